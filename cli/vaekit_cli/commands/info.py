@@ -1,0 +1,49 @@
+"""`vaekit info`: what a bundle is."""
+
+from __future__ import annotations
+
+import json
+
+from vaekit_cli.options import DEFAULT_MODEL, JsonOption, ModelOption
+
+
+def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
+    """Check a bundle's files and print what they are."""
+    from vaekit.bundle import read_bundle
+
+    bundle = read_bundle(model)
+    if as_json:
+        sizes = {name: len(data) for name, data in bundle.files.items()}
+        print(json.dumps(bundle.document | {"path": str(model), "files": sizes}))
+        return
+    for name, value in _rows(bundle):
+        print(f"{name:<12} {value}")
+
+
+def _rows(bundle: Bundle) -> list[tuple[str, str]]:  # noqa: F821 — imported by the command, not with this module
+    manifest = bundle.manifest
+    image, likelihood, parity = manifest.image, manifest.likelihood, manifest.parity
+    sigma = "" if likelihood.sigma is None else f", sigma {likelihood.sigma:.4g}"
+    mixture = manifest.mixture
+    return [
+        ("bundle", f"{bundle.path}, format {bundle.document['format_version']}"),
+        ("image", f"{image.channels} x {image.height} x {image.width} (channels x height x width), float32 in [0, 1]"),
+        ("made by", image.preprocessing),
+        ("latent", f"{manifest.latent.shape[0]} dimensions, {manifest.posterior} posterior"),
+        ("likelihood", f"{likelihood.name}{sigma}"),
+        ("prior", "N(0, I)" if mixture is None else f"mixture of {len(mixture.weights)} Gaussians, or N(0, I)"),
+        *(
+            (
+                name,
+                f"{graph.file}, opset {graph.opset}, IR {graph.ir_version}, {graph.precision}, "
+                f"{len(bundle.files[graph.file]) / 1e6:.2f} MB",
+            )
+            for name, graph in manifest.graphs.items()
+        ),
+        (
+            "parity",
+            f"passed at atol {parity['atol']:g}, rtol {parity['rtol']:g}; ELBO off by {parity['delta_elbo']:.2g} nats",
+        ),
+        ("trained on", f"{manifest.provenance['dataset']}, {manifest.provenance['training'].get('steps')} steps"),
+        ("made with", ", ".join(f"{tool} {version}" for tool, version in manifest.provenance["tools"].items())),
+    ]

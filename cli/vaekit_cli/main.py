@@ -1,0 +1,84 @@
+"""The command's entry: which commands there are, and how failures end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+import vaekit
+from vaekit.errors import VaekitError
+from vaekit_cli.commands import export, info, sample, train
+
+app = typer.Typer(
+    name="vaekit",
+    help="Train a variational auto-encoder, export it to ONNX with proof, and run it anywhere without PyTorch.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train.train)
+app.command("export")(export.export)
+app.command("sample")(sample.sample)
+app.command("info")(info.info)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def main() -> NoReturn:
+    """Run the command and exit with its code; every failure is one line on stderr."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        code = _fail(f"{error.format_message().rstrip('.')}; see {_help_of(error)}", error.exit_code)
+    except VaekitError as error:
+        code = _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("interrupted", 128 + signal.SIGINT)
+    except _Terminated:
+        code = _fail("terminated", 128 + signal.SIGTERM)
+    except BrokenPipeError:  # whoever read our results has gone; keep Python from complaining as it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except MemoryError:
+        code = _fail("out of memory: try a smaller --batch-size or --size", 1)
+    except Exception as error:  # noqa: BLE001 — a fault of vaekit's own, but people still get one line
+        code = _fail(f"{type(error).__name__}: {error} (VAEKIT_DEBUG=1 shows where)", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"vaekit {vaekit.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get("VAEKIT_DEBUG") == "1":
+        traceback.print_exc()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _help_of(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'vaekit'} --help"
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated

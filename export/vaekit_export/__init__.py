@@ -1,0 +1,10 @@
+"""From a trained run to a bundle: ONNX export, the parity gate, golden vectors. Needs the extra `train`."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from vaekit.errors import MissingExtraError
+
+if missing := [name for name in ("torch", "onnx", "onnxscript", "safetensors") if find_spec(name) is None]:
+    raise MissingExtraError(f"this needs {', '.join(missing)}: pip install 'vaekit[train]'")

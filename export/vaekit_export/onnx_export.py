@@ -1,0 +1,177 @@
+"""PyTorch module → ONNX bytes, and what the bytes must hold before anyone believes them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from vaekit.errors import ExportError, UsageError
+from vaekit.onnx_file import TensorInfo, read_onnx
+from vaekit.runtime import open_session
+
+MIN_OPSET = 17
+
+_RANDOM_OPERATORS = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
+)
+_FREE_AXIS = "batch"
+
+
+def newest_opset() -> int:
+    """The newest opset that the installed onnx package defines and the installed ONNX Runtime loads, by trying."""
+    for opset in range(onnx.defs.onnx_opset_version(), MIN_OPSET, -1):
+        try:
+            open_session(_probe_model(opset))
+        except Exception:  # noqa: BLE001, S112 — whatever a runtime says to an opset it does not know
+            continue
+        return opset
+    return MIN_OPSET
+
+
+def check_opset(opset: int) -> None:
+    """Raise UsageError for an opset outside MIN_OPSET … newest_opset()."""
+    newest = newest_opset()
+    if not MIN_OPSET <= opset <= newest:
+        raise UsageError(f"opset {opset} is out of range: the tools installed here reach {MIN_OPSET} to {newest}")
+
+
+def export_onnx(
+    module: nn.Module, example: Tensor, *, input_name: str, output_names: Sequence[str], opset: int
+) -> bytes:
+    """Export a module in evaluation mode, with a free first axis named ``batch``.
+
+    The file is checked, not the exporter believed.
+
+    ``example`` is an input of at least two rows. Raises ExportError where the file is not what was asked for.
+    """
+    module.eval()
+    with torch.inference_mode():
+        outputs = module(example)
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    inputs = [_declared(input_name, example)]
+    declared = [_declared(name, output) for name, output in zip(output_names, outputs, strict=True)]
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                input_names=[input_name],
+                output_names=list(output_names),
+                opset_version=opset,
+                dynamic_shapes=({0: _FREE_AXIS},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises its own, torch.export's and Python's errors alike
+        raise ExportError(f"PyTorch could not export the module: {_first_line(error)}") from error
+    if program is None:
+        raise ExportError("PyTorch returned no ONNX model")
+    data = _tidy(program.model_proto)
+    check_onnx(data, inputs=inputs, outputs=declared, opset=opset)
+    return data
+
+
+def check_onnx(data: bytes, *, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], opset: int) -> None:
+    """Read a graph back from its bytes and raise ExportError for anything that was not asked for.
+
+    Checked: the opset, the IR version (the lowest that the opset allows), onnx's full check, one file, standard operators
+    only, no random operator, no metadata (where paths of the machine hide), and the declared names, types
+    and shapes.
+    """
+    model = onnx.load_from_string(data)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # checker and shape inference errors have no common base
+        raise ExportError(f"the exported file is not valid ONNX: {_first_line(error)}") from error
+    info = read_onnx(data)
+    if info.opsets.get("") != opset:
+        raise ExportError(
+            f"the exporter wrote opset {info.opsets.get('')} where {opset} was asked for: an operator of this model has "
+            "no form in that opset. Try another --opset."
+        )
+    lowest = lowest_ir_version(opset)
+    if info.ir_version != lowest:
+        raise ExportError(f"the file has IR version {info.ir_version} where opset {opset} needs only {lowest}")
+    if info.external_data:
+        raise ExportError("the exported file keeps weights outside itself")
+    if foreign := sorted(({domain for domain, _ in info.operators} | set(info.opsets)) - {""}):
+        raise ExportError(f"the graph uses operators of other domains: {', '.join(foreign)}")
+    if random := sorted({name for _, name in info.operators if name in _RANDOM_OPERATORS}):
+        raise ExportError(
+            f"the graph holds {', '.join(random)}: noise must stay outside, so that seeds mean the same everywhere"
+        )
+    if _metadata(model):
+        raise ExportError("the exported file carries metadata, which may name paths of this machine")
+    for kind, found, wanted in (("inputs", info.inputs, inputs), ("outputs", info.outputs, outputs)):
+        if list(found) != list(wanted):
+            raise ExportError(f"the graph's {kind} are {found}, not {list(wanted)}")
+
+
+def lowest_ir_version(opset: int) -> int:
+    """The lowest IR version that may carry an opset: 8 at 17. Old runtimes refuse a higher one."""
+    return int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
+
+
+def _declared(name: str, tensor: Tensor) -> TensorInfo:
+    return TensorInfo(name, str(tensor.dtype).removeprefix("torch."), (_FREE_AXIS, *tensor.shape[1:]))
+
+
+def _tidy(model: onnx.ModelProto) -> bytes:
+    """Take out metadata and documentation, and lower the IR version to what the opset needs."""
+    for holder in _metadata(model):
+        for field in ("metadata_props", "doc_string"):
+            if field in holder.DESCRIPTOR.fields_by_name:
+                holder.ClearField(field)
+    standard = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if standard is not None:
+        model.ir_version = lowest_ir_version(standard)
+    return model.SerializeToString(deterministic=True)
+
+
+def _metadata(message: object) -> list[object]:
+    """Every message within a model, itself included, that holds metadata or documentation."""
+    found: list[object] = []
+    if getattr(message, "metadata_props", None) or getattr(message, "doc_string", ""):
+        found.append(message)
+    for field, value in message.ListFields():  # type: ignore[attr-defined]  # a protobuf message
+        if field.message_type is not None and field.name != "metadata_props":
+            for inner in value if field.is_repeated else (value,):
+                found.extend(_metadata(inner))
+    return found
+
+
+def _probe_model(opset: int) -> bytes:
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "probe",
+        [helper.make_tensor_value_info("x", float32, [1])],
+        [helper.make_tensor_value_info("y", float32, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = lowest_ir_version(opset)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings about itself: what it wrote is checked afterwards."""
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,33 @@
+"""vaekit: variational auto-encoders that leave the training machine.
+
+>>> import vaekit
+>>> vae = vaekit.load("vae-onnx")
+>>> images = vae.sample(64, seed=0)  # float32 (64, C, H, W) in [0, 1]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vaekit import errors
+from vaekit.errors import VaekitError
+
+if TYPE_CHECKING:
+    from vaekit.runtime import VAE, load
+
+__version__ = "0.1.0"
+
+__all__ = ["VAE", "VaekitError", "__version__", "errors", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # NumPy is imported when a bundle is first loaded, so that `vaekit --help` costs nothing.
+    if name in ("VAE", "load"):
+        from vaekit import runtime
+
+        return getattr(runtime, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

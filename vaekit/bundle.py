@@ -1,0 +1,306 @@
+"""A bundle: the folder (or a .zip of it) that an export writes, and the checks it must pass before it is used.
+
+The hashes in the manifest prove that the files are whole and belong together. They do not prove who made them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaekit.errors import BundleError
+from vaekit.onnx_file import OnnxInfo, TensorInfo, read_onnx
+from vaekit.prior import Mixture
+
+FORMAT = "vaekit-bundle"
+FORMAT_VERSION = 1
+MANIFEST, ENCODER, DECODER, GOLDEN = "manifest.json", "encoder.onnx", "decoder.onnx", "golden.npz"
+FILE_NAMES = (MANIFEST, ENCODER, DECODER, GOLDEN)
+
+_LARGEST_FILE = 2**31  # protocol buffers, and so single-file ONNX, end at two gigabytes
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The images that the graphs take and give: float32 (batch, channels, height, width) in [0, 1]."""
+
+    channels: int
+    height: int
+    width: int
+    preprocessing: str
+    """The one rule by which any picture becomes such an image, in words."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The latent, and its statistics over the held-out images, one number a dimension."""
+
+    shape: tuple[int, ...]
+    """(d,)."""
+    mean: tuple[float, ...]
+    """Mean of mu."""
+    std: tuple[float, ...]
+    """Standard deviation of mu."""
+    kl: tuple[float, ...]
+    """KL(q(z_j|x) ‖ N(0, 1)) in nats, averaged over the images."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """p(x|z): ``gaussian`` with a variance sigma² shared over pixels, or ``bernoulli``, which has no sigma."""
+
+    name: str
+    sigma: float | None
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """What the manifest declares of one ONNX file."""
+
+    file: str
+    sha256: str
+    opset: int
+    ir_version: int
+    precision: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """A file and its hash."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json: everything needed to use the two graphs."""
+
+    image: ImageSpec
+    latent: LatentSpec
+    posterior: str
+    likelihood: Likelihood
+    mixture: Mixture | None
+    """The fitted prior; None where there is none."""
+    graphs: dict[str, GraphSpec]
+    """By name: ``encoder`` and ``decoder``."""
+    golden: FileSpec
+    parity: dict[str, Any]
+    """What the parity gate measured, with its tolerances."""
+    provenance: dict[str, Any]
+    """Versions of the tools, data set, settings and results of the training."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as a JSON object."""
+        prior: dict[str, Any] = {"default": "normal" if self.mixture is None else "mixture"}
+        if self.mixture is not None:
+            prior["mixture"] = {
+                "weights": self.mixture.weights.tolist(),
+                "means": self.mixture.means.tolist(),
+                "cholesky": self.mixture.cholesky.tolist(),
+            }
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "image": dataclasses.asdict(self.image) | {"range": [0.0, 1.0], "layout": "NCHW"},
+            "latent": dataclasses.asdict(self.latent),
+            "posterior": self.posterior,
+            "likelihood": dataclasses.asdict(self.likelihood),
+            "prior": prior,
+            "graphs": {name: dataclasses.asdict(graph) for name, graph in self.graphs.items()},
+            "golden": dataclasses.asdict(self.golden),
+            "parity": self.parity,
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Manifest:
+        """Read a manifest's JSON object. Raises KeyError, TypeError or ValueError where it is none of ours."""
+        image, latent = document["image"], document["latent"]
+        likelihood, golden = document["likelihood"], document["golden"]
+        mixture = document["prior"].get("mixture")
+        return cls(
+            image=ImageSpec(
+                int(image["channels"]), int(image["height"]), int(image["width"]), str(image["preprocessing"])
+            ),
+            latent=LatentSpec(
+                tuple(int(size) for size in latent["shape"]),
+                *(tuple(float(number) for number in latent[key]) for key in ("mean", "std", "kl")),
+            ),
+            posterior=str(document["posterior"]),
+            likelihood=Likelihood(str(likelihood["name"]), _optional_float(likelihood["sigma"])),
+            mixture=None if mixture is None else _mixture_from_json(mixture),
+            graphs={name: _graph_from_json(document["graphs"][name]) for name in ("encoder", "decoder")},
+            golden=FileSpec(str(golden["file"]), str(golden["sha256"])),
+            parity=dict(document["parity"]),
+            provenance=dict(document["provenance"]),
+        )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that passed its checks."""
+
+    path: Path
+    manifest: Manifest
+    document: dict[str, Any]
+    """manifest.json as it stands, unknown keys included."""
+    files: dict[str, bytes]
+    """The contents of every file by its name; what was hashed is what is run."""
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read and check a bundle, a folder or a .zip of one. Raises BundleError naming what does not hold."""
+    path = Path(path)
+    files = _read_files(path)
+    document = _parse_manifest(path, files[MANIFEST])
+    try:
+        manifest = Manifest.from_json(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        detail = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise BundleError(f"{path / MANIFEST} is damaged: {detail}. Export the bundle again.") from error
+    _check_hashes(path, manifest, files)
+    for graph in manifest.graphs.values():
+        _check_graph(path / graph.file, graph, files[graph.file])
+    return Bundle(path, manifest, document, files)
+
+
+def dump_json(document: Mapping[str, Any]) -> str:
+    """JSON for people: indented, but with each list of plain numbers on one line."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", _on_one_line, text) + "\n"
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return f"[{' '.join(numbers[1].split())}]"
+
+
+def _read_files(path: Path) -> dict[str, bytes]:
+    if path.is_dir():
+        if not (path / MANIFEST).is_file():
+            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}. `vaekit export` writes one.")
+        return {name: _read_file(path / name) for name in FILE_NAMES}
+    if path.is_file():
+        return _read_zip(path)
+    raise BundleError(f"there is no bundle at {path}: `vaekit export -o {path}` writes one, -m BUNDLE names another")
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing: export the bundle again, or copy it whole") from None
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_zip(path: Path) -> dict[str, bytes]:
+    """The bundle's files in a .zip, at its top or in its one folder."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {Path(entry.filename).name: entry for entry in archive.infolist() if entry.filename[-1] != "/"}
+            for name in FILE_NAMES:
+                if name not in found:
+                    raise BundleError(f"{path} is not a whole bundle: it has no {name}")
+                if found[name].file_size > _LARGEST_FILE:
+                    raise BundleError(f"{path} holds a {name} of more than two gigabytes")
+            return {name: archive.read(found[name]) for name in FILE_NAMES}
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise BundleError(f"{path} is neither a bundle's folder nor a .zip of one: {error}") from error
+
+
+def _parse_manifest(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+        kind, version = document["format"], document["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{path / MANIFEST} is damaged or not of a vaekit bundle. Export the bundle again."
+        ) from error
+    if kind != FORMAT:
+        raise BundleError(f"{path / MANIFEST} is not of a vaekit bundle: its format is {kind!r}")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has bundle format {version}; this vaekit reads up to {FORMAT_VERSION}. Upgrade it: "
+            "pip install -U vaekit"
+        )
+    assert isinstance(document, dict)
+    return document
+
+
+def _check_hashes(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    for declared in (*manifest.graphs.values(), manifest.golden):
+        if declared.file not in files:
+            raise BundleError(f"{path / MANIFEST} names a file that no bundle has: {declared.file!r}")
+        if hashlib.sha256(files[declared.file]).hexdigest() != declared.sha256:
+            raise BundleError(
+                f"{path / declared.file} is not the file that was exported: its sha256 differs from the manifest's. "
+                "Copy or export the bundle again."
+            )
+
+
+def _check_graph(path: Path, declared: GraphSpec, data: bytes) -> None:
+    try:
+        info = read_onnx(data)
+    except ValueError as error:
+        raise BundleError(f"{path} cannot be used: {error}") from error
+    if info.external_data:
+        raise BundleError(f"{path} names data outside its own file; vaekit loads single files only")
+    if unknown := sorted(domain for domain, _ in info.operators if domain):
+        raise BundleError(f"{path} has operators of an unknown domain: {', '.join(unknown)}")
+    for kind, found, wanted in (("inputs", info.inputs, declared.inputs), ("outputs", info.outputs, declared.outputs)):
+        if tuple(found) != wanted:
+            raise BundleError(f"{path} has {kind} {_describe(found)}, but the manifest declares {_describe(wanted)}")
+    _check_versions(path, info, declared)
+
+
+def _check_versions(path: Path, info: OnnxInfo, declared: GraphSpec) -> None:
+    if info.opsets.get("") != declared.opset or info.ir_version != declared.ir_version:
+        raise BundleError(
+            f"{path} has opset {info.opsets.get('')} and IR version {info.ir_version}, but the manifest declares "
+            f"{declared.opset} and {declared.ir_version}"
+        )
+
+
+def _describe(tensors: list[TensorInfo] | tuple[TensorInfo, ...]) -> str:
+    return ", ".join(f"{t.name} {t.dtype} ({', '.join(map(str, t.shape))})" for t in tensors) or "none"
+
+
+def _graph_from_json(document: Mapping[str, Any]) -> GraphSpec:
+    return GraphSpec(
+        file=str(document["file"]),
+        sha256=str(document["sha256"]),
+        opset=int(document["opset"]),
+        ir_version=int(document["ir_version"]),
+        precision=str(document["precision"]),
+        inputs=_tensors_from_json(document["inputs"]),
+        outputs=_tensors_from_json(document["outputs"]),
+    )
+
+
+def _tensors_from_json(document: list[Mapping[str, Any]]) -> tuple[TensorInfo, ...]:
+    return tuple(TensorInfo(str(item["name"]), str(item["dtype"]), tuple(item["shape"])) for item in document)
+
+
+def _mixture_from_json(document: Mapping[str, Any]) -> Mixture:
+    return Mixture(*(np.asarray(document[key], np.float64) for key in ("weights", "means", "cholesky")))
+
+
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,68 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vaekit.errors import VaekitError
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``, renamed to it when the block ends well and removed when it does not.
+
+    Raises VaekitError where the file cannot be written.
+    """
+    temporary = _temporary_name(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new empty folder beside ``path`` that takes its place, and its old contents', when the block ends well.
+
+    Raises VaekitError where the folder cannot be written; whatever stood at ``path`` is then still there.
+    """
+    temporary, retired = _temporary_name(path), _temporary_name(path, "old")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            os.replace(path, retired)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if retired.exists():
+                os.replace(retired, path)
+            raise
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    with replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _temporary_name(path: Path, kind: str = "tmp") -> Path:
+    absolute = Path(os.path.abspath(path))
+    return absolute.with_name(f".{absolute.name}.{os.getpid()}.{kind}")
+
+
+def _cannot_write(path: Path, error: OSError) -> VaekitError:
+    return VaekitError(f"cannot write {path}: {error.strerror or error}")

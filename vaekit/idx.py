@@ -1,0 +1,53 @@
+"""IDX files, the format of the MNIST family: http://yann.lecun.com/exdb/mnist describes it."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaekit.errors import SourceError
+
+_UNSIGNED_BYTE = 8
+
+
+def is_idx(path: Path) -> bool:
+    """Whether a file, gzipped or not, starts as an IDX file of unsigned bytes does."""
+    try:
+        with _open(path) as file:
+            return file.read(3) == bytes((0, 0, _UNSIGNED_BYTE))
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes, gzipped or not. Raises SourceError where it is none or is cut short."""
+    try:
+        with _open(path) as file:
+            data = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{path} cannot be read: {error}; it may be cut short") from error
+    if len(data) < 4 or data[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
+        raise SourceError(f"{path} is not an IDX file of unsigned bytes")
+    axes = data[3]
+    start = 4 + 4 * axes
+    if len(data) < start:
+        raise SourceError(f"{path} is cut short: it ends within its header")
+    shape = np.frombuffer(data, ">u4", axes, offset=4).tolist()
+    expected = math.prod(shape)
+    if len(data) - start != expected:
+        raise SourceError(
+            f"{path} is cut short or damaged: {len(data) - start:,} bytes of data, where its header says "
+            f"{' x '.join(map(str, shape))} = {expected:,}"
+        )
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _open(path: Path) -> gzip.GzipFile:
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]  # both read bytes

@@ -1,0 +1,102 @@
+"""Reading one picture: the one rule by which any file becomes an image of a given size."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from vaekit.errors import SourceError
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""Pillow's names of the formats that vaekit opens; all others are refused before any of their code runs."""
+
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+)
+
+MAX_PIXELS = 100_000_000
+"""Pictures of more pixels than this are refused before they are decoded."""
+
+_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+def preprocessing_rule(channels: int, height: int, width: int) -> str:
+    """The rule of ``read_image`` in words, for manifests and people."""
+    colours = "grey (ITU-R 601-2 luma)" if channels == 1 else "RGB"
+    return (
+        "first frame; EXIF orientation applied; transparency over white; 16 bits scaled to 8; "
+        f"converted to {colours}; resized with Pillow's bicubic filter to cover {height}x{width} (height x width) "
+        "and centre-cropped; divided by 255"
+    )
+
+
+def read_image(path: str | Path, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Read a picture by the rule: uint8 (channels, height, width); ``size`` is (height, width).
+
+    Raises SourceError with the reason where it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about harmless metadata; what matters raises
+            with _open(path) as picture:
+                upright = ImageOps.exif_transpose(picture)
+                return fit(_convert(upright, channels), size)
+    except _READ_ERRORS as error:
+        raise SourceError(f"{path}: {_reason(error)}") from error
+
+
+def probe_image(path: str | Path) -> tuple[tuple[int, int], bool]:
+    """(height, width) and whether a picture is grey, from its header alone; orientation is not applied.
+
+    Raises SourceError where it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(path) as picture:
+                return (picture.height, picture.width), picture.mode in ("1", "L", "LA", "I", "I;16", "I;16B")
+    except _READ_ERRORS as error:
+        raise SourceError(f"{path}: {_reason(error)}") from error
+
+
+def fit(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a grey or RGB picture to cover ``size`` (height, width) and crop its centre: uint8 (C, H, W)."""
+    height, width = size
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _open(path: str | Path) -> Image.Image:
+    picture = Image.open(path, formats=FORMATS)
+    if picture.width * picture.height > MAX_PIXELS:
+        picture.close()
+        raise ValueError(f"{picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}")
+    return picture
+
+
+def _convert(picture: Image.Image, channels: int) -> Image.Image:
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode.startswith("I"):  # 16 bits a pixel, held in 16 or 32
+        scaled = np.clip(np.rint(np.asarray(picture).astype(np.float64) / 257), 0, 255)
+        picture = Image.fromarray(scaled.astype(np.uint8))
+    elif picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known range")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert(mode)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture in a format that vaekit reads"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,62 @@
+"""What this process may use of the machine."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cpus() -> int:
+    """Processors this process may use: its affinity, and under a container its CPU quota, rounded up."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cpus(_CGROUP)
+    return max(1, min(allowed, math.ceil(quota))) if quota is not None else allowed
+
+
+def available_memory() -> int:
+    """Bytes of memory that can still be taken: what the machine has free, and under a container what its limit leaves.
+
+    Where the system does not say (not Linux), four gigabytes are assumed.
+    """
+    free = _meminfo_available()
+    left = _cgroup_memory_left(_CGROUP)
+    return min(free, left) if left is not None else free
+
+
+def _meminfo_available() -> int:
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 4 * 2**30
+
+
+def _cgroup_cpus(root: Path) -> float | None:
+    """The quota of version 2 (cpu.max) or version 1 (cpu.cfs_*), in processors; None where there is none."""
+    quota, _, period = _read(root / "cpu.max").strip().partition(" ")
+    if not period:
+        quota = _read(root / "cpu/cpu.cfs_quota_us").strip()
+        period = _read(root / "cpu/cpu.cfs_period_us").strip()
+    if not quota.isdigit() or not period.isdigit():
+        return None
+    return int(quota) / int(period)
+
+
+def _cgroup_memory_left(root: Path) -> int | None:
+    for limit_name, used_name in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        limit, used = _read(root / limit_name).strip(), _read(root / used_name).strip()
+        if limit.isdigit() and used.isdigit():
+            return max(0, int(limit) - int(used))
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,197 @@
+"""Reads what an ONNX file says of itself, without the onnx package: the edge checks a graph before it runs it.
+
+ONNX files are protocol buffers; the field numbers below are those of onnx.proto3. Weights are passed over, not copied.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
+
+_Field = tuple[int, "int | memoryview"]  # number; a varint's value, or the bytes of anything else
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A graph's input or output."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    """Sizes; a name where the size is free, "" where the file says nothing."""
+
+
+@dataclass
+class OnnxInfo:
+    """What an ONNX file says of itself."""
+
+    ir_version: int = 0
+    opsets: dict[str, int] = field(default_factory=dict)
+    """Opset version by domain; the standard domain is ""."""
+    inputs: list[TensorInfo] = field(default_factory=list)
+    outputs: list[TensorInfo] = field(default_factory=list)
+    operators: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Nodes by (domain, operator), subgraphs and functions included."""
+    external_data: bool = False
+    """Whether any tensor names a file outside this one."""
+
+
+def read_onnx(data: bytes) -> OnnxInfo:
+    """Read an ONNX file's own account of itself. Raises ValueError for bytes that are no ONNX file."""
+    info = OnnxInfo()
+    try:
+        for number, value in _fields(memoryview(data)):
+            if number == 1:
+                info.ir_version = _integer(value)
+            elif number == 7:
+                _read_graph(_nested(value), info, top=True)
+            elif number == 8:
+                _read_opset(_nested(value), info)
+            elif number == 25:  # a function of the model's own: its nodes are field 7
+                for inner, node in _fields(_nested(value)):
+                    if inner == 7:
+                        _read_node(_nested(node), info)
+    except (IndexError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError("it is not a whole ONNX file") from error
+    if not info.ir_version or not info.opsets or not info.outputs:
+        raise ValueError("it is not a whole ONNX file")
+    return info
+
+
+def _read_opset(message: memoryview, info: OnnxInfo) -> None:
+    domain, version = "", 0
+    for number, value in _fields(message):
+        if number == 1:
+            domain = _text(value)
+        elif number == 2:
+            version = _integer(value)
+    info.opsets["" if domain == "ai.onnx" else domain] = version
+
+
+def _read_graph(message: memoryview, info: OnnxInfo, *, top: bool = False) -> None:
+    for number, value in _fields(message):
+        if number == 1:
+            _read_node(_nested(value), info)
+        elif number == 5:
+            _read_tensor(_nested(value), info)
+        elif number == 15:  # a sparse initialiser: its values are field 1, its indices field 2
+            for _, tensor in _fields(_nested(value)):
+                if isinstance(tensor, memoryview):
+                    _read_tensor(tensor, info)
+        elif top and number == 11:
+            info.inputs.append(_tensor_info(_nested(value)))
+        elif top and number == 12:
+            info.outputs.append(_tensor_info(_nested(value)))
+
+
+def _read_node(message: memoryview, info: OnnxInfo) -> None:
+    operator, domain = "", ""
+    for number, value in _fields(message):
+        if number == 4:
+            operator = _text(value)
+        elif number == 7:
+            domain = _text(value)
+        elif number == 5:
+            _read_attribute(_nested(value), info)
+    info.operators["" if domain == "ai.onnx" else domain, operator] += 1
+
+
+def _read_attribute(message: memoryview, info: OnnxInfo) -> None:
+    for number, value in _fields(message):
+        if number in (5, 10):
+            _read_tensor(_nested(value), info)
+        elif number in (6, 11):
+            _read_graph(_nested(value), info)
+
+
+def _read_tensor(message: memoryview, info: OnnxInfo) -> None:
+    # 13 lists where external data lies; 14 says that it is external (1).
+    for number, value in _fields(message):
+        if number == 13 or (number == 14 and value == 1):
+            info.external_data = True
+
+
+def _tensor_info(message: memoryview) -> TensorInfo:
+    """A ValueInfoProto: name (1) and type (2), whose tensor type (1) has an element type (1) and a shape (2)."""
+    name, dtype, shape = "", "", ()
+    for number, value in _fields(message):
+        if number == 1:
+            name = _text(value)
+        elif number == 2:
+            for tensor_number, tensor in _fields(_nested(value)):
+                if tensor_number == 1:
+                    dtype, shape = _tensor_type(_nested(tensor))
+    return TensorInfo(name, dtype, shape)
+
+
+def _tensor_type(message: memoryview) -> tuple[str, tuple[int | str, ...]]:
+    dtype, shape = "", ()
+    for number, value in _fields(message):
+        if number == 1:
+            dtype = _DTYPES.get(_integer(value), f"type {value!r}")
+        elif number == 2:
+            shape = tuple(_dimension(_nested(size)) for inner, size in _fields(_nested(value)) if inner == 1)
+    return dtype, shape
+
+
+def _dimension(message: memoryview) -> int | str:
+    for number, value in _fields(message):
+        if number == 1:
+            return _integer(value)
+        if number == 2:
+            return _text(value)
+    return ""
+
+
+def _fields(message: memoryview) -> Iterator[_Field]:
+    """The fields of one message. Raises IndexError where it is cut short and ValueError where it is no message."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(message, at)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            size, at = _varint(message, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError("it is not a whole ONNX file")
+        if at + size > len(message):
+            raise IndexError
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("it is not a whole ONNX file")
+
+
+def _integer(value: int | memoryview) -> int:
+    if not isinstance(value, int):
+        raise ValueError("it is not a whole ONNX file")
+    return value
+
+
+def _nested(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("it is not a whole ONNX file")
+    return value
+
+
+def _text(value: int | memoryview) -> str:
+    return bytes(_nested(value)).decode()

@@ -1,0 +1,303 @@
+"""SOURCE: the one grammar for naming images, wherever they are read.
+
+A source is ``shapes`` (drawn), ``fashion-mnist`` or ``mnist`` (found on this machine), a folder of pictures (labels
+from its subfolders), a picture or a glob of pictures, a .npy or .npz array, or an IDX file or a folder of them.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vaekit.errors import SourceError, UsageError
+from vaekit.idx import is_idx, read_idx
+from vaekit.images import SUFFIXES, fit, probe_image, read_image
+from vaekit.machine import available_memory
+from vaekit.shapes import SHAPE_NAMES, draw_shapes
+
+MIN_SIDE = 8
+"""The least height and width of an image."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images read and their total."""
+
+_SHAPES_COUNT = 40_000
+_SHAPES_SIZE = (32, 32)
+_MIXED_SIZE = (64, 64)  # for pictures of several sizes, or large ones, where no size is asked for
+_LARGEST_NATIVE_SIDE = 128
+_PROBED = 500  # pictures whose headers decide size and colour
+_CHUNK = 1024
+
+_MNIST_FAMILY = {
+    "fashion-mnist": "install Debian's package dataset-fashion-mnist, or put its IDX files in "
+    "$VAEKIT_DATA/fashion-mnist",
+    "mnist": "put its IDX files in $VAEKIT_DATA/mnist",
+}
+_DEBIAN_DATASETS = Path("/usr/share/datasets")
+
+
+@dataclass
+class Images:
+    """N images of one size, in memory or read when they are asked for."""
+
+    name: str
+    """The source as it was named."""
+    shape: tuple[int, int, int]
+    """(C, H, W)."""
+    labels: NDArray[np.int64] | None
+    """(N,) class numbers, or None."""
+    label_names: tuple[str, ...]
+    """The classes' names, where they have any."""
+    skipped: tuple[str, ...]
+    """Files left out, each with its reason."""
+    resized_from: str
+    """In words, the sizes that were resized to this one; empty where none was."""
+    in_memory: bool
+    _count: int
+    _read: Callable[[NDArray[np.int64]], NDArray[np.uint8]] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images of those numbers, uint8 (n, C, H, W)."""
+        return self._read(np.asarray(indices, np.int64))
+
+
+def open_source(source: str, *, size: tuple[int, int] | None = None, progress: Progress | None = None) -> Images:
+    """Open a source. ``size`` (height, width) resizes every image to it; None keeps their own where they share one.
+
+    Images are held in memory as uint8 where they take less than half of what is available, else read when asked for.
+    Raises SourceError where there is no such source or it holds no images, UsageError for a size under 8.
+    """
+    if size is not None and min(size) < MIN_SIDE:
+        raise UsageError(f"the size {size[0]}x{size[1]} is too small: images need at least {MIN_SIDE}x{MIN_SIDE}")
+    if source == "shapes":
+        return _open_shapes(size)
+    if source in _MNIST_FAMILY:
+        return _open_idx_folder(source, _find_dataset(source), size)
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(source, path, size, progress)
+    if path.suffix in (".npy", ".npz") and path.exists():
+        return _open_array_file(source, path, size)
+    if path.is_file() and is_idx(path):
+        return _from_array(source, read_idx(path), _idx_labels(path), size)
+    files = [path] if path.is_file() else sorted(Path(match) for match in glob.glob(source, recursive=True))
+    files = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+    if not files:
+        raise SourceError(_no_source(source, path))
+    return _from_files(source, files, None, (), size, progress)
+
+
+def _no_source(source: str, path: Path) -> str:
+    kinds = "a folder of images, a picture or glob, .npy, .npz, an IDX file, shapes, fashion-mnist or mnist"
+    if path.exists():
+        return f"{source} is not a source of images: vaekit reads {kinds}"
+    return f"there is no source {source}: give {kinds}"
+
+
+def _open_shapes(size: tuple[int, int] | None) -> Images:
+    shapes = draw_shapes(_SHAPES_COUNT, size or _SHAPES_SIZE)
+    labels = shapes.factors[:, 0].astype(np.int64)
+    return _held("shapes", shapes.images, labels, SHAPE_NAMES)
+
+
+def _find_dataset(name: str) -> Path:
+    roots = [Path(os.environ["VAEKIT_DATA"])] if os.environ.get("VAEKIT_DATA") else []
+    for root in (*roots, _DEBIAN_DATASETS):
+        if (root / name).is_dir():
+            return root / name
+    raise SourceError(f"{name} is not on this machine: {_MNIST_FAMILY[name]}")
+
+
+def _open_folder(source: str, folder: Path, size: tuple[int, int] | None, progress: Progress | None) -> Images:
+    found = sorted(Path(top) / name for top, _, names in os.walk(folder, followlinks=True) for name in names)
+    files = [file for file in found if file.suffix.lower() in SUFFIXES]
+    if not files:
+        if any("idx3-ubyte" in file.name for file in found):
+            return _open_idx_folder(source, folder, size)
+        raise SourceError(f"{folder} holds no images: vaekit reads {', '.join(sorted(SUFFIXES))}")
+    classes = [str(file.parent.relative_to(folder)) for file in files]
+    names = tuple(sorted(set(classes)))
+    labels = np.array([names.index(name) for name in classes], np.int64) if len(names) > 1 else None
+    return _from_files(source, files, labels, names if len(names) > 1 else (), size, progress)
+
+
+def _open_idx_folder(source: str, folder: Path, size: tuple[int, int] | None) -> Images:
+    """The training part of a folder of IDX files, or its only part."""
+    parts = sorted(file for file in folder.iterdir() if "idx3-ubyte" in file.name)
+    if not parts:
+        raise SourceError(f"{folder} holds no IDX file of images (…idx3-ubyte or …idx3-ubyte.gz)")
+    chosen = next((file for file in parts if file.name.startswith("train")), parts[0])
+    return _from_array(source, read_idx(chosen), _idx_labels(chosen), size)
+
+
+def _idx_labels(images: Path) -> NDArray[np.uint8] | None:
+    name = images.name.replace("images", "labels").replace("idx3", "idx1")
+    labels = images.with_name(name)
+    return read_idx(labels) if name != images.name and labels.is_file() else None
+
+
+def _open_array_file(source: str, path: Path, size: tuple[int, int] | None) -> Images:
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return _from_array(source, loaded, None, size)
+        with loaded:
+            return _from_array(source, _images_of(path, loaded), loaded.get("labels"), size)
+    except (OSError, ValueError, EOFError) as error:
+        raise SourceError(f"{path} cannot be read as an array: {' '.join(str(error).split())}") from error
+
+
+def _images_of(path: Path, arrays: Any) -> NDArray[Any]:
+    if "images" in arrays:
+        return np.asarray(arrays["images"])
+    if len(arrays.files) == 1:
+        return np.asarray(arrays[arrays.files[0]])
+    raise SourceError(f"{path} holds {', '.join(arrays.files) or 'nothing'}: name the array of images `images`")
+
+
+def _from_array(source: str, array: NDArray[Any], labels: NDArray[Any] | None, size: tuple[int, int] | None) -> Images:
+    """Images of an array (N, H, W), (N, H, W, C) or (N, C, H, W): uint8, bool, or floats in [0, 1]."""
+    array = _channels_first(source, array)
+    count, channels, *own = array.shape
+    size = size or (own[0], own[1])
+    if min(*own, *size) < MIN_SIDE:
+        raise SourceError(f"{source} has images of {own[0]}x{own[1]}: they need at least {MIN_SIDE}x{MIN_SIDE}")
+    if count == 0:
+        raise SourceError(f"{source} holds no images")
+    if labels is not None and labels.shape != (count,):
+        raise SourceError(f"{source} has {count} images but labels of shape {labels.shape}")
+    classes = None if labels is None else labels.astype(np.int64)
+    resized_from = "" if (own[0], own[1]) == size else f"{own[0]} x {own[1]}"
+
+    def read(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return _resize(_to_uint8(source, array[indices]), size)
+
+    shape = (channels, *size)
+    if not _fits(count, shape):
+        return Images(source, shape, classes, (), (), resized_from, False, count, read)
+    pixels = np.empty((count, *shape), np.uint8)
+    for first in range(0, count, _CHUNK):
+        pixels[first : first + _CHUNK] = read(np.arange(first, min(first + _CHUNK, count)))
+    return _held(source, pixels, classes, (), (), resized_from)
+
+
+def _channels_first(source: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim == 4 and array.shape[1] in (1, 3):
+        return array
+    if array.ndim == 4 and array.shape[3] in (1, 3):
+        return np.moveaxis(array, 3, 1)
+    raise SourceError(
+        f"{source} has the shape {array.shape}: images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3"
+    )
+
+
+def _to_uint8(source: str, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    if pixels.dtype.kind != "f":
+        raise SourceError(f"{source} has pixels of type {pixels.dtype}: give uint8, bool, or floats in [0, 1]")
+    if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise SourceError(
+            f"{source} has pixels from {pixels.min():g} to {pixels.max():g}: floats must lie in [0, 1] and be finite"
+        )
+    return np.rint(pixels * 255).astype(np.uint8)
+
+
+def _resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize (n, C, H, W) by the one rule of vaekit.images."""
+    if pixels.shape[2:] == size:
+        return pixels
+    pictures = (Image.fromarray(p[0] if len(p) == 1 else np.ascontiguousarray(p.transpose(1, 2, 0))) for p in pixels)
+    return np.stack([fit(picture, size) for picture in pictures])
+
+
+def _from_files(
+    source: str,
+    files: list[Path],
+    labels: NDArray[np.int64] | None,
+    label_names: tuple[str, ...],
+    size: tuple[int, int] | None,
+    progress: Progress | None,
+) -> Images:
+    """Images of picture files. All are decoded once, so that unreadable ones are known and left out."""
+    channels, sizes = _common_form(files)
+    size = size or _native_size(sizes)
+    resized_from = "" if sizes == {size} else " x ".join(map(str, *sizes)) if len(sizes) == 1 else "several sizes"
+    shape = (channels, *size)
+    keep = _fits(len(files), shape)
+    pixels = np.empty((len(files) if keep else 1, *shape), np.uint8)
+    good: list[int] = []
+    skipped: list[str] = []
+    for number, file in enumerate(files):
+        try:
+            pixels[len(good) if keep else 0] = read_image(file, channels, size)
+            good.append(number)
+        except SourceError as error:
+            skipped.append(str(error))
+        if progress:
+            progress(number + 1, len(files))
+    if not good:
+        raise SourceError(f"{source} holds no readable image; the first failed so: {skipped[0]}")
+    labels = None if labels is None else labels[good]
+    if keep:
+        return _held(source, pixels[: len(good)], labels, label_names, tuple(skipped), resized_from)
+    kept = [files[number] for number in good]
+
+    def read(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.stack([read_image(kept[index], channels, size) for index in indices])
+
+    return Images(source, shape, labels, label_names, tuple(skipped), resized_from, False, len(kept), read)
+
+
+def _common_form(files: list[Path]) -> tuple[int, set[tuple[int, int]]]:
+    """Channels for a set of files, one if all are grey, and the sizes found, from the headers of some of them."""
+    sizes, grey = set(), True
+    for file in files[:: -(-len(files) // _PROBED)]:
+        try:
+            size, is_grey = probe_image(file)
+        except SourceError:
+            continue
+        sizes.add(size)
+        grey = grey and is_grey
+    return (1 if grey and sizes else 3), sizes
+
+
+def _native_size(sizes: set[tuple[int, int]]) -> tuple[int, int]:
+    """The size that all share, where it is small enough to train on as it is."""
+    if len(sizes) == 1:
+        (size,) = sizes
+        if min(size) >= MIN_SIDE and max(size) <= _LARGEST_NATIVE_SIDE:
+            return size
+    return _MIXED_SIZE
+
+
+def _fits(count: int, shape: tuple[int, int, int]) -> bool:
+    channels, height, width = shape
+    return count * channels * height * width < available_memory() / 2
+
+
+def _held(
+    name: str,
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None,
+    label_names: tuple[str, ...],
+    skipped: tuple[str, ...] = (),
+    resized_from: str = "",
+) -> Images:
+    shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
+    return Images(name, shape, labels, label_names, skipped, resized_from, True, len(pixels), pixels.__getitem__)

@@ -1,0 +1,10 @@
+"""Training variational auto-encoders with PyTorch. Needs the extra `train`; nothing at the edge imports it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from vaekit.errors import MissingExtraError
+
+if missing := [name for name in ("torch", "safetensors", "sklearn") if find_spec(name) is None]:
+    raise MissingExtraError(f"this needs {', '.join(missing)}: pip install 'vaekit[train]'")

@@ -1,0 +1,190 @@
+"""A run: the folder that a training writes, and what export reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vaekit.errors import RunError
+from vaekit.files import replacing_file, write_text
+from vaekit.prior import Mixture
+from vaekit.training.networks import VAENetwork
+
+MODEL, CONFIG, METRICS, HOLDOUT, PREVIEWS = (
+    "model.safetensors",
+    "config.json",
+    "metrics.jsonl",
+    "holdout.npz",
+    "previews",
+)
+FORMAT_VERSION = 1
+
+_PRIOR_KEYS = ("prior.weights", "prior.means", "prior.cholesky")
+
+
+@dataclass(frozen=True)
+class Config:
+    """config.json: what reproduces a run."""
+
+    source: str
+    channels: int
+    height: int
+    width: int
+    latent: int
+    likelihood: str
+    """``gaussian`` or ``bernoulli``."""
+    sigma: float | None
+    """Of the Gaussian; None where it is fitted (``--sigma optimal``)."""
+    beta: float
+    steps: int
+    batch_size: int
+    lr: float
+    """The learning rate at its peak."""
+    seed: int
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model as it was read from its folder."""
+
+    path: Path
+    config: Config
+    network: VAENetwork
+    """In evaluation mode, on the CPU."""
+    variance: float | None
+    """Of the Gaussian likelihood, frozen over training data; None for Bernoulli."""
+    mixture: Mixture | None
+    summary: dict[str, Any]
+    """What training reports of itself: steps done, validation terms."""
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run, finished or not."""
+    return (path / CONFIG).is_file()
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raise RunError where a run cannot be written to ``path``, before any work is done."""
+    if is_run(path) and not overwrite:
+        raise RunError(f"{path} already holds a run: choose another place with -o, or replace it with --overwrite")
+    if path.exists() and not is_run(path) and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path} exists and is not a run: choose another place with -o")
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"cannot write {path}: {existing} is not writable")
+
+
+def start_folder(path: Path) -> None:
+    """Make a run's folder, without what an older run left in it. Raises RunError where that cannot be done."""
+    try:
+        shutil.rmtree(path / PREVIEWS, ignore_errors=True)
+        for name in (MODEL, METRICS):
+            (path / name).unlink(missing_ok=True)
+        (path / PREVIEWS).mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def save_config(path: Path, config: Config) -> None:
+    """Write config.json."""
+    write_text(path / CONFIG, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def save_model(
+    path: Path, network: VAENetwork, variance: float | None, mixture: Mixture | None, summary: Mapping[str, Any]
+) -> None:
+    """Write model.safetensors, whole or not at all: the same model gives the same bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if variance is not None:
+        tensors["likelihood.variance"] = torch.tensor(variance, dtype=torch.float64)
+    if mixture is not None:
+        for key, array in zip(_PRIOR_KEYS, (mixture.weights, mixture.means, mixture.cholesky), strict=True):
+            tensors[key] = torch.from_numpy(np.ascontiguousarray(array))
+    # One key: safetensors does not promise an order among several.
+    metadata = {"summary": json.dumps(summary, sort_keys=True)}
+    with replacing_file(path / MODEL) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def save_holdout(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
+    """Write holdout.npz: ``images`` uint8 (N, C, H, W), and ``labels`` (N,) where there are any."""
+    arrays: dict[str, NDArray[Any]] = {"images": images} | ({} if labels is None else {"labels": labels})
+    with replacing_file(path / HOLDOUT) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes **arrays for allow_pickle
+
+
+def load_run(path: Path) -> Run:
+    """Read a run. Raises RunError where the folder is none, is damaged, or its weights do not fit its config."""
+    config = _load_config(path)
+    model_path = path / MODEL
+    if not model_path.is_file():
+        raise RunError(f"{path} has no {MODEL}: its training ended before the first checkpoint. Train it again.")
+    try:
+        with safe_open(model_path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is no dict
+            summary = json.loads((file.metadata() or {}).get("summary", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{model_path} cannot be read: {error}") from error
+    variance = tensors.pop("likelihood.variance", None)
+    prior = [tensors.pop(key, None) for key in _PRIOR_KEYS]
+    network = VAENetwork(config.image_shape, config.latent)
+    try:
+        network.load_state_dict(tensors)
+        mixture = None if prior[0] is None else Mixture(*(part.numpy() for part in prior if part is not None))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"the weights in {model_path} do not fit {path / CONFIG}: {_first_line(error)}") from error
+    if config.likelihood == "gaussian" and variance is None:
+        raise RunError(f"{model_path} holds no likelihood.variance: it was not written by vaekit")
+    return Run(path, config, network.eval(), None if variance is None else float(variance), mixture, summary)
+
+
+def load_holdout(run: Run) -> NDArray[np.uint8]:
+    """The run's held-out images, uint8 (N, C, H, W). Raises RunError where they are missing or do not fit."""
+    path = run.path / HOLDOUT
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images: NDArray[np.uint8] = arrays["images"]
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: export needs the held-out images to check the model on") from None
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if images.dtype != np.uint8 or images.shape[1:] != run.config.image_shape or not len(images):
+        raise RunError(f"{path} holds {images.dtype} {images.shape}, which does not fit {run.path / CONFIG}")
+    return images
+
+
+def _load_config(path: Path) -> Config:
+    if not path.exists():
+        raise RunError(f"there is no run at {path}: `vaekit train -o {path}` makes one")
+    if not is_run(path):
+        raise RunError(f"{path} is not a run: it has no {CONFIG}. `vaekit train -o RUN` makes one.")
+    try:
+        document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        if document["format_version"] > FORMAT_VERSION:
+            raise RunError(f"{path} was trained by a newer vaekit: upgrade this one (pip install -U vaekit)")
+        return Config(**document)
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path / CONFIG} is damaged: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 else lines[0]  # torch's first line only names the class
