@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +64,7 @@ class VAE:
         self.manifest = bundle.manifest
         self.batch_size = batch_size
         self._threads = threads
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -89,7 +89,7 @@ class VAE:
         checked = self._checked_images(images)
         mu, logvar = (np.empty((len(checked), *self.latent_shape), np.float32) for _ in range(2))
         for part in self._batches(len(checked)):
-            mu[part], logvar[part] = self._encoder.run(["mu", "logvar"], {"image": checked[part]})
+            mu[part], logvar[part] = self.session("encoder").run(["mu", "logvar"], {"image": checked[part]})
         return mu, logvar
 
     def decode(self, z: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -97,7 +97,7 @@ class VAE:
         checked = self._checked_latents(z)
         images = np.empty((len(checked), *self.image_shape), np.float32)
         for part in self._batches(len(checked)):
-            (images[part],) = self._decoder.run(["image"], {"z": checked[part]})
+            (images[part],) = self.session("decoder").run(["image"], {"z": checked[part]})
         return images
 
     def sample(
@@ -130,16 +130,12 @@ class VAE:
             raise UsageError(f"{self.bundle.path} carries no mixture prior: use the prior normal")
         return draw_mixture(self.manifest.mixture, n, seed=seed, temperature=temperature)
 
-    @cached_property
-    def _encoder(self) -> onnxruntime.InferenceSession:
-        return self._open("encoder")
-
-    @cached_property
-    def _decoder(self) -> onnxruntime.InferenceSession:
-        return self._open("decoder")
-
-    def _open(self, graph: str) -> onnxruntime.InferenceSession:
-        return open_session(self.bundle.files[self.manifest.graphs[graph].file], threads=self._threads)
+    def session(self, graph: str) -> onnxruntime.InferenceSession:
+        """The ONNX Runtime session of ``encoder`` or ``decoder``, opened when it is first asked for."""
+        if graph not in self._sessions:
+            model = self.bundle.files[self.manifest.graphs[graph].file]
+            self._sessions[graph] = open_session(model, threads=self._threads)
+        return self._sessions[graph]
 
     def _batches(self, count: int) -> list[slice]:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]

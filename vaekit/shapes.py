@@ -13,7 +13,7 @@ SHAPE_NAMES = ("circle", "square", "triangle")
 FACTOR_NAMES = ("shape", "hue", "size", "rotation", "x", "y", "background_hue")
 
 _FACTOR_WORDS = 8  # seven factors, rounded up to Philox's four words a count
-_CHUNK = 2048  # images drawn at a time: keeps the temporaries within tens of megabytes
+_CHUNK_PIXELS = 2_000_000  # drawn at a time: keeps the temporaries within a hundred megabytes
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,29 @@ class Shapes:
 
 def draw_shapes(count: int, size: tuple[int, int] = (32, 32), *, start: int = 0, seed: int = 0) -> Shapes:
     """Draw shapes number ``start`` to ``start + count - 1`` of a seed; ``size`` is (height, width) in pixels."""
-    factors = _factors(words(seed, start, count, _FACTOR_WORDS))
-    images = np.empty((count, 3, *size), np.uint8)
-    for first in range(0, count, _CHUNK):
-        images[first : first + _CHUNK] = _draw(factors[first : first + _CHUNK], size)
-    return Shapes(images, factors)
+    factors = draw_factors(count, start=start, seed=seed)
+    return Shapes(render(factors, size), factors)
 
 
-def _factors(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
-    u = uniforms(raw)[:, : len(FACTOR_NAMES)]
+def draw_factors(count: int, *, start: int = 0, seed: int = 0) -> NDArray[np.float64]:
+    """The factors of those shapes, (count, 7): see ``Shapes.factors``."""
+    u = uniforms(words(seed, start, count, _FACTOR_WORDS))[:, : len(FACTOR_NAMES)]
     u[:, 0] = np.floor(u[:, 0] * len(SHAPE_NAMES))
     u[:, 2] = 0.13 + 0.11 * u[:, 2]
     u[:, 4:6] = 0.3 + 0.4 * u[:, 4:6]
     return u
 
 
-def _draw(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+def render(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Images (N, 3, H, W) of factors (N, 7)."""
+    images = np.empty((len(factors), 3, *size), np.uint8)
+    chunk = max(1, _CHUNK_PIXELS // (size[0] * size[1]))
+    for first in range(0, len(factors), chunk):
+        images[first : first + chunk] = _render(factors[first : first + chunk], size)
+    return images
+
+
+def _render(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Images (n, 3, H, W) of factors (n, 7): the shape's colour over the background by its coverage of each pixel."""
     coverage = _coverage(factors, size)[:, None]  # (n, 1, H, W)
     ink = _rgb(factors[:, 1], saturation=0.85, value=0.8)[:, :, None, None]

@@ -21,7 +21,7 @@ from vaekit.errors import SourceError, UsageError
 from vaekit.idx import is_idx, read_idx
 from vaekit.images import SUFFIXES, fit, probe_image, read_image
 from vaekit.machine import available_memory
-from vaekit.shapes import SHAPE_NAMES, draw_shapes
+from vaekit.shapes import SHAPE_NAMES, draw_factors, render
 
 MIN_SIDE = 8
 """The least height and width of an image."""
@@ -106,9 +106,16 @@ def _no_source(source: str, path: Path) -> str:
 
 
 def _open_shapes(size: tuple[int, int] | None) -> Images:
-    shapes = draw_shapes(_SHAPES_COUNT, size or _SHAPES_SIZE)
-    labels = shapes.factors[:, 0].astype(np.int64)
-    return _held("shapes", shapes.images, labels, SHAPE_NAMES)
+    size = size or _SHAPES_SIZE
+    factors = draw_factors(_SHAPES_COUNT)
+    labels = factors[:, 0].astype(np.int64)
+    if _fits(len(factors), (3, *size)):
+        return _held("shapes", render(factors, size), labels, SHAPE_NAMES)
+
+    def read(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return render(factors[indices], size)
+
+    return Images("shapes", (3, *size), labels, SHAPE_NAMES, (), "", False, len(factors), read)
 
 
 def _find_dataset(name: str) -> Path:

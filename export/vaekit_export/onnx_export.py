@@ -81,9 +81,9 @@ def export_onnx(
 def check_onnx(data: bytes, *, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], opset: int) -> None:
     """Read a graph back from its bytes and raise ExportError for anything that was not asked for.
 
-    Checked: the opset, the IR version (the lowest that the opset allows), onnx's full check, one file, standard operators
-    only, no random operator, no metadata (where paths of the machine hide), and the declared names, types
-    and shapes.
+    Checked: the opset; the IR version, the lowest that the opset allows; onnx's full check; that it is one file, of
+    standard operators, none of them random, without metadata (where paths of the machine hide); and the declared names,
+    types and shapes.
     """
     model = onnx.load_from_string(data)
     try:
@@ -93,8 +93,8 @@ def check_onnx(data: bytes, *, inputs: Sequence[TensorInfo], outputs: Sequence[T
     info = read_onnx(data)
     if info.opsets.get("") != opset:
         raise ExportError(
-            f"the exporter wrote opset {info.opsets.get('')} where {opset} was asked for: an operator of this model has "
-            "no form in that opset. Try another --opset."
+            f"the exporter wrote opset {info.opsets.get('')} where {opset} was asked for: an operator of this model "
+            "has no form in that opset. Try another --opset."
         )
     lowest = lowest_ir_version(opset)
     if info.ir_version != lowest:

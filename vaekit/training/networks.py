@@ -47,9 +47,10 @@ class Decoder(nn.Module):
         self.expand = nn.Sequential(nn.Linear(latent, top, bias=False), nn.BatchNorm1d(top), nn.SiLU())
         self.doublings = nn.Sequential()
         for level in range(len(widths) - 1, 0, -1):
-            self.doublings.append(_doubling(widths[level], widths[level - 1], sizes[level]))
-            self.doublings.append(nn.BatchNorm2d(widths[level - 1]))
-            self.doublings.append(nn.SiLU())
+            width_out = widths[level - 1]
+            self.doublings.append(_normalised(_doubling(widths[level], width_out, sizes[level]), width_out))
+            # A convolution at each size is worth more, on the built-in shapes, than the steps that its time would buy.
+            self.doublings.append(_normalised(nn.Conv2d(width_out, width_out, 3, 1, 1, bias=False), width_out))
         self.doublings.append(_doubling(widths[0], channels, (height, width), bias=True))
 
     def logits(self, z: Tensor) -> Tensor:
@@ -91,9 +92,11 @@ def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def _halving(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, 2, 1, bias=False), nn.BatchNorm2d(channels_out), nn.SiLU()
-    )
+    return _normalised(nn.Conv2d(channels_in, channels_out, 3, 2, 1, bias=False), channels_out)
+
+
+def _normalised(convolution: nn.Module, channels: int) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.SiLU())
 
 
 def _doubling(channels_in: int, channels_out: int, size: tuple[int, int], *, bias: bool = False) -> nn.ConvTranspose2d:

@@ -73,12 +73,12 @@ class Outcome:
 
 
 def choose_device(name: str) -> str:
-    """The device that ``auto`` means here, or the one named. Raises UsageError for one that is not here."""
+    """The device that ``auto`` means here, or the one named. Raises VaekitError for one that is not here."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(device for device, available in here.items() if available)
     if not here[name]:
-        raise UsageError(f"PyTorch finds no {name} device here: use --device auto")
+        raise VaekitError(f"PyTorch finds no {name} device here: use --device auto")
     return name
 
 

@@ -1,0 +1,45 @@
+"""Check what the wheel and the sdist hold: `python tests/packaging/check_distributions.py dist`."""
+
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+PACKAGES = {"vaekit": "vaekit", "vaekit_export": "export/vaekit_export", "vaekit_cli": "cli/vaekit_cli"}
+
+
+def sources(root: Path) -> set[str]:
+    """Modules and type markers of the checkout, by their names in the wheel."""
+    found = set()
+    for package, folder in PACKAGES.items():
+        for path in (root / folder).rglob("*"):
+            if path.suffix == ".py" or path.name == "py.typed":
+                found.add(f"{package}/{path.relative_to(root / folder).as_posix()}")
+    return found
+
+
+def main(dist: Path) -> None:
+    """Exit with a complaint unless the wheel holds every module and nothing else, and the sdist can be built from."""
+    root = Path(__file__).parents[2]
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    if held != sources(root):
+        sys.exit(f"{wheel.name} differs from the sources in {sorted(held ^ sources(root))}")
+    if missing := [name for name in PACKAGES if f"{name}/py.typed" not in held]:
+        sys.exit(f"{wheel.name} has no py.typed in {missing}")
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt", "vaekit/__init__.py"}
+    needed |= {"export/vaekit_export/__init__.py", "cli/vaekit_cli/main.py", "tests/conftest.py"}
+    if missing := sorted(needed - names):
+        sys.exit(f"{sdist.name} lacks {missing}")
+    tops = {name.split("/")[0] for name in names if name} - {"PKG-INFO", ".gitignore"}
+    if extra := tops - {"vaekit", "export", "cli", "tests", "benchmarks"} - needed:
+        sys.exit(f"{sdist.name} holds {sorted(extra)} too")
+    print(f"{wheel.name}: {len(held)} files; {sdist.name}: {len(names)} entries")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
