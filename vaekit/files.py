@@ -11,6 +11,18 @@ from pathlib import Path
 from vaekit.errors import VaekitError
 
 
+def check_writable(path: Path) -> None:
+    """Raise VaekitError, before any work is done, where ``path`` could not be written: its folder is tried.
+
+    Folders that do not exist yet do not count against it; the nearest one that does is what must be writable.
+    """
+    nearest = next(folder for folder in Path(os.path.abspath(path)).parents if folder.exists())
+    if not nearest.is_dir():
+        raise VaekitError(f"cannot write {path}: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise VaekitError(f"cannot write {path}: the folder {nearest} is not writable")
+
+
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``, renamed to it when the block ends well and removed when it does not.
@@ -35,7 +47,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     temporary, retired = _temporary_name(path), _temporary_name(path, "old")
     try:
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         yield temporary
         if path.exists():
             os.replace(path, retired)

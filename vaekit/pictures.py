@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vaekit.errors import UsageError
-from vaekit.files import replacing_file
+from vaekit.errors import UsageError, VaekitError
+from vaekit.files import check_writable, replacing_file
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -41,11 +41,16 @@ def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def check_picture_path(path: Path) -> str:
-    """Pillow's name of the format that a picture's suffix names. Raises UsageError for a suffix that names none."""
-    try:
-        return FORMATS[path.suffix.lower()]
-    except KeyError:
-        raise UsageError(f"cannot write {path}: its name must end in one of {', '.join(FORMATS)}") from None
+    """Pillow's name of the format that a picture's suffix names, before any work is done.
+
+    Raises UsageError for a suffix that names none, VaekitError for a folder that is not there or not writable.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"cannot write {path}: its name must end in one of {', '.join(FORMATS)}")
+    check_writable(path)
+    if not path.parent.is_dir():
+        raise VaekitError(f"cannot write {path}: there is no folder {path.parent}")
+    return FORMATS[path.suffix.lower()]
 
 
 def save_picture(pixels: NDArray[np.uint8], path: Path) -> None:

@@ -34,7 +34,7 @@ from vaekit.bundle import (
     read_bundle,
 )
 from vaekit.errors import BundleError, VaekitError
-from vaekit.files import replacing_folder
+from vaekit.files import check_writable, replacing_folder
 from vaekit.images import preprocessing_rule
 from vaekit.onnx_file import read_onnx
 from vaekit.prior import draw_mixture, draw_normal
@@ -133,6 +133,7 @@ def _check_target(target: Path) -> None:
         occupied = not target.is_dir() or any(target.iterdir())
         if occupied:
             raise BundleError(f"{target} exists and is not a bundle: choose another place with -o")
+    check_writable(target)
 
 
 def _graphs(run: Run, opset: int) -> tuple[Graph, Graph]:

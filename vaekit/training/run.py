@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vaekit.errors import RunError
-from vaekit.files import replacing_file, write_text
+from vaekit.files import check_writable, replacing_file, write_text
 from vaekit.prior import Mixture
 from vaekit.training.networks import VAENetwork
 
@@ -87,9 +86,7 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise RunError(f"{path} already holds a run: choose another place with -o, or replace it with --overwrite")
     if path.exists() and not is_run(path) and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path} exists and is not a run: choose another place with -o")
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RunError(f"cannot write {path}: {existing} is not writable")
+    check_writable(path / MODEL)
 
 
 def start_folder(path: Path) -> None:
