@@ -26,7 +26,7 @@ from vaekit.training.networks import VAENetwork, reparameterise
 from vaekit.training.objective import Likelihood, Terms, elbo_terms, optimal_variance
 from vaekit.training.run import METRICS, PREVIEWS, Config, save_config, save_holdout, save_model, start_folder
 
-DEFAULT_STEPS = 1200
+DEFAULT_STEPS = 1600
 HOLDOUT_IMAGES = 1000
 FINISH_IMAGES = 20_000
 """Training images, evenly spread, that the frozen variance and the prior are fitted on."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RUN = Path("vae")
 
-_BATCH_SIZE = 128
+_BATCH_SIZE = 64
 _NAMED_FILES = 10  # of those left out; the rest is counted
 
 
@@ -59,12 +59,12 @@ def train(
     sigma: Annotated[str, typer.Option(metavar="optimal|FLOAT", help="Of the Gaussian likelihood.")] = "optimal",
     beta: Annotated[float, typer.Option(min=0.0, help="Weight of the KL; 1 is the ELBO.")] = 1.0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Length in passes over the training images.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Length in batches.", show_default="1200")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length in batches.", show_default="1600")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Length of the whole command.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="Images a step.", show_default=f"{_BATCH_SIZE}, or all if fewer")
     ] = None,
-    lr: Annotated[float, typer.Option(help="Learning rate at its peak.")] = 4e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate at its peak.")] = 8e-3,
     seed: SeedOption = 0,
     device: Annotated[Device, typer.Option(help="auto takes cuda, then mps, then cpu.")] = Device.AUTO,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
