@@ -1,0 +1,45 @@
+"""Ways to run the command that are quicker than a process each."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaekit.shapes import draw_shapes
+from vaekit_cli.main import main
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """What the console script calls, in this process: importing PyTorch anew would take seconds a time."""
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["vaekit", *map(str, arguments)])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        out, err = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(arguments, ended.value.code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """150 coloured shapes of 12 x 9 pixels, as shapes.npy in the folder that commands run in."""
+    path = tmp_path / "shapes.npy"
+    np.save(path, draw_shapes(150, (12, 9)).images)
+    return path

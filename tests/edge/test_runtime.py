@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import vaekit
+from vaekit.errors import BundleError, ProviderError, UsageError
+from vaekit.prior import draw_mixture, draw_normal
+from vaekit.runtime import VAE, load, open_session
+
+Array = NDArray[np.float32]
+
+
+@pytest.fixture
+def vae(tiny_bundle: Path) -> VAE:
+    return vaekit.load(tiny_bundle)
+
+
+@pytest.fixture
+def golden(tiny_bundle: Path) -> dict[str, Array]:
+    with np.load(tiny_bundle / "golden.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture
+def without_mixture(copied_bundle: Path) -> VAE:
+    document = json.loads((copied_bundle / "manifest.json").read_text())
+    document["prior"] = {"default": "normal"}
+    (copied_bundle / "manifest.json").write_text(json.dumps(document))
+    return load(copied_bundle)
+
+
+def images(count: int) -> Array:
+    return np.random.default_rng(0).random((count, 1, 8, 8), np.float32)
+
+
+def test_shapes_are_the_bundles(vae: VAE) -> None:
+    assert (vae.image_shape, vae.latent_shape) == ((1, 8, 8), (4,))
+    assert vae.priors == ("mixture", "normal")
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 65, 129])
+def test_what_comes_back_has_the_form_that_is_promised(vae: VAE, count: int) -> None:
+    mu, logvar = vae.encode(images(count))
+    assert (mu.shape, logvar.shape) == ((count, 4), (count, 4))
+    decoded = vae.decode(mu)
+    assert decoded.shape == (count, 1, 8, 8)
+    assert mu.dtype == logvar.dtype == decoded.dtype == np.float32
+    assert ((decoded >= 0) & (decoded <= 1)).all()
+    assert np.isfinite(mu).all()
+    assert np.isfinite(logvar).all()
+
+
+def test_samples_have_the_form_that_is_promised(vae: VAE) -> None:
+    sampled = vae.sample(5)
+    assert sampled.shape == (5, 1, 8, 8)
+    assert sampled.dtype == np.float32
+    assert sampled.min() >= 0
+    assert sampled.max() <= 1
+    assert sampled.std() > 0.1
+    assert vae.sample().shape == (1, 1, 8, 8)
+
+
+def test_results_are_those_of_pytorch(vae: VAE, golden: dict[str, Array]) -> None:
+    mu, logvar = vae.encode(golden["image"])
+    assert mu == pytest.approx(golden["mu"], abs=1e-5)
+    assert logvar == pytest.approx(golden["logvar"], abs=1e-5)
+    assert vae.decode(golden["z"]) == pytest.approx(golden["decoded"], abs=1e-5)
+
+
+def test_far_latents_still_give_images(vae: VAE) -> None:
+    decoded = vae.decode(np.array([[-1e6] * 4, [1e6] * 4]))
+    assert ((decoded >= 0) & (decoded <= 1)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_of_any_width_are_taken(vae: VAE, dtype: type[np.floating]) -> None:
+    rounded = images(3).astype(np.float16)
+    mu, _ = vae.encode(rounded.astype(dtype))
+    assert np.array_equal(mu, vae.encode(rounded.astype(np.float32))[0])
+
+
+def test_arrays_that_are_not_contiguous_are_taken(vae: VAE) -> None:
+    pixels = images(6)
+    assert np.array_equal(vae.encode(pixels[::2])[0], vae.encode(pixels[::2].copy())[0])
+    turned = pixels.transpose(0, 1, 3, 2)
+    assert np.array_equal(vae.encode(turned)[0], vae.encode(turned.copy())[0])
+
+
+def test_what_is_given_is_not_changed(vae: VAE) -> None:
+    pixels, z = images(3), np.ones((3, 4), np.float32)
+    vae.encode(pixels)
+    vae.decode(z)
+    assert np.array_equal(pixels, images(3))
+    assert (z == 1).all()
+
+
+@pytest.mark.parametrize("prior", ["mixture", "normal"])
+def test_a_sample_depends_neither_on_n_nor_on_the_batch_size(tiny_bundle: Path, prior: str) -> None:
+    one, many = (load(tiny_bundle, batch_size=size) for size in (1, 64))
+    latents = many.sample_latents(64, seed=5, prior=prior)
+    assert many.sample_latents(8, seed=5, prior=prior).tobytes() == latents[:8].tobytes()
+    assert one.sample_latents(64, seed=5, prior=prior).tobytes() == latents.tobytes()
+    drawn = many.sample(64, seed=5, prior=prior)
+    assert many.sample(8, seed=5, prior=prior) == pytest.approx(drawn[:8], abs=1e-6)
+    assert one.sample(64, seed=5, prior=prior) == pytest.approx(drawn, abs=1e-6)
+
+
+def test_codes_do_not_depend_on_the_batch_size(tiny_bundle: Path) -> None:
+    one, many = (load(tiny_bundle, batch_size=size).encode(images(70)) for size in (1, 64))
+    assert np.concatenate(one) == pytest.approx(np.concatenate(many), abs=1e-5)
+
+
+def test_no_more_rows_than_the_batch_size_go_through_a_graph(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = load(tiny_bundle, batch_size=16)
+    rows: list[int] = []
+
+    class Watched:
+        def run(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
+            rows.append(len(inputs["z"]))
+            return [np.zeros((len(inputs["z"]), 1, 8, 8), np.float32)]
+
+    monkeypatch.setattr(vae, "session", lambda graph: Watched())
+    vae.decode(np.zeros((40, 4)))
+    assert rows == [16, 16, 8]
+
+
+def test_a_session_is_opened_once(vae: VAE) -> None:
+    assert vae.session("encoder") is vae.session("encoder")
+    assert vae.session("encoder") is not vae.session("decoder")
+
+
+def test_samples_are_decoded_latents_of_the_prior(vae: VAE) -> None:
+    mixture = vae.manifest.mixture
+    assert mixture is not None
+    latents = vae.sample_latents(6, seed=3)
+    assert np.array_equal(latents, draw_mixture(mixture, 6, seed=3))
+    assert np.array_equal(vae.sample(6, seed=3), vae.decode(latents))
+    normal = vae.sample_latents(6, seed=3, prior="normal", temperature=0.5)
+    assert np.array_equal(normal, draw_normal(4, 6, seed=3, temperature=0.5))
+
+
+def test_seeds_differ_and_repeat(vae: VAE) -> None:
+    assert not np.array_equal(vae.sample(4, seed=0), vae.sample(4, seed=1))
+    assert np.array_equal(vae.sample(4, seed=1), vae.sample(4, seed=1))
+
+
+def test_temperature_zero_of_the_normal_prior_decodes_the_origin(vae: VAE) -> None:
+    cold = vae.sample(2, prior="normal", temperature=0.0)
+    assert cold == pytest.approx(vae.decode(np.zeros((2, 4))), abs=1e-6)
+
+
+def test_a_bundle_without_a_mixture_draws_from_the_normal_prior(without_mixture: VAE) -> None:
+    assert without_mixture.priors == ("normal",)
+    expected = without_mixture.sample_latents(3, prior="normal")
+    assert np.array_equal(without_mixture.sample_latents(3), expected)
+    with pytest.raises(UsageError, match="carries no mixture"):
+        without_mixture.sample(1, prior="mixture")
+
+
+BAD_IMAGES: dict[str, Any] = {
+    "no batch axis": np.zeros((1, 8, 8), np.float32),
+    "another size": np.zeros((2, 1, 8, 9), np.float32),
+    "channels last": np.zeros((2, 8, 8, 1), np.float32),
+    "an axis too many": np.zeros((2, 1, 8, 8, 1), np.float32),
+    "a number": np.float32(0.5),
+    "bytes": np.zeros((2, 1, 8, 8), np.uint8),
+    "integers": np.ones((2, 1, 8, 8), np.int64),
+    "booleans": np.zeros((2, 1, 8, 8), np.bool_),
+    "complex numbers": np.zeros((2, 1, 8, 8), np.complex64),
+    "objects": np.full((2, 1, 8, 8), None),
+    "NaN": np.full((2, 1, 8, 8), np.nan, np.float32),
+    "one NaN": np.where(np.arange(64).reshape(1, 1, 8, 8) == 40, np.nan, 0.5),
+    "infinity": np.full((2, 1, 8, 8), np.inf, np.float32),
+    "above 1": np.full((2, 1, 8, 8), 1.01, np.float32),
+    "below 0": np.full((2, 1, 8, 8), -0.01, np.float32),
+    "0 to 255": np.full((2, 1, 8, 8), 255.0),
+    "beyond float32": np.full((2, 1, 8, 8), 1e300),
+}
+
+
+@pytest.mark.parametrize("what", BAD_IMAGES)
+def test_arrays_that_are_no_images_are_refused(vae: VAE, what: str) -> None:
+    with pytest.raises(UsageError, match="images must"):
+        vae.encode(BAD_IMAGES[what])
+
+
+BAD_LATENTS: dict[str, Any] = {
+    "one latent": np.zeros(4, np.float32),
+    "another dimension": np.zeros((2, 5), np.float32),
+    "an axis too many": np.zeros((2, 4, 1), np.float32),
+    "integers": np.zeros((2, 4), np.int64),
+    "NaN": np.full((2, 4), np.nan),
+    "infinity": np.full((2, 4), -np.inf),
+    "beyond float32": np.full((2, 4), 1e300),
+}
+
+
+@pytest.mark.parametrize("what", BAD_LATENTS)
+def test_arrays_that_are_no_latents_are_refused(vae: VAE, what: str) -> None:
+    with pytest.raises(UsageError, match="latents must"):
+        vae.decode(BAD_LATENTS[what])
+
+
+BAD_CALLS: dict[str, tuple[Callable[[VAE], object], str]] = {
+    "n of 0": (lambda vae: vae.sample(0), "number of samples"),
+    "n of -1": (lambda vae: vae.sample_latents(-1), "number of samples"),
+    "unknown prior": (lambda vae: vae.sample(1, prior="uniform"), "uniform"),
+    "negative temperature": (lambda vae: vae.sample(1, temperature=-0.1), "temperature"),
+    "NaN temperature": (lambda vae: vae.sample(1, temperature=float("nan")), "temperature"),
+    "infinite temperature": (lambda vae: vae.sample(1, temperature=float("inf")), "temperature"),
+    "temperature beyond float32": (lambda vae: vae.sample(1, temperature=1e300), "temperature|finite"),
+    "negative seed": (lambda vae: vae.sample(1, seed=-1), "seed"),
+    "seed of 2**64": (lambda vae: vae.sample(1, seed=2**64), "seed"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_CALLS)
+def test_samples_out_of_range_are_refused(vae: VAE, what: str) -> None:
+    call, word = BAD_CALLS[what]
+    with pytest.raises(UsageError, match=word):
+        call(vae)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"threads": 0}, "threads"),
+        ({"threads": -2}, "threads"),
+        ({"batch_size": 0}, "batch size"),
+        ({"provider": "cuda"}, "cuda"),
+        ({"provider": ""}, "provider"),
+    ],
+)
+def test_options_out_of_range_are_refused(tiny_bundle: Path, options: dict[str, object], word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        load(tiny_bundle, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("provider", ["auto", "cpu"])
+def test_the_providers_of_this_version_run_on_the_cpu(tiny_bundle: Path, provider: str) -> None:
+    vae = load(tiny_bundle, provider=provider, threads=1)
+    assert vae.session("decoder").get_providers() == ["CPUExecutionProvider"]
+
+
+def test_a_graph_that_onnx_runtime_cannot_load_is_one_line() -> None:
+    with pytest.raises(BundleError, match="cannot load") as caught:
+        open_session(b"\x08\x08 no graph")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_onnx_runtime_the_way_to_install_it_is_named(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert vae.sample_latents(2).shape == (2, 4)
+    with pytest.raises(ProviderError, match=r"pip install 'vaekit\[cpu\]'"):
+        vae.sample()
+
+
+def test_what_the_package_gives_is_sorted_and_there() -> None:
+    assert sorted(vaekit.__all__) == vaekit.__all__
+    for name in vaekit.__all__:
+        assert getattr(vaekit, name) is not None
+    assert dir(vaekit) == vaekit.__all__
+    assert (vaekit.load, vaekit.VAE) == (load, VAE)
+
+
+def test_a_name_that_the_package_has_not_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="sampler"):
+        _ = vaekit.sampler
+
+
+def imported(statement: str) -> set[str]:
+    """The modules that a statement imports in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_imports_no_numpy() -> None:
+    assert imported("import vaekit, vaekit.errors") & {"numpy", "PIL", "onnxruntime", "torch", "onnx"} == set()
+
+
+def test_loading_a_bundle_imports_no_onnx_runtime(tiny_bundle: Path) -> None:
+    modules = imported(f"import vaekit; vaekit.load({str(tiny_bundle)!r})")
+    assert "numpy" in modules
+    assert modules & {"onnxruntime", "torch", "onnx"} == set()
+
+
+def test_running_a_bundle_imports_no_torch(tiny_bundle: Path) -> None:
+    modules = imported(f"import vaekit; vaekit.load({str(tiny_bundle)!r}).sample()")
+    assert "onnxruntime" in modules
+    assert modules & {"torch", "onnx", "onnxscript", "sklearn", "safetensors"} == set()

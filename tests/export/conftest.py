@@ -1,0 +1,66 @@
+"""One tiny run, trained once, and its two graphs, exported once for each opset."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from vaekit.shapes import draw_shapes
+from vaekit.sources import open_source
+from vaekit.training.run import Config, Run, load_run
+from vaekit.training.trainer import Trainer
+from vaekit_export.onnx_export import export_onnx
+from vaekit_export.parity import Graph
+from vaekit_export.publish import Export, export_run
+
+MakeGraph = Callable[..., Graph]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on 200 coloured shapes of 16 x 13 pixels with two latent dimensions, read back."""
+    folder = tmp_path_factory.mktemp("tiny")
+    source, path = folder / "secret-shapes.npy", folder / "run"
+    np.save(source, draw_shapes(200, (16, 13)).images)
+    config = Config(
+        source=str(source),
+        channels=3,
+        height=16,
+        width=13,
+        latent=2,
+        likelihood="gaussian",
+        sigma=None,
+        beta=1.0,
+        steps=40,
+        batch_size=32,
+        lr=4e-3,
+        seed=0,
+    )
+    Trainer(config, open_source(str(source)), path).run()
+    return load_run(path)
+
+
+@pytest.fixture(scope="session")
+def make_graph(tiny_run: Run) -> MakeGraph:
+    """``make_graph("encoder", 17)``: that half of the tiny run beside its ONNX file."""
+
+    @functools.cache
+    def make(name: str, opset: int = 17) -> Graph:
+        module = getattr(tiny_run.network, name)
+        input_name, outputs = {"encoder": ("image", ("mu", "logvar")), "decoder": ("z", ("image",))}[name]
+        torch.manual_seed(0)
+        example = torch.rand(2, 3, 16, 13) if name == "encoder" else torch.randn(2, 2)
+        data = export_onnx(module, example, input_name=input_name, output_names=outputs, opset=opset)
+        return Graph(name, module, data, input_name, outputs)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def published(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """The tiny run's bundle. Not to be altered."""
+    return export_run(tiny_run.path, tmp_path_factory.mktemp("published") / "bundle")

@@ -1,0 +1,239 @@
+"""The parity gate lets pass what agrees, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from vaekit.errors import ParityError, UsageError
+from vaekit_export.parity import BATCH_SIZES, Graph, Result, Tolerances, check_parity
+
+MakeGraph = Callable[..., Graph]
+Array = NDArray[np.float32]
+
+
+def latents(rows: int = 70) -> Array:
+    return np.random.default_rng(0).standard_normal((rows, 2), np.float32)
+
+
+def images(rows: int = 70) -> Array:
+    return np.random.default_rng(0).random((rows, 3, 16, 13), np.float32)
+
+
+def with_onnx(graph: Graph, change: Callable[[onnx.ModelProto], None]) -> Graph:
+    model = onnx.load_from_string(graph.onnx)
+    change(model)
+    return Graph(graph.name, graph.module, model.SerializeToString(), graph.input_name, graph.output_names)
+
+
+def test_what_agrees_passes_and_says_by_how_much(make_graph: MakeGraph) -> None:
+    tolerances = Tolerances()
+    for name, inputs, outputs in (("encoder", images(), {"mu", "logvar"}), ("decoder", latents(), {"image"})):
+        results = check_parity(make_graph(name), {"some": inputs, "few": inputs[:3]}, tolerances)
+        assert {(r.graph, r.output, r.inputs) for r in results} == {
+            (name, o, i) for o in outputs for i in ("some", "few")
+        }
+        for result in results:
+            assert result.count == {"some": 70, "few": 3}[result.inputs]
+            assert 0 <= result.max_ratio < 0.5
+            assert 0 <= result.max_abs < 1e-4
+            worst = result.worst
+            assert worst.row < result.count
+            assert worst.batch_size in BATCH_SIZES
+            difference = abs(worst.onnxruntime - worst.torch)
+            allowed = tolerances.atol + tolerances.rtol * abs(worst.torch)
+            assert result.max_ratio == pytest.approx(difference / allowed)
+
+
+def weights_of(graph: Graph) -> list[str]:
+    """Names of the weights; scalars, such as the bounds of logvar, are none."""
+    initializers = onnx.load_from_string(graph.onnx).graph.initializer
+    return [weight.name for weight in initializers if weight.data_type == TensorProto.FLOAT and weight.dims]
+
+
+@pytest.mark.parametrize(("name", "inputs"), [("encoder", images()), ("decoder", latents())])
+def test_any_weight_that_is_altered_in_the_file_is_noticed(make_graph: MakeGraph, name: str, inputs: Array) -> None:
+    graph = make_graph(name)
+    weights = weights_of(graph)
+    assert len(weights) >= 4
+    for altered in weights:
+
+        def alter(model: onnx.ModelProto, altered: str = altered) -> None:
+            (weight,) = (weight for weight in model.graph.initializer if weight.name == altered)
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + np.float32(0.01), altered))
+
+        with pytest.raises(ParityError):
+            check_parity(with_onnx(graph, alter), {"some": inputs}, Tolerances())
+
+
+def test_the_complaint_names_where_and_what(make_graph: MakeGraph) -> None:
+    def alter(model: onnx.ModelProto) -> None:
+        last = model.graph.node[-1]
+        assert last.op_type == "Sigmoid"
+        model.graph.node.append(helper.make_node("Add", ["undistorted", "distortion"], ["image"]))
+        last.output[0] = "undistorted"
+        distortion = np.zeros((3, 16, 13), np.float32)
+        distortion[2, 15, 12] = 0.25
+        model.graph.initializer.append(numpy_helper.from_array(distortion, "distortion"))
+
+    with pytest.raises(ParityError) as caught:
+        check_parity(with_onnx(make_graph("decoder"), alter), {"prior samples": latents()}, Tolerances())
+    message = str(caught.value)
+    assert caught.value.exit_code == 3
+    assert "\n" not in message
+    for words in ("nothing was published", "decoder", "image[2, 15, 12]", "prior samples", "batch size", "atol 1e-05"):
+        assert words in message, message
+
+
+def test_a_module_altered_after_its_export_is_noticed(make_graph: MakeGraph) -> None:
+    graph = make_graph("encoder")
+    module = copy.deepcopy(graph.module)
+    with torch.no_grad():
+        module.get_parameter("logvar.bias")[1] += 0.01
+    with pytest.raises(ParityError, match=r"encoder, output logvar\[1\]"):
+        check_parity(
+            Graph("encoder", module, graph.onnx, graph.input_name, graph.output_names), {"i": images()}, Tolerances()
+        )
+
+
+def test_a_module_left_in_training_mode_is_compared_in_evaluation(make_graph: MakeGraph) -> None:
+    graph = make_graph("decoder")
+    graph.module.train()
+    check_parity(graph, {"some": latents()}, Tolerances())
+
+
+# A graph and a module that return whatever their inputs say: rows are pairs (ONNX Runtime's result, PyTorch's).
+
+
+class Second(nn.Module):
+    """Returns the second of each pair."""
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return pairs[:, 1]
+
+
+@functools.cache
+def puppet() -> Graph:
+    """Its file returns the first of each pair."""
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["pairs", "first"], ["y"], axis=1)],
+        "puppet",
+        [helper.make_tensor_value_info("pairs", TensorProto.FLOAT, ["batch", 2, "width"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "width"])],
+        [numpy_helper.from_array(np.array(0), "first")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return Graph("puppet", Second(), model.SerializeToString(), "pairs", ("y",))
+
+
+def compare(onnx_result: Array, torch_result: Array, tolerances: Tolerances) -> list[Result]:
+    return check_parity(puppet(), {"pairs": np.stack((onnx_result, torch_result), 1)}, tolerances)
+
+
+numbers = st.floats(width=32, min_value=-1000, max_value=1000)
+tolerance = st.sampled_from([0.0, 1e-6, 1e-4, 1e-2, 1.0])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(numbers, numbers, st.booleans()), min_size=1, max_size=9), atol=tolerance, rtol=tolerance
+)
+def test_agreement_is_a_difference_within_the_tolerances(
+    pairs: list[tuple[float, float, bool]], atol: float, rtol: float
+) -> None:
+    expected = np.array([[b] for _, b, _ in pairs], np.float32)
+    # Some differ by anything, some by about what is allowed.
+    allowed = atol + rtol * np.abs(expected.astype(np.float64))
+    near = [[b + a / 500 * limit] for (a, b, _), limit in zip(pairs, allowed[:, 0], strict=True)]
+    anywhere = [[a] for a, _, _ in pairs]
+    close = np.array([[is_close] for _, _, is_close in pairs])
+    actual = np.where(close, near, anywhere).astype(np.float32)
+    difference = np.abs(actual.astype(np.float64) - expected)
+    if (difference <= allowed).all():
+        (result,) = compare(actual, expected, Tolerances(atol, rtol))
+        assert result.max_abs == difference.max()
+        assert result.max_ratio <= 1.0
+    else:
+        with pytest.raises(ParityError):
+            compare(actual, expected, Tolerances(atol, rtol))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["ONNX Runtime", "PyTorch", "both"])
+def test_what_is_not_finite_never_passes(bad: float, where: str) -> None:
+    good = np.ones((9, 2), np.float32)
+    wrong = good.copy()
+    wrong[5, 1] = bad
+    actual, expected = good if where == "PyTorch" else wrong, good if where == "ONNX Runtime" else wrong
+    with pytest.raises(ParityError, match=r"y\[1\].*number 5"):
+        compare(actual, expected, Tolerances(1e30, 1e30))
+
+
+def test_the_worst_element_is_the_one_reported() -> None:
+    expected = np.full((80, 4), 10.0, np.float32)
+    actual = expected.copy()
+    actual[3, 0] += 0.01
+    actual[77, 2] -= 0.5
+    (result,) = compare(actual, expected, Tolerances(1.0, 0.0))
+    assert (result.worst.row, result.worst.element) == (77, (2,))
+    assert (result.worst.onnxruntime, result.worst.torch) == (9.5, 10.0)
+    assert result.max_abs == result.max_ratio == 0.5
+    assert result.count == 80
+
+
+def test_relative_tolerance_is_relative_to_pytorch() -> None:
+    small, large = np.ones((1, 1), np.float32), np.full((1, 1), 2.0, np.float32)
+    compare(small, large, Tolerances(0.0, 0.5))
+    with pytest.raises(ParityError):
+        compare(large, small, Tolerances(0.0, 0.5))
+
+
+def test_results_that_are_the_same_agree_without_tolerance() -> None:
+    compare(np.zeros((3, 2), np.float32), np.zeros((3, 2), np.float32), Tolerances(0.0, 0.0))
+
+
+class Wide(nn.Module):
+    """One column more than the file's."""
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return torch.cat((pairs[:, 1], pairs[:, 1, :1]), 1)
+
+
+def test_results_of_another_shape_never_pass() -> None:
+    graph = Graph("puppet", Wide(), puppet().onnx, "pairs", ("y",))
+    with pytest.raises(ParityError, match=r"puppet, output y.*\(\d+, 3\).*\(\d+, 4\)"):
+        check_parity(graph, {"pairs": np.ones((5, 2, 3), np.float32)}, Tolerances(1e9, 1e9))
+
+
+class BatchMean(nn.Module):
+    """Right for a batch of one, wrong for any other."""
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return pairs[:, 1].mean(0, keepdim=True).expand(len(pairs), -1)
+
+
+def test_what_agrees_at_one_batch_size_only_does_not_pass() -> None:
+    graph = Graph("puppet", BatchMean(), puppet().onnx, "pairs", ("y",))
+    rows = np.repeat(np.arange(4, dtype=np.float32), 2).reshape(4, 2, 1)
+    check_parity(graph, {"one row": rows[:1]}, Tolerances())
+    with pytest.raises(ParityError, match=r"at batch size [27]"):
+        check_parity(graph, {"four rows": rows}, Tolerances())
+
+
+@pytest.mark.parametrize("bad", [-1e-9, math.nan, math.inf])
+def test_tolerances_out_of_range_are_wrong_arguments(bad: float) -> None:
+    for arguments in ({"atol": bad}, {"rtol": bad}):
+        with pytest.raises(UsageError, match="tolerances"):
+            Tolerances(**arguments)

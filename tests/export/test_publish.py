@@ -1,0 +1,323 @@
+"""A run becomes a bundle that proves itself, or nothing changes."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+import vaekit
+from vaekit.bundle import read_bundle
+from vaekit.errors import BundleError, ParityError, RunError, UsageError, VaekitError
+from vaekit.scoring import kl_standard_normal
+from vaekit.training.run import HOLDOUT, MODEL, Run, load_holdout
+from vaekit_export import publish
+from vaekit_export.parity import BATCH_SIZES, Graph, Tolerances
+from vaekit_export.publish import Export, export_run
+
+MakeGraph = Callable[..., Graph]
+Files = dict[str, bytes]
+
+
+def files_of(folder: Path) -> Files:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def manifest_of(bundle: Path) -> dict[str, Any]:
+    document = json.loads((bundle / "manifest.json").read_text())
+    assert isinstance(document, dict)
+    return document
+
+
+def strings(value: object) -> Iterator[str]:
+    """Every string in a JSON document, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+
+
+def golden_of(bundle: Path) -> dict[str, NDArray[np.float32]]:
+    with np.load(bundle / "golden.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture
+def ready_graphs(make_graph: MakeGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports take the graphs that were exported before, which saves seconds."""
+
+    def ready(module: object, example: object, *, input_name: str, **rest: object) -> bytes:
+        return make_graph("encoder" if input_name == "image" else "decoder").onnx
+
+    monkeypatch.setattr(publish, "export_onnx", ready)
+
+
+@pytest.fixture
+def sabotaged_decoder(make_graph: MakeGraph, ready_graphs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports give a decoder with one weight altered."""
+
+    def sabotaged(module: object, example: object, *, input_name: str, **rest: object) -> bytes:
+        if input_name == "image":
+            return make_graph("encoder").onnx
+        model = onnx.load_from_string(make_graph("decoder").onnx)
+        weight = next(weight for weight in model.graph.initializer if len(weight.dims) == 4)
+        values = numpy_helper.to_array(weight).copy()
+        values.flat[0] += 0.5
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+        data: bytes = model.SerializeToString()
+        return data
+
+    monkeypatch.setattr(publish, "export_onnx", sabotaged)
+
+
+@pytest.fixture
+def older_bundle(published: Export, tmp_path: Path) -> tuple[Path, Files]:
+    """A bundle that stands where the next is to go, alone in its folder, and its files."""
+    place = tmp_path / "place" / "bundle"
+    place.mkdir(parents=True)
+    files = files_of(published.path)
+    document = json.loads(files["manifest.json"])
+    document["provenance"]["note"] = "the older one"
+    files["manifest.json"] = json.dumps(document).encode()
+    for name, data in files.items():
+        (place / name).write_bytes(data)
+    return place, files
+
+
+def assert_untouched(older_bundle: tuple[Path, Files]) -> None:
+    place, files = older_bundle
+    assert files_of(place) == files
+    assert [path.name for path in place.parent.iterdir()] == ["bundle"]
+
+
+def test_golden_vectors_replay_at_the_edge(published: Export) -> None:
+    vae = vaekit.load(published.path)
+    golden = golden_of(published.path)
+    mu, logvar = vae.encode(golden["image"])
+    for actual, expected in (
+        (mu, golden["mu"]),
+        (logvar, golden["logvar"]),
+        (vae.decode(golden["z"]), golden["decoded"]),
+    ):
+        assert len(expected) == 8
+        np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=1e-4)
+    assert vae.sample(3).shape == (3, 3, 16, 13)
+
+
+def test_a_bundle_holds_its_four_files_and_nothing_else(published: Export) -> None:
+    files = files_of(published.path)
+    assert sorted(files) == ["decoder.onnx", "encoder.onnx", "golden.npz", "manifest.json"]
+    assert published.files == {name: len(data) for name, data in files.items()}
+    assert [path.name for path in published.path.parent.iterdir()] == ["bundle"]
+
+
+def test_the_manifest_carries_what_the_run_learnt(published: Export, tiny_run: Run) -> None:
+    manifest = read_bundle(published.path).manifest
+    assert manifest.image.shape == (3, 16, 13)
+    assert manifest.posterior == "diagonal"
+    assert manifest.likelihood.name == "gaussian"
+    assert tiny_run.variance is not None
+    assert manifest.likelihood.sigma == pytest.approx(tiny_run.variance**0.5)
+    assert manifest.mixture is not None
+    assert tiny_run.mixture is not None
+    for part in ("weights", "means", "cholesky"):
+        assert np.array_equal(getattr(manifest.mixture, part), getattr(tiny_run.mixture, part))
+    images = load_holdout(tiny_run).astype(np.float32) / 255
+    mu, logvar = vaekit.load(published.path).encode(images)
+    assert manifest.latent.shape == (2,)
+    np.testing.assert_allclose(manifest.latent.mean, mu.mean(0), atol=1e-4)
+    np.testing.assert_allclose(manifest.latent.std, mu.std(0), atol=1e-4)
+    np.testing.assert_allclose(manifest.latent.kl, kl_standard_normal(mu, logvar).mean(0), atol=1e-3)
+
+
+def test_the_manifest_tells_what_was_proved(published: Export) -> None:
+    parity = manifest_of(published.path)["parity"]
+    assert parity["passed"] is True
+    assert (parity["atol"], parity["rtol"]) == (1e-5, 1e-4)
+    assert parity["batch_sizes"] == list(BATCH_SIZES)
+    assert abs(parity["delta_elbo"]) < 0.01
+    assert published.delta_elbo == parity["delta_elbo"]
+    tried = {(result["graph"], result["output"], result["inputs"], result["count"]) for result in parity["results"]}
+    assert {("encoder", output, "held-out images", 20) for output in ("mu", "logvar")} < tried
+    assert sum(graph == "decoder" for graph, *_ in tried) == 3  # the normal prior, the mixture, far latents
+    assert all(result["max_ratio"] <= 1 for result in parity["results"])
+
+
+def test_provenance_names_tools_and_settings_but_no_place(published: Export, tiny_run: Run) -> None:
+    document = manifest_of(published.path)
+    provenance = document["provenance"]
+    assert provenance["dataset"] == "secret-shapes.npy"
+    assert {"vaekit", "python", "torch", "onnx", "onnxruntime", "numpy"} <= set(provenance["tools"])
+    assert provenance["tools"]["vaekit"] == vaekit.__version__
+    assert provenance["settings"]["latent"] == 2
+    assert provenance["training"]["steps"] == 40
+    assert not [text for text in strings(document) if text.startswith(("/", "~", "\\")) or ":\\" in text]
+    for name, data in files_of(published.path).items():
+        for place in (tiny_run.path.parent, tiny_run.path, Path.home(), Path.cwd(), published.path):
+            assert str(place).encode() not in data, name
+
+
+def test_a_fresh_process_writes_the_same_graphs(published: Export, tiny_run: Run, tmp_path: Path) -> None:
+    code = "import sys; from vaekit_export.publish import export_run; export_run(sys.argv[1], 'again')"
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    subprocess.run([sys.executable, "-c", code, tiny_run.path], cwd=tmp_path, env=environment, check=True, timeout=120)
+    first, again = files_of(published.path), files_of(tmp_path / "again")
+    assert again["encoder.onnx"] == first["encoder.onnx"]
+    assert again["decoder.onnx"] == first["decoder.onnx"]
+
+
+def test_an_older_bundle_is_replaced(
+    tiny_run: Run, older_bundle: tuple[Path, Files], published: Export, ready_graphs: None
+) -> None:
+    place, _ = older_bundle
+    export_run(tiny_run.path, place)
+    assert "note" not in manifest_of(place)["provenance"]
+    assert [path.name for path in place.parent.iterdir()] == ["bundle"]
+    assert files_of(place)["decoder.onnx"] == files_of(published.path)["decoder.onnx"]
+
+
+def test_a_parity_failure_publishes_nothing(tiny_run: Run, tmp_path: Path, sabotaged_decoder: None) -> None:
+    with pytest.raises(ParityError, match="nothing was published: decoder, output image"):
+        export_run(tiny_run.path, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parity_failure_keeps_the_older_bundle(
+    tiny_run: Run, older_bundle: tuple[Path, Files], sabotaged_decoder: None
+) -> None:
+    with pytest.raises(ParityError):
+        export_run(tiny_run.path, older_bundle[0])
+    assert_untouched(older_bundle)
+
+
+def test_tolerances_decide(tiny_run: Run, tmp_path: Path, ready_graphs: None) -> None:
+    with pytest.raises(ParityError):
+        export_run(tiny_run.path, tmp_path / "strict", tolerances=Tolerances(0.0, 0.0))
+    export_run(tiny_run.path, tmp_path / "loose", tolerances=Tolerances(0.01, 0.02))
+    assert manifest_of(tmp_path / "loose")["parity"]["atol"] == 0.01
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "golden.npz", "manifest.json"])
+def test_a_full_disk_keeps_the_older_bundle(
+    tiny_run: Run,
+    older_bundle: tuple[Path, Files],
+    ready_graphs: None,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    write = Path.write_bytes
+
+    def full(path: Path, data: Any) -> int:
+        if path.name == name:
+            write(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(VaekitError, match=r"cannot write .*bundle: No space left on device"):
+        export_run(tiny_run.path, older_bundle[0])
+    assert_untouched(older_bundle)
+
+
+def test_an_interrupt_while_writing_keeps_the_older_bundle(
+    tiny_run: Run, older_bundle: tuple[Path, Files], ready_graphs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "read_bundle", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_run(tiny_run.path, older_bundle[0])
+    assert_untouched(older_bundle)
+
+
+def test_a_bundle_that_fails_its_own_checks_is_not_published(
+    tiny_run: Run, older_bundle: tuple[Path, Files], ready_graphs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: write(path, data[:-1]))
+    with pytest.raises(VaekitError, match="nothing was published"):
+        export_run(tiny_run.path, older_bundle[0])
+    assert_untouched(older_bundle)
+
+
+def test_what_is_no_bundle_is_never_replaced(tiny_run: Run, tmp_path: Path, ready_graphs: None) -> None:
+    file, folder, web = tmp_path / "letter", tmp_path / "photos", tmp_path / "web-page"
+    file.write_text("a letter")
+    folder.mkdir()
+    (folder / "photo.jpg").write_text("a photo")
+    web.mkdir()
+    (web / "manifest.json").write_text('{"name": "My page", "icons": []}')  # many programs' files have that name
+    (web / "index.html").write_text("a page")
+    for target in (file, folder, web):
+        before = files_of(target) if target.is_dir() else target.read_bytes()
+        with pytest.raises(BundleError, match="is not a bundle"):
+            export_run(tiny_run.path, target)
+        assert (files_of(target) if target.is_dir() else target.read_bytes()) == before
+
+
+def test_an_empty_folder_becomes_a_bundle(tiny_run: Run, tmp_path: Path, ready_graphs: None) -> None:
+    (tmp_path / "empty").mkdir()
+    export_run(tiny_run.path, tmp_path / "empty")
+    assert read_bundle(tmp_path / "empty").manifest.latent.shape == (2,)
+
+
+def test_golden_images_are_held_out_ones(published: Export, tiny_run: Run) -> None:
+    expected = load_holdout(tiny_run)[:8].astype(np.float32) / np.float32(255)
+    assert np.array_equal(golden_of(published.path)["image"], expected)
+
+
+def test_golden_samples_hold_no_held_out_image(tiny_run: Run, tmp_path: Path, ready_graphs: None) -> None:
+    export_run(tiny_run.path, tmp_path / "bundle", golden="samples")
+    golden = golden_of(tmp_path / "bundle")
+    held_out = load_holdout(tiny_run).astype(np.float32) / np.float32(255)
+    for image in golden["image"]:
+        assert np.abs(held_out - image).max(axis=(1, 2, 3)).min() > 0.02
+    for name, data in files_of(tmp_path / "bundle").items():
+        assert all(image.tobytes() not in data for image in held_out), name
+    mu, logvar = vaekit.load(tmp_path / "bundle").encode(golden["image"])
+    np.testing.assert_allclose(mu, golden["mu"], atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(logvar, golden["logvar"], atol=1e-5, rtol=1e-4)
+
+
+def test_an_opset_out_of_range_comes_before_all_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="opset 16"):
+        export_run(tmp_path / "no such run", tmp_path / "bundle", opset=16)
+
+
+@pytest.mark.parametrize("missing", [MODEL, HOLDOUT])
+def test_a_run_that_is_not_whole_is_refused(tiny_run: Run, tmp_path: Path, missing: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, data in files_of(tiny_run.path).items():
+        if "/" not in name and name != missing:
+            (run / name).write_bytes(data)
+    with pytest.raises(RunError, match=missing):
+        export_run(run, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_what_is_said_and_returned(tiny_run: Run, tmp_path: Path, ready_graphs: None) -> None:
+    said: list[str] = []
+    done = export_run(str(tiny_run.path), str(tmp_path / "bundle"), say=said.append)
+    assert "opset 17" in said[0]
+    assert done.path == tmp_path / "bundle"
+    with np.load(io.BytesIO((tmp_path / "bundle" / "golden.npz").read_bytes())) as arrays:
+        assert set(arrays) == {"image", "mu", "logvar", "z", "decoded"}

@@ -1,0 +1,244 @@
+"""The run folder: what is written comes back, and what is damaged is named in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vaekit.errors import RunError, VaekitError
+from vaekit.prior import Mixture
+from vaekit.training.networks import VAENetwork
+from vaekit.training.run import (
+    CONFIG,
+    HOLDOUT,
+    METRICS,
+    MODEL,
+    PREVIEWS,
+    Config,
+    check_target,
+    is_run,
+    load_holdout,
+    load_run,
+    save_config,
+    save_holdout,
+    save_model,
+    start_folder,
+)
+
+MIXTURE = Mixture(
+    np.array([0.25, 0.75]), np.array([[0.1, 1.0], [-1.0, 0.0]]), np.array([[[1.0, 0.0], [0.3, 1.0]], [[2.0, 0.0]] * 2])
+)
+SUMMARY = {"steps": 7, "validation": {"elbo": -1.5}}
+
+
+@pytest.fixture(scope="module")
+def network() -> VAENetwork:
+    """Random weights, and batch statistics that are not those of a new network."""
+    torch.manual_seed(1)
+    network = VAENetwork((3, 12, 9), 2)
+    with torch.no_grad():
+        for _ in range(3):
+            network.decoder(network.encoder(torch.rand(8, 3, 12, 9))[0])
+    return network
+
+
+@pytest.fixture
+def run(tmp_path: Path, network: VAENetwork, make_config: Callable[..., Config]) -> Path:
+    """A whole run, not trained."""
+    path = tmp_path / "run"
+    start_folder(path)
+    save_config(path, make_config())
+    save_model(path, network, 0.04, MIXTURE, SUMMARY)
+    save_holdout(path, np.random.default_rng(0).integers(0, 256, (6, 3, 12, 9), np.uint8), np.arange(6))
+    return path
+
+
+def change_config(run: Path, **changes: Any) -> None:
+    document = json.loads((run / CONFIG).read_text())
+    (run / CONFIG).write_text(json.dumps(document | changes))
+
+
+def refused(load: Callable[[], object], *words: str) -> None:
+    """Loading raises RunError with one line that holds each of the words."""
+    with pytest.raises(RunError) as caught:
+        load()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_a_run_comes_back_as_it_was_saved(run: Path, network: VAENetwork, make_config: Callable[..., Config]) -> None:
+    loaded = load_run(run)
+    assert loaded.config == make_config()
+    assert loaded.variance == 0.04
+    assert loaded.summary == SUMMARY
+    assert not loaded.network.training
+    expected = network.state_dict()
+    found = loaded.network.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert loaded.mixture is not None
+    for part in ("weights", "means", "cholesky"):
+        assert np.array_equal(getattr(loaded.mixture, part), getattr(MIXTURE, part))
+        assert getattr(loaded.mixture, part).dtype == np.float64
+
+
+def test_held_out_images_come_back(run: Path) -> None:
+    images = load_holdout(load_run(run))
+    assert np.array_equal(images, np.random.default_rng(0).integers(0, 256, (6, 3, 12, 9), np.uint8))
+    with np.load(run / HOLDOUT) as arrays:
+        assert arrays["labels"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_bernoulli_run_without_a_mixture_comes_back(run: Path, network: VAENetwork) -> None:
+    change_config(run, likelihood="bernoulli")
+    save_model(run, network, None, None, SUMMARY)
+    loaded = load_run(run)
+    assert loaded.variance is None
+    assert loaded.mixture is None
+
+
+def test_the_same_model_gives_the_same_bytes(run: Path, network: VAENetwork) -> None:
+    before = (run / MODEL).read_bytes()
+    save_model(run, network, 0.04, MIXTURE, dict(reversed(SUMMARY.items())))
+    assert (run / MODEL).read_bytes() == before
+
+
+def test_the_model_may_be_read_by_whoever_may_read_the_rest_of_the_run(run: Path) -> None:
+    modes = {stat.S_IMODE((run / name).stat().st_mode) for name in (MODEL, CONFIG, HOLDOUT)}
+    assert len(modes) == 1, [oct(mode) for mode in modes]
+
+
+def test_nothing_is_a_run(tmp_path: Path) -> None:
+    refused(lambda: load_run(tmp_path / "none"), "there is no run", str(tmp_path / "none"), "vaekit train")
+    refused(lambda: load_run(tmp_path), "is not a run", str(tmp_path), CONFIG)
+
+
+def test_a_run_without_a_model_is_named(run: Path) -> None:
+    (run / MODEL).unlink()
+    refused(lambda: load_run(run), str(run), MODEL)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1])
+def test_a_damaged_model_is_named(run: Path, keep: int) -> None:
+    data = (run / MODEL).read_bytes()
+    (run / MODEL).write_bytes(data[:keep])
+    refused(lambda: load_run(run), str(run / MODEL), "cannot be read")
+
+
+def test_a_model_that_is_text_is_named(run: Path) -> None:
+    (run / MODEL).write_text("this is no model\n" * 100)
+    refused(lambda: load_run(run), str(run / MODEL))
+
+
+@pytest.mark.parametrize("changes", [{"latent": 3}, {"height": 40, "width": 40}, {"channels": 1}])
+def test_weights_that_do_not_fit_the_config_are_named(run: Path, changes: dict[str, int]) -> None:
+    change_config(run, **changes)
+    refused(lambda: load_run(run), str(run / MODEL), str(run / CONFIG), "do not fit")
+
+
+def test_a_gaussian_run_without_its_variance_is_named(run: Path, network: VAENetwork) -> None:
+    save_model(run, network, None, None, SUMMARY)
+    refused(lambda: load_run(run), str(run / MODEL), "variance")
+
+
+def test_a_newer_format_asks_for_an_upgrade(run: Path) -> None:
+    change_config(run, format_version=99)
+    refused(lambda: load_run(run), str(run), "newer", "pip install -U vaekit")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 1}', '{"format_version": "x"}', "\ud800"])
+def test_a_damaged_config_is_named(run: Path, text: str) -> None:
+    (run / CONFIG).write_bytes(text.encode("utf-8", "surrogatepass"))
+    refused(lambda: load_run(run), str(run / CONFIG), "damaged")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"unknown": 1}, {"latent": "two"}, {"latent": -1}, {"height": None}, {"channels": [3]}]
+)
+def test_a_config_with_values_that_are_none_is_named(run: Path, changes: dict[str, Any]) -> None:
+    change_config(run, **changes)
+    refused(lambda: load_run(run), str(run / CONFIG))
+
+
+def test_missing_held_out_images_are_named(run: Path) -> None:
+    (run / HOLDOUT).unlink()
+    refused(lambda: load_holdout(load_run(run)), str(run / HOLDOUT), "missing")
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut short", "altered", "another array", "a single array"])
+def test_damaged_held_out_images_are_named(run: Path, damage: str) -> None:
+    path = run / HOLDOUT
+    data = path.read_bytes()
+    if damage == "another array":
+        np.savez(path, pictures=np.zeros(3))
+    elif damage == "a single array":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros((6, 3, 12, 9), np.uint8))
+    else:
+        middle = len(data) // 2
+        altered = data[:middle] + bytes(64) + data[middle + 64 :]
+        path.write_bytes({"empty": b"", "text": b"no array", "cut short": data[:middle], "altered": altered}[damage])
+    refused(lambda: load_holdout(load_run(run)), str(path))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((2, 1, 12, 9), np.uint8), np.zeros((2, 3, 12, 9), np.float32), np.zeros((0, 3, 12, 9), np.uint8)],
+)
+def test_held_out_images_that_do_not_fit_are_named(run: Path, images: np.ndarray[Any, Any]) -> None:
+    save_holdout(run, images, None)
+    refused(lambda: load_holdout(load_run(run)), str(run / HOLDOUT), "does not fit")
+
+
+def test_a_free_place_may_be_written(tmp_path: Path) -> None:
+    check_target(tmp_path / "new" / "run", overwrite=False)
+    check_target(tmp_path, overwrite=False)  # an empty folder
+
+
+def test_a_run_is_only_replaced_when_asked(run: Path) -> None:
+    refused(lambda: check_target(run, overwrite=False), str(run), "--overwrite")
+    check_target(run, overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_run_is_never_replaced(tmp_path: Path, overwrite: bool) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("a letter")
+    folder.mkdir()
+    (folder / "photo.jpg").write_text("a photo")
+    refused(lambda: check_target(file, overwrite), str(file), "is not a run")
+    refused(lambda: check_target(folder, overwrite), str(folder), "is not a run")
+    with pytest.raises(VaekitError, match="cannot write"):
+        check_target(file / "run", overwrite)
+
+
+def test_a_new_run_starts_without_what_the_old_one_left(run: Path) -> None:
+    (run / METRICS).write_text("old\n")
+    (run / PREVIEWS / "old.png").write_text("old")
+    start_folder(run)
+    assert list((run / PREVIEWS).iterdir()) == []
+    assert not (run / MODEL).exists()
+    assert not (run / METRICS).exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(lambda: start_folder(tmp_path / "file" / "run"), str(tmp_path / "file" / "run"))
+
+
+def test_an_unfinished_run_is_a_run(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    shutil.rmtree(tmp_path, ignore_errors=True)
+    start_folder(tmp_path)
+    assert not is_run(tmp_path)
+    save_config(tmp_path, make_config())
+    assert is_run(tmp_path)

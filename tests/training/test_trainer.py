@@ -1,0 +1,308 @@
+"""Whole trainings, as small as they can be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vaekit.errors import RunError, SourceError, UsageError, VaekitError
+from vaekit.sources import Images
+from vaekit.training.networks import reparameterise
+from vaekit.training.run import CONFIG, HOLDOUT, METRICS, MODEL, PREVIEWS, Config, load_holdout, load_run
+from vaekit.training.trainer import HOLDOUT_IMAGES, Outcome, Progress, Trainer, learning_rate, split, steps_of
+
+MakeConfig = Callable[..., Config]
+
+
+def strict_json(text: str) -> Any:
+    """JSON proper: Python's own NaN and Infinity are none."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def metrics(run: Path, part: str) -> list[dict[str, Any]]:
+    records = [strict_json(line) for line in (run / METRICS).read_text().splitlines()]
+    return [record for record in records if record["split"] == part]
+
+
+def subset(images: Images, count: int) -> Images:
+    return dataclasses.replace(images, _count=count)
+
+
+def test_training_raises_the_bound(trained: tuple[Path, Outcome]) -> None:
+    path, outcome = trained
+    first, *_, last = metrics(path, "validation")
+    assert last["elbo"] > first["elbo"] + 50
+    assert outcome.elbo > first["elbo"] + 50
+    assert metrics(path, "training")[-1]["elbo"] > metrics(path, "training")[0]["elbo"]
+
+
+def test_the_outcome_is_that_of_the_kept_model_on_held_out_images(trained: tuple[Path, Outcome]) -> None:
+    path, outcome = trained
+    run = load_run(path)
+    assert run.variance is not None
+    assert outcome.sigma == pytest.approx(math.sqrt(run.variance))
+    assert outcome.elbo == pytest.approx(outcome.reconstruction - outcome.kl)
+    assert outcome.steps == outcome.config.steps == 60
+    assert not outcome.interrupted
+    assert run.mixture is not None
+    assert outcome.components == len(run.mixture.weights) > 1
+    assert run.config == outcome.config
+    assert run.summary["steps"] == 60
+    assert run.summary["validation"]["elbo"] == pytest.approx(outcome.elbo)
+    assert outcome.elbo >= max(record["elbo"] for record in metrics(path, "validation")) - 5  # of about 50
+
+
+def test_metrics_are_json_with_finite_numbers(trained: tuple[Path, Outcome]) -> None:
+    path, _ = trained
+    training, validation = metrics(path, "training"), metrics(path, "validation")
+    assert [record["step"] for record in training] == [10, 20, 30, 40, 50, 60]
+    assert len(validation) == 10
+    assert validation[-1]["step"] == 60
+    for record in (*training, *validation):
+        assert record["elbo"] == pytest.approx(record["reconstruction"] - record["kl"], abs=1e-3)
+        assert all(math.isfinite(value) for key, value in record.items() if key != "split")
+        assert record["kl"] >= 0
+    assert all(record["variance"] > 0 for record in validation)
+
+
+def test_previews_are_pictures_that_people_can_look_at(trained: tuple[Path, Outcome]) -> None:
+    previews = sorted((trained[0] / PREVIEWS).iterdir())
+    names = [preview.name for preview in previews]
+    assert {"reconstructions-final.png", "samples-final.png", "reconstructions-000060.png"} <= set(names)
+    for preview in previews:
+        with Image.open(preview) as picture:
+            picture.load()
+            assert picture.format == "PNG"
+            assert all(100 <= side <= 2000 for side in picture.size)
+            assert np.asarray(picture).std() > 1
+
+
+def test_frozen_variance_is_the_mean_squared_error_over_training_images(
+    trained: tuple[Path, Outcome], images: Images
+) -> None:
+    run = load_run(trained[0])
+    training, _ = split(len(images), run.config.seed)
+    x = torch.from_numpy(images.read(training)).float() / 255
+    errors = []
+    with torch.inference_mode():
+        mu, logvar = run.network.encoder(x)
+        for seed in range(10):
+            eps = torch.randn(mu.shape, generator=torch.Generator().manual_seed(seed))
+            errors.append((x - run.network.decoder(reparameterise(mu, logvar, eps))).square().mean())
+    assert run.variance == pytest.approx(torch.stack(errors).mean().item(), rel=0.03)
+
+
+def test_the_holdout_is_what_was_not_trained_on(trained: tuple[Path, Outcome], images: Images) -> None:
+    run = load_run(trained[0])
+    _, holdout = split(len(images), run.config.seed)
+    assert np.array_equal(load_holdout(run), images.read(holdout))
+
+
+@given(count=st.integers(3, 30_000), seed=st.integers(0, 2**64 - 1))
+def test_training_and_holdout_are_disjoint_and_cover_all(count: int, seed: int) -> None:
+    training, holdout = split(count, seed)
+    assert np.array_equal(np.sort(np.concatenate((training, holdout))), np.arange(count))
+    assert 1 <= len(holdout) <= HOLDOUT_IMAGES
+    assert len(training) >= 2
+
+
+def test_the_split_follows_the_seed() -> None:
+    assert np.array_equal(split(100, 1)[1], split(100, 1)[1])
+    assert not np.array_equal(split(100, 1)[1], split(100, 2)[1])
+
+
+def test_labels_of_held_out_images_are_kept(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    labels = np.arange(len(images)) % 7
+    Trainer(make_config(steps=1), dataclasses.replace(images, labels=labels), tmp_path / "run").run()
+    with np.load(tmp_path / "run" / HOLDOUT) as arrays:
+        assert np.array_equal(arrays["labels"], labels[split(len(images), 0)[1]])
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    models = []
+    for number, seed in enumerate((0, 0, 1)):
+        path = tmp_path / str(number)
+        Trainer(make_config(steps=8, seed=seed), images, path).run()
+        models.append((path / MODEL).read_bytes())
+    assert models[0] == models[1] != models[2]
+
+
+def test_streamed_images_give_the_same_model(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    models = []
+    for in_memory in (True, False):
+        path = tmp_path / str(in_memory)
+        Trainer(make_config(), dataclasses.replace(images, in_memory=in_memory), path).run()
+        models.append((path / MODEL).read_bytes())
+    assert models[0] == models[1]
+
+
+def test_images_that_cannot_be_read_while_training_end_it(
+    tmp_path: Path, images: Images, make_config: MakeConfig
+) -> None:
+    reads = 0
+
+    def read(indices: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads > 4:
+            raise SourceError("photo.png: the disk is gone")
+        return images.read(indices)
+
+    broken = dataclasses.replace(images, in_memory=False, _read=read)
+    with pytest.raises(SourceError, match="the disk is gone"):
+        Trainer(make_config(), broken, tmp_path / "run").run()
+
+
+def test_stopping_early_keeps_what_was_learnt(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    seen: list[Progress] = []
+    trainer = Trainer(make_config(steps=1000), images, tmp_path / "run", stop=lambda: bool(seen), report=seen.append)
+    outcome = trainer.run()
+    assert outcome.interrupted
+    assert outcome.steps == seen[0].step < 1000
+    run = load_run(tmp_path / "run")
+    assert run.variance == pytest.approx((outcome.sigma or 0) ** 2)
+    assert run.mixture is not None
+    assert run.summary["steps"] == outcome.steps
+    assert metrics(tmp_path / "run", "validation")
+
+
+def test_stopping_before_the_first_step_is_no_divergence(
+    tmp_path: Path, images: Images, make_config: MakeConfig
+) -> None:
+    outcome = Trainer(make_config(), images, tmp_path / "run", stop=lambda: True).run()
+    assert outcome.interrupted
+    assert outcome.steps == 0
+    assert load_run(tmp_path / "run").summary["steps"] == 0
+
+
+def test_a_deadline_becomes_a_recorded_number_of_steps(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    deadline = time.monotonic() + 17
+    outcome = Trainer(make_config(steps=7), images, tmp_path / "run", deadline=deadline).run()
+    assert time.monotonic() < deadline
+    recorded = json.loads((tmp_path / "run" / CONFIG).read_text())["steps"]
+    assert recorded == outcome.config.steps
+    assert 31 < outcome.steps <= recorded
+
+
+def test_a_deadline_that_is_past_still_gives_a_model(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    outcome = Trainer(make_config(), images, tmp_path / "run", deadline=time.monotonic()).run()
+    assert outcome.steps > 0
+    assert math.isfinite(outcome.elbo)
+    assert load_run(tmp_path / "run").config == outcome.config
+
+
+def test_a_fixed_sigma_is_kept(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    outcome = Trainer(make_config(sigma=0.25), images, tmp_path / "run").run()
+    assert outcome.sigma == pytest.approx(0.25)
+    assert load_run(tmp_path / "run").variance == pytest.approx(0.0625)
+    assert {record["variance"] for record in metrics(tmp_path / "run", "validation")} == {0.0625}
+
+
+def test_bernoulli_has_no_variance(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    outcome = Trainer(make_config(likelihood="bernoulli"), images, tmp_path / "run").run()
+    assert outcome.sigma is None
+    assert load_run(tmp_path / "run").variance is None
+    assert outcome.reconstruction < 0  # a log probability
+
+
+def test_beta_weighs_the_kl(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    none, heavy = (
+        Trainer(make_config(steps=30, beta=beta, sigma=0.3), images, tmp_path / str(beta)).run() for beta in (0.0, 50.0)
+    )
+    assert heavy.kl < none.kl / 2
+
+
+def test_training_that_diverges_says_so(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    with pytest.raises(VaekitError, match=r"diverged.*[Ll]ower --lr"):
+        Trainer(make_config(steps=40, lr=1e30), images, tmp_path / "run").run()
+    for line in (tmp_path / "run" / METRICS).read_text().splitlines():
+        strict_json(line)
+
+
+def test_a_divergence_after_a_checkpoint_leaves_the_checkpoint(
+    tmp_path: Path, images: Images, make_config: MakeConfig
+) -> None:
+    def poison(progress: Progress) -> None:
+        with torch.no_grad():
+            trainer.network.decoder.doublings[-1].bias.fill_(math.nan)  # type: ignore[operator]
+
+    trainer = Trainer(make_config(steps=40), images, tmp_path / "run", report=poison)
+    with pytest.raises(VaekitError, match=f"diverged.*{tmp_path / 'run'}"):
+        trainer.run()
+    run = load_run(tmp_path / "run")
+    assert run.summary["steps"] <= 10
+    assert all(parameter.isfinite().all() for parameter in run.network.parameters())
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**64 - 1])
+def test_any_seed_of_64_bits_trains(tmp_path: Path, images: Images, make_config: MakeConfig, seed: int) -> None:
+    outcome = Trainer(make_config(steps=2, seed=seed), images, tmp_path / "run").run()
+    assert math.isfinite(outcome.elbo)
+
+
+def test_a_new_training_leaves_nothing_of_the_old_one(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    Trainer(make_config(steps=9), images, tmp_path / "run").run()
+    Trainer(make_config(steps=1), images, tmp_path / "run").run()
+    assert [record["step"] for record in metrics(tmp_path / "run", "validation")] == [1]
+    assert not (tmp_path / "run" / PREVIEWS / "reconstructions-000009.png").exists()
+
+
+@pytest.mark.parametrize("batch_size", [0, 1, 217, 10_000])
+def test_a_batch_that_cannot_be_filled_is_refused(
+    tmp_path: Path, images: Images, make_config: MakeConfig, batch_size: int
+) -> None:
+    with pytest.raises(UsageError, match="from 2 to the number of training images, 216"):
+        Trainer(make_config(batch_size=batch_size), images, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_than_three_images_are_refused(
+    tmp_path: Path, images: Images, make_config: MakeConfig, count: int
+) -> None:
+    with pytest.raises(SourceError, match=f"{count} images are too few"):
+        Trainer(make_config(batch_size=2), subset(images, count), tmp_path / "run")
+
+
+def test_three_images_are_enough(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    outcome = Trainer(make_config(batch_size=2), subset(images, 3), tmp_path / "run").run()
+    assert outcome.components == 0  # and N(0, I) is what is sampled from
+    assert load_run(tmp_path / "run").mixture is None
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        Trainer(make_config(), images, tmp_path / "file" / "run").run()
+
+
+def test_length_in_steps_or_in_epochs() -> None:
+    assert steps_of(1000, 100, steps=7) == 7
+    assert steps_of(1050, 100, epochs=3) == 30
+    assert steps_of(50, 100, epochs=3) == 3
+    assert steps_of(1000, 100) > 0
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    rates = [learning_rate(step, 100, 10) for step in range(101)]
+    assert 0 < rates[0] < rates[5] < rates[9] <= 1
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert max(rates) > 0.95
+    assert learning_rate(50, None, 10) == 1.0
