@@ -33,7 +33,9 @@ def vaekit(tmp_path: Path) -> Run:
     if not script.exists():
         pytest.fail(f"{script} is not there: pip install -e .")
 
-    def run(*arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path = tmp_path
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [script, *map(str, arguments)],
             cwd=cwd,

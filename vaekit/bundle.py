@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,23 +172,29 @@ def read_bundle(path: str | Path) -> Bundle:
     document = _parse_manifest(path, files[MANIFEST])
     try:
         manifest = Manifest.from_json(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         detail = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise BundleError(f"{path / MANIFEST} is damaged: {detail}. Export the bundle again.") from error
     _check_hashes(path, manifest, files)
     for graph in manifest.graphs.values():
         _check_graph(path / graph.file, graph, files[graph.file])
+    _check_declarations(path / MANIFEST, manifest)
     return Bundle(path, manifest, document, files)
 
 
 def dump_json(document: Mapping[str, Any]) -> str:
     """JSON for people: indented, but with each list of plain numbers on one line."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    return re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", _on_one_line, text) + "\n"
+    return _formatted(document, "") + "\n"
 
 
-def _on_one_line(numbers: re.Match[str]) -> str:
-    return f"[{' '.join(numbers[1].split())}]"
+def _formatted(value: Any, indent: str) -> str:
+    inner = indent + "  "
+    if isinstance(value, Mapping) and value:
+        rows = [f"{json.dumps(key, ensure_ascii=False)}: {_formatted(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and any(not isinstance(item, int | float) for item in value):
+        return "[\n" + ",\n".join(inner + _formatted(item, inner) for item in value) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _read_files(path: Path) -> dict[str, bytes]:
@@ -221,7 +227,8 @@ def _read_zip(path: Path) -> dict[str, bytes]:
                 if found[name].file_size > _LARGEST_FILE:
                     raise BundleError(f"{path} holds a {name} of more than two gigabytes")
             return {name: archive.read(found[name]) for name in FILE_NAMES}
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+        # RuntimeError is zipfile's word for encryption, and its NotImplementedError for what it cannot unpack.
         raise BundleError(f"{path} is neither a bundle's folder nor a .zip of one: {error}") from error
 
 
@@ -229,7 +236,7 @@ def _parse_manifest(path: Path, data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
         kind, version = document["format"], document["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
             f"{path / MANIFEST} is damaged or not of a vaekit bundle. Export the bundle again."
         ) from error
@@ -245,7 +252,8 @@ def _parse_manifest(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _check_hashes(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    for declared in (*manifest.graphs.values(), manifest.golden):
+    declared_files: list[GraphSpec | FileSpec] = [*manifest.graphs.values(), manifest.golden]
+    for declared in declared_files:
         if declared.file not in files:
             raise BundleError(f"{path / MANIFEST} names a file that no bundle has: {declared.file!r}")
         if hashlib.sha256(files[declared.file]).hexdigest() != declared.sha256:
@@ -253,6 +261,28 @@ def _check_hashes(path: Path, manifest: Manifest, files: Mapping[str, bytes]) ->
                 f"{path / declared.file} is not the file that was exported: its sha256 differs from the manifest's. "
                 "Copy or export the bundle again."
             )
+
+
+def _check_declarations(path: Path, manifest: Manifest) -> None:
+    """The manifest's parts must fit each other: sizes, the graphs' tensors and the mixture."""
+    image = TensorInfo("image", "float32", ("batch", *manifest.image.shape))
+    mu, logvar, z = (TensorInfo(name, "float32", ("batch", *manifest.latent.shape)) for name in ("mu", "logvar", "z"))
+    encoder, decoder = manifest.graphs["encoder"], manifest.graphs["decoder"]
+    wanted = {
+        "the encoder's inputs": (encoder.inputs, (image,)),
+        "the encoder's outputs": (encoder.outputs, (mu, logvar)),
+        "the decoder's inputs": (decoder.inputs, (z,)),
+        "the decoder's outputs": (decoder.outputs, (image,)),
+    }
+    for what, (declared, expected) in wanted.items():
+        if declared != expected:
+            raise BundleError(
+                f"{path} contradicts itself: {what} are declared as {_describe(declared)}, where its sizes ask for "
+                f"{_describe(expected)}"
+            )
+    d = manifest.latent.shape[0]
+    if manifest.mixture is not None and manifest.mixture.means.shape[1] != d:
+        raise BundleError(f"{path} contradicts itself: its mixture prior has not the latent's {d} dimensions")
 
 
 def _check_graph(path: Path, declared: GraphSpec, data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vaekit.errors import VaekitError
@@ -36,7 +36,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 @contextmanager
@@ -49,26 +49,34 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if path.exists():
+        if os.path.lexists(path):
             os.replace(path, retired)
         try:
             os.replace(temporary, path)
-        except OSError:
-            if retired.exists():
+        except BaseException:
+            if os.path.lexists(retired):
                 os.replace(retired, path)
             raise
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(retired, ignore_errors=True)
+        _remove(temporary)
+    _remove(retired)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
     with replacing_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, link or folder, or what can be removed of it."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _temporary_name(path: Path, kind: str = "tmp") -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vaekit.errors import SourceError
 
@@ -51,7 +51,7 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int]) -> NDArra
 
 
 def probe_image(path: str | Path) -> tuple[tuple[int, int], bool]:
-    """(height, width) and whether a picture is grey, from its header alone; orientation is not applied.
+    """(height, width) and whether a picture is grey, as it stands upright, from its header alone.
 
     Raises SourceError where it cannot be read.
     """
@@ -59,7 +59,9 @@ def probe_image(path: str | Path) -> tuple[tuple[int, int], bool]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _open(path) as picture:
-                return (picture.height, picture.width), picture.mode in ("1", "L", "LA", "I", "I;16", "I;16B")
+                size = (picture.height, picture.width)
+                turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+                return size[::-1] if turned else size, picture.mode in ("1", "L", "LA", "I", "I;16", "I;16B")
     except _READ_ERRORS as error:
         raise SourceError(f"{path}: {_reason(error)}") from error
 
@@ -84,8 +86,11 @@ def _open(path: str | Path) -> Image.Image:
 def _convert(picture: Image.Image, channels: int) -> Image.Image:
     mode = "L" if channels == 1 else "RGB"
     if picture.mode.startswith("I"):  # 16 bits a pixel, held in 16 or 32
-        scaled = np.clip(np.rint(np.asarray(picture).astype(np.float64) / 257), 0, 255)
-        picture = Image.fromarray(scaled.astype(np.uint8))
+        values = np.asarray(picture).astype(np.float64)
+        transparent = picture.info.get("transparency")
+        picture = Image.fromarray(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8))
+        if transparent is not None:
+            picture.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     elif picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of no known range")
     if picture.has_transparency_data:
@@ -95,7 +100,7 @@ def _convert(picture: Image.Image, channels: int) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not a picture in a format that vaekit reads"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -50,10 +50,8 @@ def read_onnx(data: bytes) -> OnnxInfo:
                 _read_graph(_nested(value), info, top=True)
             elif number == 8:
                 _read_opset(_nested(value), info)
-            elif number == 25:  # a function of the model's own: its nodes are field 7
-                for inner, node in _fields(_nested(value)):
-                    if inner == 7:
-                        _read_node(_nested(node), info)
+            elif number == 25:
+                _read_function(_nested(value), info)
     except (IndexError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError("it is not a whole ONNX file") from error
     if not info.ir_version or not info.opsets or not info.outputs:
@@ -77,10 +75,8 @@ def _read_graph(message: memoryview, info: OnnxInfo, *, top: bool = False) -> No
             _read_node(_nested(value), info)
         elif number == 5:
             _read_tensor(_nested(value), info)
-        elif number == 15:  # a sparse initialiser: its values are field 1, its indices field 2
-            for _, tensor in _fields(_nested(value)):
-                if isinstance(tensor, memoryview):
-                    _read_tensor(tensor, info)
+        elif number == 15:
+            _read_sparse_tensor(_nested(value), info)
         elif top and number == 11:
             info.inputs.append(_tensor_info(_nested(value)))
         elif top and number == 12:
@@ -105,6 +101,24 @@ def _read_attribute(message: memoryview, info: OnnxInfo) -> None:
             _read_tensor(_nested(value), info)
         elif number in (6, 11):
             _read_graph(_nested(value), info)
+        elif number in (22, 23):
+            _read_sparse_tensor(_nested(value), info)
+
+
+def _read_function(message: memoryview, info: OnnxInfo) -> None:
+    """A function of the model's own: its nodes are field 7, its attributes' defaults field 11."""
+    for number, value in _fields(message):
+        if number == 7:
+            _read_node(_nested(value), info)
+        elif number == 11:
+            _read_attribute(_nested(value), info)
+
+
+def _read_sparse_tensor(message: memoryview, info: OnnxInfo) -> None:
+    """Its values are field 1, its indices field 2."""
+    for number, value in _fields(message):
+        if number in (1, 2):
+            _read_tensor(_nested(value), info)
 
 
 def _read_tensor(message: memoryview, info: OnnxInfo) -> None:
@@ -116,7 +130,8 @@ def _read_tensor(message: memoryview, info: OnnxInfo) -> None:
 
 def _tensor_info(message: memoryview) -> TensorInfo:
     """A ValueInfoProto: name (1) and type (2), whose tensor type (1) has an element type (1) and a shape (2)."""
-    name, dtype, shape = "", "", ()
+    name, dtype = "", ""
+    shape: tuple[int | str, ...] = ()
     for number, value in _fields(message):
         if number == 1:
             name = _text(value)
@@ -128,7 +143,8 @@ def _tensor_info(message: memoryview) -> TensorInfo:
 
 
 def _tensor_type(message: memoryview) -> tuple[str, tuple[int | str, ...]]:
-    dtype, shape = "", ()
+    dtype = ""
+    shape: tuple[int | str, ...] = ()
     for number, value in _fields(message):
         if number == 1:
             dtype = _DTYPES.get(_integer(value), f"type {value!r}")

@@ -37,7 +37,8 @@ def grid(images: NDArray[np.floating], columns: int | None = None, *, padding: i
 
 def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Images in [0, 1] as bytes, rounded to the nearest."""
-    return np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return pixels
 
 
 def check_picture_path(path: Path) -> str:
@@ -57,4 +58,7 @@ def save_picture(pixels: NDArray[np.uint8], path: Path) -> None:
     """Write pixels (height, width, 3) to a picture file, whole or not at all."""
     kind = check_picture_path(path)
     with replacing_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary, kind)
+        try:
+            Image.fromarray(pixels).save(temporary, kind)
+        except ValueError as error:  # WebP's way of saying that the picture is too large
+            raise VaekitError(f"cannot write {path}: {error}") from error

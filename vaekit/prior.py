@@ -40,7 +40,8 @@ def draw_normal(
     out = np.empty((count, dimensions), np.float32)
     for first in range(0, count, _CHUNK):
         part = out[first : first + _CHUNK]
-        part[:] = temperature * noise.standard_normal(seed, start + first, len(part), dimensions)
+        with np.errstate(over="ignore"):
+            part[:] = temperature * noise.standard_normal(seed, start + first, len(part), dimensions)
     return out
 
 
@@ -59,7 +60,8 @@ def draw_mixture(
         raw = noise.words(seed, start + first, len(part), noise.block_words(dimensions))
         component = _components(mixture.weights, noise.uniforms(raw[:, -1]))
         eps = temperature * noise.normals(raw, dimensions)
-        part[:] = mixture.means[component] + _rows_times(mixture.cholesky, component, eps)
+        with np.errstate(over="ignore"):
+            part[:] = mixture.means[component] + _rows_times(mixture.cholesky, component, eps)
     return out
 
 

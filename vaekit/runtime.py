@@ -176,7 +176,8 @@ def _as_float32(
     if array.shape[1:] != item_shape or array.ndim != len(item_shape) + 1:
         sizes = ", ".join(map(str, item_shape))
         raise UsageError(f"{what} must have the shape (N, {sizes}), not {array.shape}")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _one_line(error: Exception) -> str:

@@ -55,6 +55,8 @@ def log_likelihood(images: Array, means: Array, likelihood: Likelihood) -> NDArr
     mean = means.reshape(len(means), -1).astype(np.float64)
     if likelihood.sigma is None:
         mean = np.clip(mean, 1e-7, 1.0 - 1e-7)  # a float32 sigmoid rounds to 0 and 1
-        return (x * np.log(mean) + (1.0 - x) * np.log1p(-mean)).sum(axis=1)
+        cross_entropy: NDArray[np.float64] = (x * np.log(mean) + (1.0 - x) * np.log1p(-mean)).sum(axis=1)
+        return cross_entropy
     variance = likelihood.sigma**2
-    return -0.5 * (x.shape[1] * math.log(2 * math.pi * variance) + ((x - mean) ** 2).sum(axis=1) / variance)
+    squared_error: NDArray[np.float64] = ((x - mean) ** 2).sum(axis=1)
+    return -0.5 * (x.shape[1] * math.log(2 * math.pi * variance) + squared_error / variance)

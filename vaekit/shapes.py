@@ -64,17 +64,20 @@ def _coverage(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np
     """How much of each pixel the shape covers, (n, H, W) in [0, 1]: the distance to its outline, one pixel wide."""
     height, width = size
     scale = min(height, width)
-    column = lambda name: factors[:, FACTOR_NAMES.index(name), None, None].astype(np.float32)  # noqa: E731
-    x = np.arange(width, dtype=np.float32) + 0.5 - column("x") * width
-    y = np.arange(height, dtype=np.float32)[:, None] + 0.5 - column("y") * height
-    turn, radius = 2 * np.pi * column("rotation"), column("size") * scale
+    shape, size_factor, rotation, centre_x, centre_y = (
+        factors[:, FACTOR_NAMES.index(name), None, None].astype(np.float32)
+        for name in ("shape", "size", "rotation", "x", "y")
+    )
+    x = np.arange(width, dtype=np.float32) + 0.5 - centre_x * width
+    y = np.arange(height, dtype=np.float32)[:, None] + 0.5 - centre_y * height
+    turn, radius = 2 * np.pi * rotation, size_factor * scale
     along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     # Signed distance in pixels, negative inside. Half sides and inner radii are those of equal area, pi r².
     circle = np.hypot(x, y) - radius
     square = np.maximum(np.abs(along), np.abs(across)) - radius * np.float32(np.sqrt(np.pi) / 2)
     slopes = np.maximum(np.float32(np.sqrt(3) / 2) * np.abs(along) - across / 2, across)
     triangle = slopes - radius * np.float32(np.sqrt(np.pi / (3 * np.sqrt(3))))
-    distance = np.choose(column("shape").astype(np.int64), (circle, square, triangle))
+    distance = np.choose(shape.astype(np.int64), (circle, square, triangle))
     return np.clip(0.5 - distance, 0.0, 1.0)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,7 +129,7 @@ def _find_dataset(name: str) -> Path:
 
 
 def _open_folder(source: str, folder: Path, size: tuple[int, int] | None, progress: Progress | None) -> Images:
-    found = sorted(Path(top) / name for top, _, names in os.walk(folder, followlinks=True) for name in names)
+    found = sorted(_files_under(folder))
     files = [file for file in found if file.suffix.lower() in SUFFIXES]
     if not files:
         if any("idx3-ubyte" in file.name for file in found):
@@ -137,6 +139,15 @@ def _open_folder(source: str, folder: Path, size: tuple[int, int] | None, progre
     names = tuple(sorted(set(classes)))
     labels = np.array([names.index(name) for name in classes], np.int64) if len(names) > 1 else None
     return _from_files(source, files, labels, names if len(names) > 1 else (), size, progress)
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    """Files at any depth; links to folders are followed, but not back into a folder that they lie in."""
+    for top, folders, names in os.walk(folder, followlinks=True):
+        here = Path(top)
+        above = {path.resolve() for path in (here, *here.parents) if path.is_relative_to(folder)}
+        folders[:] = [name for name in folders if (here / name).resolve() not in above]
+        yield from (here / name for name in names)
 
 
 def _open_idx_folder(source: str, folder: Path, size: tuple[int, int] | None) -> Images:
@@ -156,12 +167,12 @@ def _idx_labels(images: Path) -> NDArray[np.uint8] | None:
 
 def _open_array_file(source: str, path: Path, size: tuple[int, int] | None) -> Images:
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return _from_array(source, loaded, None, size)
-        with loaded:
+        if path.suffix == ".npy":
+            return _from_array(source, np.lib.format.open_memmap(path, mode="r"), None, size)
+        # Opened here: of a damaged archive, np.load would leave its own file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
             return _from_array(source, _images_of(path, loaded), loaded.get("labels"), size)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise SourceError(f"{path} cannot be read as an array: {' '.join(str(error).split())}") from error
 
 
@@ -222,13 +233,16 @@ def _to_uint8(source: str, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         raise SourceError(
             f"{source} has pixels from {pixels.min():g} to {pixels.max():g}: floats must lie in [0, 1] and be finite"
         )
-    return np.rint(pixels * 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(pixels * 255).astype(np.uint8)
+    return rounded
 
 
 def _resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize (n, C, H, W) by the one rule of vaekit.images."""
     if pixels.shape[2:] == size:
         return pixels
+    if not len(pixels):
+        return np.empty((0, pixels.shape[1], *size), np.uint8)
     pictures = (Image.fromarray(p[0] if len(p) == 1 else np.ascontiguousarray(p.transpose(1, 2, 0))) for p in pixels)
     return np.stack([fit(picture, size) for picture in pictures])
 
@@ -266,7 +280,7 @@ def _from_files(
     kept = [files[number] for number in good]
 
     def read(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return np.stack([read_image(kept[index], channels, size) for index in indices])
+        return np.array([read_image(kept[index], channels, size) for index in indices], np.uint8).reshape(-1, *shape)
 
     return Images(source, shape, labels, label_names, tuple(skipped), resized_from, False, len(kept), read)
 

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import torch
@@ -132,15 +133,16 @@ def _tidy(model: onnx.ModelProto) -> bytes:
     standard = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
     if standard is not None:
         model.ir_version = lowest_ir_version(standard)
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
-def _metadata(message: object) -> list[object]:
+def _metadata(message: Any) -> list[Any]:
     """Every message within a model, itself included, that holds metadata or documentation."""
-    found: list[object] = []
+    found: list[Any] = []
     if getattr(message, "metadata_props", None) or getattr(message, "doc_string", ""):
         found.append(message)
-    for field, value in message.ListFields():  # type: ignore[attr-defined]  # a protobuf message
+    for field, value in message.ListFields():
         if field.message_type is not None and field.name != "metadata_props":
             for inner in value if field.is_repeated else (value,):
                 found.extend(_metadata(inner))

@@ -17,6 +17,8 @@ BATCH_SIZES = (1, 2, 7, 64)
 
 Array = NDArray[np.float32]
 Outputs = tuple[Array, ...]
+Runner = Callable[[Array], Outputs]
+"""Runs a graph or module on a batch of rows."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,13 @@ def check_parity(graph: Graph, inputs: dict[str, Array], tolerances: Tolerances)
     return results
 
 
-def onnx_runner(graph: Graph) -> Callable[[Array], Outputs]:
+def onnx_runner(graph: Graph) -> Runner:
     """The graph's outputs for a batch, through the session that the edge opens."""
     session = open_session(graph.onnx)
     return lambda rows: tuple(session.run(list(graph.output_names), {graph.input_name: rows}))
 
 
-def torch_runner(module: nn.Module) -> Callable[[Array], Outputs]:
+def torch_runner(module: nn.Module) -> Runner:
     """The module's outputs for a batch, in evaluation mode."""
     module.eval()
 
@@ -104,7 +106,7 @@ def torch_runner(module: nn.Module) -> Callable[[Array], Outputs]:
     return run
 
 
-def in_batches(run: Callable[[Array], Outputs], rows: Array, size: int) -> Outputs:
+def in_batches(run: Runner, rows: Array, size: int) -> Outputs:
     """Outputs for all rows, run ``size`` at a time."""
     parts = [run(rows[first : first + size]) for first in range(0, len(rows), size)]
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
@@ -114,8 +116,8 @@ def _compare(
     graph: Graph,
     inputs: str,
     rows: Array,
-    run_onnx: Callable[[Array], Outputs],
-    run_torch: Callable[[Array], Outputs],
+    run_onnx: Runner,
+    run_torch: Runner,
     tolerances: Tolerances,
 ) -> Sequence[Result]:
     found: dict[str, Result] = {}

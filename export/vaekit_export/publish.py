@@ -45,6 +45,7 @@ from vaekit_export.parity import (
     BATCH_SIZES,
     Graph,
     Result,
+    Runner,
     Tolerances,
     check_parity,
     in_batches,
@@ -171,23 +172,20 @@ def _latents(run: Run) -> dict[str, Array]:
 
 def _compare_elbo(encoder: Graph, decoder: Graph, images: Array, likelihood: Likelihood) -> tuple[float, float]:
     """PyTorch's mean ELBO on the images, and ONNX Runtime's less that, in nats per image."""
-    means = []
-    for runner in (lambda graph: torch_runner(graph.module), onnx_runner):
-        encode, decode = runner(encoder), runner(decoder)
-        terms = elbo_terms(
-            images,
-            lambda rows, run=encode: _pair(in_batches(run, rows, _BATCH)),
-            lambda rows, run=decode: in_batches(run, rows, _BATCH)[0],
-            likelihood,
-        )
-        means.append(float(terms.elbo.mean()))
-    by_torch, by_onnx = means
+    by_torch = _mean_elbo(torch_runner(encoder.module), torch_runner(decoder.module), images, likelihood)
+    by_onnx = _mean_elbo(onnx_runner(encoder), onnx_runner(decoder), images, likelihood)
     return by_torch, by_onnx - by_torch
 
 
-def _pair(outputs: tuple[Array, ...]) -> tuple[Array, Array]:
-    mu, logvar = outputs
-    return mu, logvar
+def _mean_elbo(run_encoder: Runner, run_decoder: Runner, images: Array, likelihood: Likelihood) -> float:
+    def encode(rows: Array) -> tuple[Array, Array]:
+        mu, logvar = in_batches(run_encoder, rows, _BATCH)
+        return mu, logvar
+
+    def decode(z: Array) -> Array:
+        return in_batches(run_decoder, z, _BATCH)[0]
+
+    return float(elbo_terms(images, encode, decode, likelihood).elbo.mean())
 
 
 def _golden(run: Run, encoder: Graph, decoder: Graph, images: Array | None) -> bytes:

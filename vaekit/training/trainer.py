@@ -186,7 +186,7 @@ class Trainer:
         terms = elbo_terms(self.network, self._likelihood(), image, eps)
         loss = (self.config.beta * terms.kl - terms.reconstruction).mean()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
         self.optimiser.step()
         batch = optimal_variance(terms.squared_error.detach(), image[0].numel())
@@ -270,7 +270,8 @@ class Trainer:
             image = self._to_device(pixels[first : first + _EVALUATION_BATCH])
             eps = torch.randn(len(image), self.config.latent, device=self.device, generator=noise)
             terms.append(elbo_terms(self.network, likelihood, image, eps))
-            latents.append(reparameterise(*self.network.encoder(image), eps))
+            mu, logvar = self.network.encoder(image)
+            latents.append(reparameterise(mu, logvar, eps))
         reconstruction, kl, errors = (torch.cat(parts) for parts in zip(*terms, strict=True))
         figures = {"reconstruction": reconstruction.mean().item(), "kl": kl.mean().item()}
         figures = {"elbo": figures["reconstruction"] - figures["kl"], **figures}

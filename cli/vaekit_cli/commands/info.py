@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, ModelOption
+
+if TYPE_CHECKING:
+    from vaekit.bundle import Bundle
 
 
 def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
@@ -20,7 +24,7 @@ def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> Non
         print(f"{name:<12} {value}")
 
 
-def _rows(bundle: Bundle) -> list[tuple[str, str]]:  # noqa: F821 — imported by the command, not with this module
+def _rows(bundle: Bundle) -> list[tuple[str, str]]:
     manifest = bundle.manifest
     image, likelihood, parity = manifest.image, manifest.likelihood, manifest.parity
     sigma = "" if likelihood.sigma is None else f", sigma {likelihood.sigma:.4g}"

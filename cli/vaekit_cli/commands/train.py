@@ -18,6 +18,8 @@ from vaekit_cli.console import command_line, speaker
 from vaekit_cli.options import QuietOption, SeedOption, parse_sigma, parse_size
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vaekit.sources import Images
     from vaekit.training.trainer import Outcome
 
@@ -64,7 +66,7 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="Images a step.", show_default=f"{_BATCH_SIZE}, or all if fewer")
     ] = None,
-    lr: Annotated[float, typer.Option(help="Learning rate at its peak.")] = 8e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate at its peak.")] = 1.2e-2,
     seed: SeedOption = 0,
     device: Annotated[Device, typer.Option(help="auto takes cuda, then mps, then cpu.")] = Device.AUTO,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
@@ -179,18 +181,19 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[..., None]]:
 
     from vaekit.training.trainer import Progress as Figures
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    # Narrow enough for a terminal of 80 columns.
+    columns = (BarColumn(10), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=_stderr(), disable=_no_bar(quiet)) as bar:
         task = bar.add_task("", total=None)
 
         def report(now: Figures) -> None:
-            terms = f"ELBO {now.elbo:.1f} = reconstruction {now.reconstruction:.1f} - KL {now.kl:.1f} nats per image"
+            terms = f"ELBO {now.elbo:.1f} (reconstruction {now.reconstruction:.1f}, KL {now.kl:.1f}) nats"
             bar.update(task, completed=now.step, total=now.total, description=terms)
 
         yield report
 
 
-def _stderr() -> object:
+def _stderr() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
