@@ -182,6 +182,14 @@ def read_bundle(path: str | Path) -> Bundle:
     return Bundle(path, manifest, document, files)
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a folder's manifest says that it is a bundle, whatever else may be wrong with it."""
+    try:
+        return bool(json.loads((path / MANIFEST).read_bytes())["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def dump_json(document: Mapping[str, Any]) -> str:
     """JSON for people: indented, but with each list of plain numbers on one line."""
     return _formatted(document, "") + "\n"

@@ -55,6 +55,8 @@ def export_onnx(
     with torch.inference_mode():
         outputs = module(example)
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    if len(outputs) != len(output_names):
+        raise ExportError(f"the module has {len(outputs)} outputs, not the {len(output_names)} named {output_names}")
     inputs = [_declared(input_name, example)]
     declared = [_declared(name, output) for name, output in zip(output_names, outputs, strict=True)]
     try:

@@ -138,9 +138,9 @@ def _measure(
             f"{graph}, output {output}: ONNX Runtime gives the shape {actual.shape}, PyTorch {expected.shape}; "
             "nothing was published"
         )
-    difference = np.abs(actual.astype(np.float64) - expected)
     allowed = tolerances.atol + tolerances.rtol * np.abs(expected.astype(np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
+        difference = np.abs(actual.astype(np.float64) - expected)
         ratio = np.where(difference == 0, 0.0, difference / allowed)
     ratio[~(np.isfinite(actual) & np.isfinite(expected))] = np.inf  # NaN and infinity never agree
     at = np.unravel_index(int(np.argmax(ratio)), ratio.shape)

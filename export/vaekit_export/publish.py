@@ -31,6 +31,7 @@ from vaekit.bundle import (
     Likelihood,
     Manifest,
     dump_json,
+    is_bundle,
     read_bundle,
 )
 from vaekit.errors import BundleError, VaekitError
@@ -130,10 +131,9 @@ def export_run(
 
 def _check_target(target: Path) -> None:
     """Refuse, before any work, to replace what is no bundle."""
-    if target.exists() and not (target / MANIFEST).is_file():
-        occupied = not target.is_dir() or any(target.iterdir())
-        if occupied:
-            raise BundleError(f"{target} exists and is not a bundle: choose another place with -o")
+    empty = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not empty and not is_bundle(target):
+        raise BundleError(f"{target} exists and is not a bundle: choose another place with -o")
     check_writable(target)
 
 

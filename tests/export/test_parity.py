@@ -181,6 +181,17 @@ def test_what_is_not_finite_never_passes(bad: float, where: str) -> None:
         compare(actual, expected, Tolerances(1e30, 1e30))
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("order", [("good", "wrong"), ("wrong", "good"), ("good", "wrong", "good again")])
+def test_what_is_not_finite_does_not_pass_among_what_agrees(bad: float, order: tuple[str, ...]) -> None:
+    good = np.ones((4, 2, 3), np.float32)
+    wrong = good.copy()
+    wrong[2, 0, 1] = bad
+    inputs = {name: wrong if name == "wrong" else good for name in order}
+    with pytest.raises(ParityError, match="for wrong, number 2"):
+        check_parity(puppet(), inputs, Tolerances())
+
+
 def test_the_worst_element_is_the_one_reported() -> None:
     expected = np.full((80, 4), 10.0, np.float32)
     actual = expected.copy()

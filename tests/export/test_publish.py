@@ -236,6 +236,26 @@ def test_a_full_disk_keeps_the_older_bundle(
     assert_untouched(older_bundle)
 
 
+def test_a_rename_that_fails_brings_the_older_bundle_back(
+    tiny_run: Run, older_bundle: tuple[Path, Files], ready_graphs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, _ = older_bundle
+    replace, failed = os.replace, False
+
+    def fail_once(source: Path, target: Path) -> None:
+        nonlocal failed
+        if Path(target).absolute() == place and not failed:
+            failed = True
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    with pytest.raises(VaekitError, match="cannot write"):
+        export_run(tiny_run.path, place)
+    assert failed
+    assert_untouched(older_bundle)
+
+
 def test_an_interrupt_while_writing_keeps_the_older_bundle(
     tiny_run: Run, older_bundle: tuple[Path, Files], ready_graphs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

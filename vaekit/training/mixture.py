@@ -28,7 +28,7 @@ def fit_mixture(z: NDArray[np.floating], *, components: int = MAX_COMPONENTS, se
     components = min(components, count // (_LATENTS_PER_COMPONENT * dimensions))
     if components < 1:
         return None
-    model = GaussianMixture(components, max_iter=_ITERATIONS, random_state=seed)
+    model = GaussianMixture(components, max_iter=_ITERATIONS, random_state=seed % 2**32)
     # One thread: the matrices are tiny, and several threads of BLAS take two to three times as long over them.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last steps gain hundredths of a nat

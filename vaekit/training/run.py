@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from vaekit.errors import RunError
 from vaekit.files import check_writable, replacing_file, write_text
@@ -118,7 +121,7 @@ def save_model(
     # One key: safetensors does not promise an order among several.
     metadata = {"summary": json.dumps(summary, sort_keys=True)}
     with replacing_file(path / MODEL) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(save(tensors, metadata))  # save_file() would let nobody else read it
 
 
 def save_holdout(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
@@ -157,11 +160,12 @@ def load_holdout(run: Run) -> NDArray[np.uint8]:
     """The run's held-out images, uint8 (N, C, H, W). Raises RunError where they are missing or do not fit."""
     path = run.path / HOLDOUT
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: of a damaged archive, np.load would leave its own file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             images: NDArray[np.uint8] = arrays["images"]
     except FileNotFoundError:
         raise RunError(f"{path} is missing: export needs the held-out images to check the model on") from None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if images.dtype != np.uint8 or images.shape[1:] != run.config.image_shape or not len(images):
         raise RunError(f"{path} holds {images.dtype} {images.shape}, which does not fit {run.path / CONFIG}")
@@ -177,9 +181,26 @@ def _load_config(path: Path) -> Config:
         document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         if document["format_version"] > FORMAT_VERSION:
             raise RunError(f"{path} was trained by a newer vaekit: upgrade this one (pip install -U vaekit)")
-        return Config(**document)
+        config = Config(**document)
+        _check_values(config)
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path / CONFIG} is damaged: {error}") from error
+    return config
+
+
+def _check_values(config: Config) -> None:
+    """Raise ValueError for values that no training has: config.json is a file that people edit."""
+    least = {"channels": 1, "height": 8, "width": 8, "latent": 1, "steps": 1, "batch_size": 2, "seed": 0}
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if type(value) is not int or value < bound:
+            raise ValueError(f"{name} must be a whole number from {bound}, not {value!r}")
+    positive = {"lr": config.lr} | ({} if config.sigma is None else {"sigma": config.sigma})
+    for name, value in ({"beta": config.beta} | positive).items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf or (name in positive and value == 0):
+            raise ValueError(f"{name} must be a positive number, not {value!r}")
+    if config.likelihood not in ("gaussian", "bernoulli"):
+        raise ValueError(f"likelihood must be gaussian or bernoulli, not {config.likelihood!r}")
 
 
 def _first_line(error: Exception) -> str:

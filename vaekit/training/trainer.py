@@ -135,10 +135,10 @@ class Trainer:
                 f"not {config.batch_size}"
             )
         torch.set_num_threads(usable_cpus())
-        torch.manual_seed(config.seed)
+        torch.manual_seed(_torch_seed(config.seed))
         self.network = VAENetwork(config.image_shape, config.latent)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-        self.noise = torch.Generator(self.device).manual_seed(config.seed)
+        self.noise = torch.Generator(self.device).manual_seed(_torch_seed(config.seed))
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.lr, fused=self.device.type != "mps")
         self.variance = torch.zeros((), device=self.device)  # running mean over batches, for validation
         self.best: dict[str, float] = {"elbo": -math.inf}
@@ -151,11 +151,10 @@ class Trainer:
         labels = None if self.images.labels is None else self.images.labels[self.holdout]
         save_holdout(self.path, self.holdout_images, labels)
         save_config(self.path, self.config)
+        (self.path / METRICS).touch()
         steps = self._train()
         if steps != self.best.get("step"):
             self._validate(steps)
-        if not self.best_weights:
-            raise VaekitError("training diverged before the first checkpoint: lower --lr")
         self.network.load_state_dict(self.best_weights)
         return self._finish(steps)
 
@@ -214,19 +213,22 @@ class Trainer:
 
     def _report(self, step: int, terms: Terms) -> None:
         elbo, reconstruction, kl = (part.mean().item() for part in (terms.elbo, terms.reconstruction, terms.kl))
-        if not math.isfinite(elbo):
-            kept = f"the last good checkpoint is in {self.path}" if self.best_weights else "nothing was saved yet"
-            raise VaekitError(f"training diverged at step {step}: the loss is not finite. Lower --lr; {kept}.")
+        self._check_finite(step, elbo)
         self._log({"step": step, "split": "training", "elbo": elbo, "reconstruction": reconstruction, "kl": kl})
         self.report(Progress(step, self.total, elbo, reconstruction, kl))
 
+    def _check_finite(self, step: int, elbo: float) -> None:
+        if not math.isfinite(elbo):
+            kept = f"the last good checkpoint is in {self.path}" if self.best_weights else "nothing was saved yet"
+            raise VaekitError(f"training diverged at step {step}: the loss is not finite. Lower --lr; {kept}.")
+
     def _validate(self, step: int) -> None:
         """Measure the held-out images, draw the previews, and keep the weights where they are the best yet."""
-        likelihood = self._frozen_likelihood(self.variance.item())
+        likelihood = self._frozen_likelihood(self.variance.item() or 1.0)  # no batch yet: any will do
         figures, latents, _ = self._evaluate(self.holdout_images, likelihood)
+        self._check_finite(step, figures["elbo"])
         self._log({"step": step, "split": "validation", **figures, "variance": likelihood.variance})
-        if math.isfinite(figures["elbo"]):
-            self._preview(f"{step:06d}", fit_mixture(latents, seed=self.config.seed))
+        self._preview(f"{step:06d}", fit_mixture(latents, seed=self.config.seed))
         if figures["elbo"] > self.best["elbo"]:
             self.best = figures | {"step": step}
             self.best_weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
@@ -264,7 +266,7 @@ class Trainer:
     ) -> tuple[dict[str, float], NDArray[np.float32], NDArray[np.float32]]:
         """Mean terms of images, their latents drawn from q (N, d), and their squared errors (N,); one fixed eps."""
         self.network.eval()
-        noise = torch.Generator(self.device).manual_seed(self.config.seed + 1)
+        noise = torch.Generator(self.device).manual_seed(_torch_seed(self.config.seed + 1))
         terms, latents = [], []
         for first in range(0, len(pixels), _EVALUATION_BATCH):
             image = self._to_device(pixels[first : first + _EVALUATION_BATCH])
@@ -336,6 +338,11 @@ class Trainer:
     def _log(self, record: dict[str, object]) -> None:
         with open(self.path / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _torch_seed(seed: int) -> int:
+    """A seed that PyTorch takes: its generators know 63 bits."""
+    return seed % 2**63
 
 
 _TERMS = ("elbo", "reconstruction", "kl")
