@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -18,8 +19,8 @@ def speaker(quiet: bool) -> Callable[[str], None]:
 
 def command_line(command: str, *options: tuple[str, object, object]) -> str:
     """A command to type next, with those of its options (name, value, default) that are not at their default."""
-    words = [command]
+    words: list[str] = []
     for name, value, default in options:
         if value != default:
             words.extend([name, str(value)] if name else [str(value)])
-    return " ".join(words)
+    return f"{command} {shlex.join(words)}" if words else command

@@ -52,7 +52,9 @@ def picture_folder(folder: Path, count: int = 24) -> Path:
     return folder
 
 
-def test_train_export_sample_and_info_follow_each_other(vaekit: Run, shapes: Path, tmp_path: Path) -> None:
+def test_train_export_sample_and_info_follow_each_other(
+    vaekit: Run, in_process: Run, shapes: Path, tmp_path: Path
+) -> None:
     trained = vaekit("train", shapes.name, *SHORT)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout == ""
@@ -78,7 +80,13 @@ def test_train_export_sample_and_info_follow_each_other(vaekit: Run, shapes: Pat
         assert words in described.stdout
     assert json.loads(vaekit("info", "--json").stdout)["latent"]["shape"] == [2]
     assert library.load(tmp_path / "vae-onnx").sample(2).shape == (2, 3, 12, 9)
-    assert names_in(tmp_path) == {"grid.png", "shapes.npy", "vae", "vae-onnx"}
+
+    # Another process writes the same graphs, byte for byte.
+    assert in_process("export", "-o", "again").returncode == 0
+    first, again = files_of(tmp_path / "vae-onnx"), files_of(tmp_path / "again")
+    for name in ("encoder.onnx", "decoder.onnx"):
+        assert again[name] == first[name]
+    assert names_in(tmp_path) == {"again", "grid.png", "shapes.npy", "vae", "vae-onnx"}
 
 
 def test_places_and_settings_are_those_asked_for(in_process: Run, shapes: Path, tmp_path: Path) -> None:
@@ -240,8 +248,14 @@ def test_a_place_that_is_no_run_is_not_trained_into(
     assert names_in(tmp_path / "photos") == {"photo.jpg"}
 
 
-def test_what_is_no_run_is_not_exported(vaekit: Run, assert_fails: Fails, tmp_path: Path) -> None:
-    assert_fails(vaekit("export", "."), 1, "is not a run", "vaekit train")
+def test_the_console_script_ends_as_the_function_does(vaekit: Run, assert_fails: Fails, tmp_path: Path) -> None:
+    assert_fails(vaekit("train", "--sigma", "-1"), 2, "--sigma")
+    assert_fails(vaekit("sample"), 1, "there is no bundle")
+    assert names_in(tmp_path) == set()
+
+
+def test_what_is_no_run_is_not_exported(in_process: Run, assert_fails: Fails) -> None:
+    assert_fails(in_process("export", "."), 1, "is not a run", "vaekit train")
 
 
 def test_nothing_is_not_exported(in_process: Run, assert_fails: Fails, tmp_path: Path) -> None:
@@ -322,7 +336,7 @@ def test_a_missing_extra_is_named_with_its_remedy(
     not FASHION_MNIST.is_dir(), reason=f"{FASHION_MNIST} is not there: apt-get install dataset-fashion-mnist"
 )
 def test_fashion_mnist_trains(vaekit: Run, tmp_path: Path) -> None:
-    trained = vaekit("train", "fashion-mnist", "--steps", "20", "--size", "14")
+    trained = vaekit("train", "fashion-mnist", "--steps", "20", "--size", "14", "--latent", "2")
     assert trained.returncode == 0, trained.stderr
     assert "fashion-mnist: 60,000 images, 14 x 14 grey" in trained.stderr
     assert "images of 28 x 28 are resized" in trained.stderr

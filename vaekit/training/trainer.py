@@ -33,6 +33,7 @@ FINISH_IMAGES = 20_000
 
 _WARMUP_IMAGES = 10_000  # over which the learning rate rises
 _VALIDATIONS = 10  # in a training, evenly spaced; each may write a checkpoint
+_LEAST_INTERVAL = 50  # steps between two validations
 _REPORT_EVERY = 10  # steps between two figures: reading them waits for the device
 _VARIANCE_DECAY = 0.98  # of the running variance, a step
 _GRADIENT_NORM = 1e5  # cuts only what would throw the weights far off
@@ -175,7 +176,7 @@ class Trainer:
             terms = self._step(self._to_device(pixels))
             if (step + 1) % _REPORT_EVERY == 0 or step + 1 == self.total:
                 self._report(step + 1, terms)
-            if self.total is not None and (step + 1) % max(1, self.total // _VALIDATIONS) == 0:
+            if self.total is not None and (step + 1) % max(_LEAST_INTERVAL, self.total // _VALIDATIONS) == 0:
                 self._validate(step + 1)
         raise AssertionError("batches never end")
 

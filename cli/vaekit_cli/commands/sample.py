@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vaekit_cli.console import speaker
+from vaekit_cli.console import command_line, speaker
 from vaekit_cli.options import (
     DEFAULT_MODEL,
     BatchSizeOption,
@@ -58,4 +58,5 @@ def sample(
         return
     say = speaker(quiet)
     say(f"{output}: {count} images from the {prior} prior of {model}, seed {seed}")
-    say(f"next: vaekit sample -n {count} -o {output} --seed {seed + 1}")
+    again = (("-m", model, DEFAULT_MODEL), ("-n", count, None), ("-o", output, None), ("--seed", seed + 1, None))
+    say(f"next: {command_line('vaekit sample', *again)}")

@@ -74,7 +74,7 @@ def train(
 ) -> None:
     """Train a VAE and write a run. Ctrl-C ends early and keeps what was learnt."""
     started = time.monotonic()
-    _check_numbers(epochs, steps, max_minutes, lr, likelihood, sigma)
+    _check_numbers(epochs, steps, max_minutes, lr, beta, likelihood, sigma)
     image_size, fixed_sigma = parse_size(size), parse_sigma(sigma)
 
     from vaekit.training.run import Config, check_target
@@ -113,6 +113,7 @@ def _check_numbers(
     steps: int | None,
     max_minutes: float | None,
     lr: float,
+    beta: float,
     likelihood: LikelihoodName,
     sigma: str,
 ) -> None:
@@ -122,6 +123,8 @@ def _check_numbers(
         raise UsageError(f"--max-minutes must be positive, not {max_minutes:g}")
     if not 0 < lr < float("inf"):
         raise UsageError(f"--lr must be positive, not {lr:g}")
+    if not 0 <= beta < float("inf"):
+        raise UsageError(f"--beta must be 0 or more, not {beta:g}")
     if likelihood is LikelihoodName.BERNOULLI and sigma != "optimal":
         raise UsageError("--sigma belongs to the gaussian likelihood; bernoulli has none")
 
