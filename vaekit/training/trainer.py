@@ -28,7 +28,7 @@ from vaekit.training.run import METRICS, PREVIEWS, Config, save_config, save_hol
 
 DEFAULT_STEPS = 1600
 HOLDOUT_IMAGES = 1000
-FINISH_IMAGES = 20_000
+FINISH_IMAGES = 12_000
 """Training images, evenly spread, that the frozen variance and the prior are fitted on."""
 
 _WARMUP_IMAGES = 10_000  # over which the learning rate rises
