@@ -21,7 +21,7 @@ from vaekit_export.parity import Graph
 MakeGraph = Callable[..., Graph]
 Change = Callable[[onnx.ModelProto], None]
 
-OPSETS = sorted({17, 21, newest_opset()})
+OPSETS = (17, newest_opset())  # 21 is exported by tests/cli
 NAMES = ("encoder", "decoder")
 
 
@@ -62,13 +62,6 @@ def test_every_batch_size_runs(make_graph: MakeGraph, name: str) -> None:
     for size in (1, 3, 64):
         rows = np.zeros((size, *((3, 16, 13) if name == "encoder" else (2,))), np.float32)
         assert all(len(output) == size for output in session.run(None, {session.get_inputs()[0].name: rows}))
-
-
-def test_another_example_gives_the_same_bytes(make_graph: MakeGraph) -> None:
-    graph = make_graph("decoder")
-    torch.manual_seed(99)
-    example = torch.randn(5, 2)
-    assert export_onnx(graph.module, example, input_name="z", output_names=["image"], opset=17) == graph.onnx
 
 
 @pytest.mark.parametrize("opset", [-1, 0, 16, newest_opset() + 1, 99])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -172,11 +171,10 @@ def test_provenance_names_tools_and_settings_but_no_place(published: Export, tin
             assert str(place).encode() not in data, name
 
 
-def test_exporting_again_gives_the_same_graphs(published: Export, tiny_run: Run, tmp_path: Path) -> None:
-    export_run(tiny_run.path, tmp_path / "again")
-    first, again = files_of(published.path), files_of(tmp_path / "again")
-    for name in ("encoder.onnx", "decoder.onnx", "manifest.json"):
-        assert again[name] == first[name]
+def test_exporting_again_gives_the_same_graphs(published: Export, make_graph: MakeGraph) -> None:
+    """Other examples, drawn from other seeds, were exported with then; tests/cli compares two processes."""
+    for name in ("encoder", "decoder"):
+        assert (published.path / f"{name}.onnx").read_bytes() == make_graph(name).onnx
 
 
 def test_an_older_bundle_is_replaced(
@@ -206,11 +204,13 @@ def test_a_parity_failure_keeps_the_older_bundle(
 def test_tolerances_decide(tiny_run: Run, tmp_path: Path, ready_graphs: None) -> None:
     with pytest.raises(ParityError):
         export_run(tiny_run.path, tmp_path / "strict", tolerances=Tolerances(0.0, 0.0))
-    export_run(tiny_run.path, tmp_path / "loose", tolerances=Tolerances(0.01, 0.02))
-    assert manifest_of(tmp_path / "loose")["parity"]["atol"] == 0.01
+    loose = tmp_path / "an empty folder"
+    loose.mkdir()
+    export_run(tiny_run.path, loose, tolerances=Tolerances(0.01, 0.02))
+    assert manifest_of(loose)["parity"]["atol"] == 0.01
 
 
-@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "golden.npz", "manifest.json"])
+@pytest.mark.parametrize("name", ["encoder.onnx", "manifest.json"])
 def test_a_full_disk_keeps_the_older_bundle(
     tiny_run: Run,
     older_bundle: tuple[Path, Files],
@@ -289,19 +289,16 @@ def test_what_is_no_bundle_is_never_replaced(tiny_run: Run, tmp_path: Path, read
         assert (files_of(target) if target.is_dir() else target.read_bytes()) == before
 
 
-def test_an_empty_folder_becomes_a_bundle(tiny_run: Run, tmp_path: Path, ready_graphs: None) -> None:
-    (tmp_path / "empty").mkdir()
-    export_run(tiny_run.path, tmp_path / "empty")
-    assert read_bundle(tmp_path / "empty").manifest.latent.shape == (2,)
-
-
 def test_golden_images_are_held_out_ones(published: Export, tiny_run: Run) -> None:
     expected = load_holdout(tiny_run)[:8].astype(np.float32) / np.float32(255)
     assert np.array_equal(golden_of(published.path)["image"], expected)
 
 
 def test_golden_samples_hold_no_held_out_image(tiny_run: Run, tmp_path: Path, ready_graphs: None) -> None:
-    export_run(tiny_run.path, tmp_path / "bundle", golden="samples")
+    said: list[str] = []
+    done = export_run(str(tiny_run.path), str(tmp_path / "bundle"), golden="samples", say=said.append)
+    assert done.path == tmp_path / "bundle"
+    assert "opset 17" in said[0]
     golden = golden_of(tmp_path / "bundle")
     held_out = load_holdout(tiny_run).astype(np.float32) / np.float32(255)
     for image in golden["image"]:
@@ -328,12 +325,3 @@ def test_a_run_that_is_not_whole_is_refused(tiny_run: Run, tmp_path: Path, missi
     with pytest.raises(RunError, match=missing):
         export_run(run, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
-
-
-def test_what_is_said_and_returned(tiny_run: Run, tmp_path: Path, ready_graphs: None) -> None:
-    said: list[str] = []
-    done = export_run(str(tiny_run.path), str(tmp_path / "bundle"), say=said.append)
-    assert "opset 17" in said[0]
-    assert done.path == tmp_path / "bundle"
-    with np.load(io.BytesIO((tmp_path / "bundle" / "golden.npz").read_bytes())) as arrays:
-        assert set(arrays) == {"image", "mu", "logvar", "z", "decoded"}
