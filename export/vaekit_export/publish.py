@@ -34,7 +34,7 @@ from vaekit.bundle import (
     is_bundle,
     read_bundle,
 )
-from vaekit.errors import BundleError, VaekitError
+from vaekit.errors import BundleError, UsageError, VaekitError
 from vaekit.files import check_writable, replacing_folder
 from vaekit.images import preprocessing_rule
 from vaekit.onnx_file import read_onnx
@@ -93,6 +93,8 @@ def export_run(
     cannot be read, ExportError for graphs that are not what was asked for, ParityError where results differ.
     """
     tolerances = tolerances or Tolerances()
+    if golden not in ("images", "samples"):
+        raise UsageError(f"golden vectors are of images or of samples, not of {golden!r}")
     check_opset(opset)
     target = Path(bundle_path)
     _check_target(target)
@@ -245,7 +247,7 @@ def _parity_record(tolerances: Tolerances, results: list[Result], elbo: float, d
 def _provenance(run: Run) -> dict[str, Any]:
     """Where the bundle comes from; a data set on disk is named by its last part only."""
     settings = dataclasses.asdict(run.config)
-    settings["source"] = Path(run.config.source).name
+    settings["source"] = Path(run.config.source).resolve().name
     modules = (torch, onnx, onnxscript, onnxruntime, np)
     return {
         "tools": {

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+
+# As `vaekit train` has it, and read as PyTorch loads: threads that spin while they wait starve beside other work.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np
 import pytest

@@ -79,8 +79,12 @@ class Run:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder holds a run, finished or not."""
-    return (path / CONFIG).is_file()
+    """Whether a folder holds a run, finished or not. Other programs' folders have a config.json too."""
+    try:
+        document = json.loads((path / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and "format_version" in document
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -175,7 +179,7 @@ def load_holdout(run: Run) -> NDArray[np.uint8]:
 def _load_config(path: Path) -> Config:
     if not path.exists():
         raise RunError(f"there is no run at {path}: `vaekit train -o {path}` makes one")
-    if not is_run(path):
+    if not (path / CONFIG).is_file():
         raise RunError(f"{path} is not a run: it has no {CONFIG}. `vaekit train -o RUN` makes one.")
     try:
         document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
