@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,6 +224,9 @@ def _read_file(path: Path) -> bytes:
 
 def _read_zip(path: Path) -> dict[str, bytes]:
     """The bundle's files in a .zip, at its top or in its one folder."""
+    import zipfile  # here, as most bundles are folders and a cold start should not pay for it
+    import zlib
+
     try:
         with zipfile.ZipFile(path) as archive:
             found = {Path(entry.filename).name: entry for entry in archive.infolist() if entry.filename[-1] != "/"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,6 +71,8 @@ def write_text(path: Path, text: str) -> None:
 
 def _remove(path: Path) -> None:
     """Remove a file, link or folder, or what can be removed of it."""
+    import shutil  # here, as a cold start that only writes a picture should not pay for it
+
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
