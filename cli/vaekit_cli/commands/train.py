@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -77,9 +76,6 @@ def train(
     started = time.monotonic()
     _check_numbers(epochs, steps, max_minutes, lr, beta, likelihood, sigma)
     image_size, fixed_sigma = parse_size(size), parse_sigma(sigma)
-    # Read as PyTorch loads. Its threads else spin while they wait, and beside any other busy process on few processors
-    # training then becomes ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from vaekit.training.run import Config, check_target
     from vaekit.training.trainer import Trainer, choose_device, split, steps_of
