@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# As `vaekit train` has it, and read as PyTorch loads: threads that spin while they wait starve beside other work.
+# Read as PyTorch loads: threads that spin while they wait starve beside other work, and tests do not run alone.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# As `vaekit train` has it, and read as PyTorch loads: threads that spin while they wait starve beside other work.
+# Read as PyTorch loads: threads that spin while they wait starve beside other work, and tests do not run alone.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np
