@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,33 @@ class FileSpec:
 
 
 @dataclass(frozen=True)
+class ScoreStatistics:
+    """Scores (−ELBO in nats) of held-out images, so that a threshold means something on the device."""
+
+    images: int
+    """How many images were scored."""
+    seed: int
+    """Of the one eps that all of them shared."""
+    quantiles: dict[str, float]
+    """Scores by percentile: ``p0``, ``p1`` … ``p100`` and some between."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Results a and b agree where |a − b| ≤ atol + rtol·|b|, b being PyTorch's."""
+
+    atol: float
+    rtol: float
+
+
+Tolerances = dict[str, dict[str, Tolerance]]
+"""What ``verify`` allows, by precision of a graph (``fp32``) and class of provider (PROVIDER_CLASSES)."""
+
+PROVIDER_CLASSES = ("cpu", "accelerator", "reduced")
+"""Processors in float32; GPUs and the like in float32; devices that compute in less than float32 whatever is asked."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """manifest.json: everything needed to use the two graphs."""
 
@@ -101,6 +129,11 @@ class Manifest:
     golden: FileSpec
     parity: dict[str, Any]
     """What the parity gate measured, with its tolerances."""
+    tolerances: Tolerances
+    scores: ScoreStatistics | None
+    """None where the model has no scores."""
+    minimum_onnxruntime: str
+    """The oldest ONNX Runtime that was found to load graphs of this opset and IR version."""
     provenance: dict[str, Any]
     """Versions of the tools, data set, settings and results of the training."""
 
@@ -124,6 +157,12 @@ class Manifest:
             "graphs": {name: dataclasses.asdict(graph) for name, graph in self.graphs.items()},
             "golden": dataclasses.asdict(self.golden),
             "parity": self.parity,
+            "verify": {
+                precision: {kind: dataclasses.asdict(tolerance) for kind, tolerance in kinds.items()}
+                for precision, kinds in self.tolerances.items()
+            },
+            "scores": None if self.scores is None else dataclasses.asdict(self.scores),
+            "minimum_onnxruntime": self.minimum_onnxruntime,
             "provenance": self.provenance,
         }
 
@@ -147,6 +186,9 @@ class Manifest:
             graphs={name: _graph_from_json(document["graphs"][name]) for name in ("encoder", "decoder")},
             golden=FileSpec(str(golden["file"]), str(golden["sha256"])),
             parity=dict(document["parity"]),
+            tolerances=_tolerances_from_json(document["verify"]),
+            scores=None if document["scores"] is None else _scores_from_json(document["scores"]),
+            minimum_onnxruntime=str(document["minimum_onnxruntime"]),
             provenance=dict(document["provenance"]),
         )
 
@@ -289,7 +331,11 @@ def _check_declarations(path: Path, manifest: Manifest) -> None:
                 f"{path} contradicts itself: {what} are declared as {_describe(declared)}, where its sizes ask for "
                 f"{_describe(expected)}"
             )
+    if missing := {graph.precision for graph in manifest.graphs.values()} - set(manifest.tolerances):
+        raise BundleError(f"{path} contradicts itself: it has no tolerances for {', '.join(sorted(missing))} graphs")
     d = manifest.latent.shape[0]
+    if any(len(numbers) != d for numbers in (manifest.latent.mean, manifest.latent.std, manifest.latent.kl)):
+        raise BundleError(f"{path} contradicts itself: its latent statistics are not of {d} dimensions")
     if manifest.mixture is not None and manifest.mixture.means.shape[1] != d:
         raise BundleError(f"{path} contradicts itself: its mixture prior has not the latent's {d} dimensions")
 
@@ -335,6 +381,22 @@ def _graph_from_json(document: Mapping[str, Any]) -> GraphSpec:
 
 def _tensors_from_json(document: list[Mapping[str, Any]]) -> tuple[TensorInfo, ...]:
     return tuple(TensorInfo(str(item["name"]), str(item["dtype"]), tuple(item["shape"])) for item in document)
+
+
+def _tolerances_from_json(document: Mapping[str, Any]) -> Tolerances:
+    return {
+        str(precision): {
+            kind: Tolerance(float(kinds[kind]["atol"]), float(kinds[kind]["rtol"])) for kind in PROVIDER_CLASSES
+        }
+        for precision, kinds in document.items()
+    }
+
+
+def _scores_from_json(document: Mapping[str, Any]) -> ScoreStatistics:
+    quantiles = {str(name): float(score) for name, score in document["quantiles"].items()}
+    if not quantiles or not all(math.isfinite(score) for score in quantiles.values()):
+        raise ValueError("the quantiles of scores are not finite numbers")
+    return ScoreStatistics(int(document["images"]), int(document["seed"]), quantiles)
 
 
 def _mixture_from_json(document: Mapping[str, Any]) -> Mixture:

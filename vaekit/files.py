@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vaekit.errors import VaekitError
+from vaekit.errors import UsageError, VaekitError
 
 
 def check_writable(path: Path) -> None:
@@ -20,6 +20,29 @@ def check_writable(path: Path) -> None:
         raise VaekitError(f"cannot write {path}: {nearest} is a file, not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise VaekitError(f"cannot write {path}: the folder {nearest} is not writable")
+
+
+def check_file_target(path: Path, suffixes: Iterable[str]) -> None:
+    """Find out whether a file can be written, before any work is done.
+
+    Raises UsageError for a suffix that is none of ``suffixes``, VaekitError for a folder that is not there or writable.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"cannot write {path}: its name must end in one of {', '.join(suffixes)}")
+    check_writable(path)
+    if not path.parent.is_dir():
+        raise VaekitError(f"cannot write {path}: there is no folder {path.parent}")
+    if os.path.isdir(path):  # which, unlike Path's, says no to a name that is too long
+        raise VaekitError(f"cannot write {path}: it is a folder")
+
+
+def check_new_folder(path: Path) -> None:
+    """Find out whether a new folder can be written. Raises VaekitError where something stands there already."""
+    if os.path.isdir(path) and any(path.iterdir()):
+        raise VaekitError(f"cannot write {path}: the folder is not empty; choose another, or remove it first")
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise VaekitError(f"cannot write {path}: it is a file; choose another place for the folder")
+    check_writable(path)
 
 
 @contextmanager

@@ -6,20 +6,22 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaekit.errors import SourceError
 
-_UNSIGNED_BYTE = 8
+MAGIC = bytes((0, 0, 8))
+"""How an IDX file of unsigned bytes starts; its number of axes is the next byte."""
 
 
 def is_idx(path: Path) -> bool:
     """Whether a file, gzipped or not, starts as an IDX file of unsigned bytes does."""
     try:
-        with _open(path) as file:
-            return file.read(3) == bytes((0, 0, _UNSIGNED_BYTE))
+        with open_maybe_gzipped(path) as file:
+            return file.read(3) == MAGIC
     except (OSError, EOFError, zlib.error):
         return False
 
@@ -27,11 +29,11 @@ def is_idx(path: Path) -> bool:
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an IDX file of unsigned bytes, gzipped or not. Raises SourceError where it is none or is cut short."""
     try:
-        with _open(path) as file:
+        with open_maybe_gzipped(path) as file:
             data = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path} cannot be read: {error}; it may be cut short") from error
-    if len(data) < 4 or data[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
+    if len(data) < 4 or data[:3] != MAGIC:
         raise SourceError(f"{path} is not an IDX file of unsigned bytes")
     axes = data[3]
     start = 4 + 4 * axes
@@ -47,7 +49,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def _open(path: Path) -> gzip.GzipFile:
+def open_maybe_gzipped(path: Path) -> BinaryIO:
+    """A file to read bytes from, unzipped where it is gzipped."""
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]  # both read bytes
+    return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]  # of bytes

@@ -35,16 +35,19 @@ def preprocessing_rule(channels: int, height: int, width: int) -> str:
     )
 
 
-def read_image(path: str | Path, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+def read_image(path: str | Path, channels: int, size: tuple[int, int], *, resize: bool = True) -> NDArray[np.uint8]:
     """Read a picture by the rule: uint8 (channels, height, width); ``size`` is (height, width).
 
-    Raises SourceError with the reason where it cannot be read.
+    Raises SourceError with the reason where it cannot be read, and without ``resize`` where it is of another size or
+    grey where the model takes colours or the reverse.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about harmless metadata; what matters raises
             with _open(path) as picture:
                 upright = ImageOps.exif_transpose(picture)
+                if not resize:
+                    check_form((upright.height, upright.width), 1 if _is_grey(upright) else 3, channels, size)
                 return fit(_convert(upright, channels), size)
     except _READ_ERRORS as error:
         raise SourceError(f"{path}: {_reason(error)}") from error
@@ -61,9 +64,30 @@ def probe_image(path: str | Path) -> tuple[tuple[int, int], bool]:
             with _open(path) as picture:
                 size = (picture.height, picture.width)
                 turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-                return size[::-1] if turned else size, picture.mode in ("1", "L", "LA", "I", "I;16", "I;16B")
+                return size[::-1] if turned else size, _is_grey(picture)
     except _READ_ERRORS as error:
         raise SourceError(f"{path}: {_reason(error)}") from error
+
+
+def check_form(own_size: tuple[int, int], own_channels: int, channels: int, size: tuple[int, int]) -> None:
+    """Raise ValueError where images are not of the size (height, width) and number of channels asked for."""
+    if own_size != size:
+        raise ValueError(f"it is {own_size[0]}x{own_size[1]}, not {size[0]}x{size[1]}, and --no-resize refuses that")
+    if own_channels != channels:
+        colours = {1: "grey", 3: "in colour"}
+        raise ValueError(
+            f"it is {colours[own_channels]}, the model's images are {colours[channels]}, and --no-resize refuses that"
+        )
+
+
+def convert_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Images (n, C, H, W) of 1 or 3 channels as images of that many, by the rule."""
+    if pixels.shape[1] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=1)
+    rows = (Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).convert("L") for image in pixels)
+    return np.stack([np.asarray(row)[None] for row in rows]) if len(pixels) else pixels[:, :1]
 
 
 def fit(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -81,6 +105,10 @@ def _open(path: str | Path) -> Image.Image:
         picture.close()
         raise ValueError(f"{picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}")
     return picture
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    return picture.mode in ("1", "L", "LA", "I", "I;16", "I;16B")
 
 
 def _convert(picture: Image.Image, channels: int) -> Image.Image:

@@ -26,6 +26,34 @@ def available_memory() -> int:
     return min(free, left) if left is not None else free
 
 
+def processor_flags() -> frozenset[str]:
+    """The instruction sets of this processor as Linux names them (``avx2``, ``avx512_vnni``, ``asimddp`` …).
+
+    Empty where the system does not say.
+    """
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def processor_name() -> str:
+    """The processor's own name, or its kind where the system does not say."""
+    import platform
+
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def has_fast_int8(flags: frozenset[str]) -> bool:
+    """Whether the processor multiplies 8-bit integers into 32-bit sums (VNNI, or ARM's dot product)."""
+    return bool(flags & {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "asimddp", "i8mm"})
+
+
 def _meminfo_available() -> int:
     for line in _read(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):

@@ -2,63 +2,171 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from vaekit.errors import UsageError, VaekitError
-from vaekit.files import check_writable, replacing_file
+from vaekit.files import check_file_target, check_new_folder, replacing_file, replacing_folder
+from vaekit.workers import ordered_map
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Pillow's names of the formats that a picture's suffix may name."""
+
+ANIMATIONS = (".gif",)
+
+Images = NDArray[np.floating]
+Pixels = NDArray[np.uint8]
+Progress = Callable[[int], None]
 
 _COMFORTABLE_SIDE = 64  # images smaller than this are enlarged by a whole factor
+_MAX_PIXELS = 100_000_000  # of one picture: larger ones take gigabytes, and few programs open them
+_TEXT_SIZE = 12  # of titles, in pixels, for images of the comfortable side
+_GIF_MILLISECONDS = 90  # a frame; the two ends of an animation stay for longer
+_GIF_PAUSE_MILLISECONDS = 600
+_FEW = 256  # files that are written by this process: others take longer to start than these take to write
 
 
-def grid(images: NDArray[np.floating], columns: int | None = None, *, padding: int = 2) -> NDArray[np.uint8]:
+def grid(
+    images: Images,
+    columns: int | None = None,
+    *,
+    padding: int = 2,
+    captions: Sequence[str] = (),
+    row_titles: Sequence[str] = (),
+    column_titles: Sequence[str] = (),
+) -> Pixels:
     """Images (N, C, H, W) in [0, 1] side by side, row by row: uint8 (height, width, 3), white between them.
 
-    ``columns`` defaults to the least square that holds them. Tiny images are enlarged by a whole factor.
+    ``columns`` defaults to the least square that holds them. Tiny images are enlarged by a whole factor. ``captions``
+    stand below each image, ``row_titles`` left of each row, ``column_titles`` above each column. Raises UsageError
+    where the picture would have more than a hundred million pixels.
     """
     count, _, height, width = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = columns or square(count)
     rows = -(-count // columns)
-    factor = max(1, _COMFORTABLE_SIDE // max(height, width))
+    check_size(count, columns, (height, width))
+    factor = _enlargement(height, width)
     high, wide = height * factor, width * factor
-    canvas = np.full((rows * (high + padding) + padding, columns * (wide + padding) + padding, 3), 255, np.uint8)
+    line = _line_height(high)
+    left = padding + (_text_width(row_titles, line) + 2 * padding if row_titles else 0)
+    top = padding + (line if column_titles else 0)
+    pitch_y, pitch_x = high + padding + (line if captions else 0), wide + padding
+    canvas = np.full((top + rows * pitch_y, left + columns * pitch_x, 3), 255, np.uint8)
     for number, image in enumerate(to_uint8(images)):
-        top = padding + number // columns * (high + padding)
-        left = padding + number % columns * (wide + padding)
-        canvas[top : top + high, left : left + wide] = image.repeat(factor, 1).repeat(factor, 2).transpose(1, 2, 0)
-    return canvas
+        y, x = top + number // columns * pitch_y, left + number % columns * pitch_x
+        canvas[y : y + high, x : x + wide] = image.repeat(factor, 1).repeat(factor, 2).transpose(1, 2, 0)
+    texts = [
+        *((left + j * pitch_x + wide // 2, line // 2, "mm", title) for j, title in enumerate(column_titles)),
+        *((left - 2 * padding, top + i * pitch_y + high // 2, "rm", title) for i, title in enumerate(row_titles)),
+        *(
+            (left + k % columns * pitch_x + wide // 2, top + k // columns * pitch_y + high + line // 2, "mm", caption)
+            for k, caption in enumerate(captions)
+        ),
+    ]
+    return _written(canvas, texts, line) if texts else canvas
 
 
-def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:
+def square(count: int) -> int:
+    """Columns of the least square grid that holds so many images."""
+    return math.isqrt(count - 1) + 1
+
+
+def check_size(count: int, columns: int | None, size: tuple[int, int]) -> None:
+    """Raise UsageError where a grid of so many images of (height, width) would be too large a picture."""
+    columns = columns or square(count)
+    factor = _enlargement(*size)
+    pixels = -(-count // columns) * columns * size[0] * size[1] * factor**2
+    if pixels > _MAX_PIXELS:
+        raise UsageError(
+            f"a grid of {count:,} images would have {pixels / 1e6:,.0f} million pixels, more than "
+            f"{_MAX_PIXELS / 1e6:,.0f} million: give a folder with -o, for one file each"
+        )
+
+
+def to_uint8(images: Images) -> Pixels:
     """Images in [0, 1] as bytes, rounded to the nearest."""
-    pixels: NDArray[np.uint8] = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+    pixels: Pixels = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
     return pixels
 
 
-def check_picture_path(path: Path) -> str:
-    """Pillow's name of the format that a picture's suffix names, before any work is done.
-
-    Raises UsageError for a suffix that names none, VaekitError for a folder that is not there or not writable.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"cannot write {path}: its name must end in one of {', '.join(FORMATS)}")
-    check_writable(path)
-    if not path.parent.is_dir():
-        raise VaekitError(f"cannot write {path}: there is no folder {path.parent}")
-    return FORMATS[path.suffix.lower()]
-
-
-def save_picture(pixels: NDArray[np.uint8], path: Path) -> None:
+def save_picture(pixels: Pixels, path: Path) -> None:
     """Write pixels (height, width, 3) to a picture file, whole or not at all."""
-    kind = check_picture_path(path)
+    check_file_target(path, FORMATS)
     with replacing_file(path) as temporary:
         try:
-            Image.fromarray(pixels).save(temporary, kind)
+            Image.fromarray(pixels).save(temporary, FORMATS[path.suffix.lower()])
         except ValueError as error:  # WebP's way of saying that the picture is too large
             raise VaekitError(f"cannot write {path}: {error}") from error
+
+
+def save_animation(images: Images, path: Path) -> None:
+    """Write images (N, C, H, W) in [0, 1] as a GIF that goes there and back without end, whole or not at all."""
+    check_file_target(path, ANIMATIONS)
+    frames = [Image.fromarray(grid(image[None], 1, padding=0)) for image in images]
+    loop = [*frames, *frames[-2:0:-1]]
+    durations = [_GIF_MILLISECONDS] * len(loop)
+    durations[0] = durations[len(frames) - 1] = _GIF_PAUSE_MILLISECONDS
+    with replacing_file(path) as temporary:
+        loop[0].save(temporary, "GIF", save_all=True, append_images=loop[1:], duration=durations, loop=0)
+
+
+def save_images(batches: Iterable[Images], count: int, folder: Path, progress: Progress = lambda done: None) -> None:
+    """Write images in [0, 1], ``count`` of them in batches (n, C, H, W), each to a PNG file of its own size.
+
+    The files are 000000.png and so on, in a new folder that appears whole or not at all; ``progress`` is told how many
+    are written. Raises VaekitError where the folder is not empty or cannot be written.
+    """
+    check_new_folder(folder)
+    digits = max(6, len(str(count - 1)))
+    with replacing_folder(folder) as temporary:
+        firsts = itertools.count()
+        pieces = (
+            [(str(temporary / f"{next(firsts):0{digits}}.png"), image) for image in to_uint8(batch)]
+            for batch in batches
+        )
+        done = 0
+        for written in ordered_map(_save_pngs, pieces, processes=None if count > _FEW else 1):
+            done += written
+            progress(done)
+
+
+def _save_pngs(images: list[tuple[str, Pixels]]) -> int:
+    """Write images (C, H, W), grey or RGB; this runs in a process of its own."""
+    for path, image in images:
+        pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+        Image.fromarray(pixels).save(path, "PNG")
+    return len(images)
+
+
+def _enlargement(height: int, width: int) -> int:
+    return max(1, _COMFORTABLE_SIDE // max(height, width))
+
+
+def _line_height(high: int) -> int:
+    """Pixels that a line of text takes beside images of that height."""
+    return round(1.4 * _TEXT_SIZE * max(1.0, high / (2 * _COMFORTABLE_SIDE)))
+
+
+def _font(line: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(line / 1.4)
+
+
+def _text_width(texts: Iterable[str], line: int) -> int:
+    font = _font(line)
+    return max(math.ceil(font.getlength(text)) for text in texts)
+
+
+def _written(canvas: Pixels, texts: Iterable[tuple[int, int, str, str]], line: int) -> Pixels:
+    """The canvas with texts on it: x, y, Pillow's anchor, and the words."""
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    font = _font(line)
+    for x, y, anchor, text in texts:
+        draw.text((x, y), text, fill="black", font=font, anchor=anchor)
+    return np.asarray(picture)

@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vaekit import latents
 from vaekit.bundle import Bundle, read_bundle
-from vaekit.errors import BundleError, ProviderError, UsageError
-from vaekit.machine import usable_cpus
+from vaekit.errors import UsageError
 from vaekit.prior import draw_mixture, draw_normal
+from vaekit.providers import Feeds, Graph, Selection, open_graph
+from vaekit.scoring import Terms, elbo_terms
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from vaekit.verification import Verification
 
-PROVIDERS = ("auto", "cpu")
 PRIORS = ("mixture", "normal")
 DEFAULT_BATCH_SIZE = 64
 
-_CPU = "CPUExecutionProvider"
-
-
-def open_session(model: bytes, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session of a graph on the CPU, with every optimisation on; export gates on this very session.
-
-    ``threads`` defaults to the processors that this process may use. Raises ProviderError without ONNX Runtime.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ProviderError(
-            "no ONNX Runtime is installed here: pip install 'vaekit[cpu]' (or [gpu], [openvino], [directml])"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads or usable_cpus()
-    options.log_severity_level = 3  # errors only: they also come as exceptions
-    try:
-        # enable_fallback=0: else a failing provider is retried on the CPU, with a message on stdout.
-        return onnxruntime.InferenceSession(model, options, providers=[_CPU], enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-        raise BundleError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load this graph: {_one_line(error)}"
-        ) from error
+Floats = NDArray[np.floating[Any]]
+Array = NDArray[np.float32]
 
 
 class VAE:
@@ -55,7 +34,15 @@ class VAE:
     ``batch_size`` rows at a time, so that memory beyond the result does not grow with N.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        selection: Selection | None = None,
+        threads: int | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        spinning: bool = True,
+    ) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
         if batch_size < 1:
@@ -63,8 +50,10 @@ class VAE:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.batch_size = batch_size
+        self._selection = selection or Selection()
         self._threads = threads
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._spinning = spinning
+        self._graphs: dict[str, Graph] = {}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -81,7 +70,13 @@ class VAE:
         """The priors that ``sample`` knows here, the default one first."""
         return PRIORS if self.manifest.mixture is not None else ("normal",)
 
-    def encode(self, images: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        """The latent's dimensions, the most active first: by KL(q(z_j|x) ‖ N(0, 1)) over held-out images."""
+        kl = self.manifest.latent.kl
+        return tuple(sorted(range(len(kl)), key=lambda j: -kl[j]))
+
+    def encode(self, images: Floats) -> tuple[Array, Array]:
         """mu and logvar (natural logarithm of the variance) of q(z|x), each float32 (N, d).
 
         Raises UsageError unless ``images`` are finite floats (N, C, H, W) in [0, 1].
@@ -89,20 +84,22 @@ class VAE:
         checked = self._checked_images(images)
         mu, logvar = (np.empty((len(checked), *self.latent_shape), np.float32) for _ in range(2))
         for part in self._batches(len(checked)):
-            mu[part], logvar[part] = self.session("encoder").run(["mu", "logvar"], {"image": checked[part]})
+            mu[part], logvar[part] = self.graph("encoder").run(["mu", "logvar"], {"image": checked[part]})
         return mu, logvar
 
-    def decode(self, z: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    def decode(self, z: Floats) -> Array:
         """The mean of p(x|z): images, float32 (N, C, H, W) in [0, 1]. Raises UsageError unless z is finite, (N, d)."""
         checked = self._checked_latents(z)
         images = np.empty((len(checked), *self.image_shape), np.float32)
         for part in self._batches(len(checked)):
-            (images[part],) = self.session("decoder").run(["image"], {"z": checked[part]})
+            (images[part],) = self.graph("decoder").run(["image"], {"z": checked[part]})
         return images
 
-    def sample(
-        self, n: int = 1, *, seed: int = 0, prior: str | None = None, temperature: float = 1.0
-    ) -> NDArray[np.float32]:
+    def reconstruct(self, images: Floats) -> Array:
+        """Images decoded from their mu, float32 (N, C, H, W). Raises UsageError as ``encode`` does."""
+        return self.decode(self.encode(images)[0])
+
+    def sample(self, n: int = 1, *, seed: int = 0, prior: str | None = None, temperature: float = 1.0) -> Array:
         """n images from the prior, float32 (n, C, H, W).
 
         Image k of a seed does not depend on n: see ``sample_latents``, which also says what is raised.
@@ -110,12 +107,13 @@ class VAE:
         return self.decode(self.sample_latents(n, seed=seed, prior=prior, temperature=temperature))
 
     def sample_latents(
-        self, n: int = 1, *, seed: int = 0, prior: str | None = None, temperature: float = 1.0
-    ) -> NDArray[np.float32]:
-        """n latents from the prior, float32 (n, d); latent k of a seed has the same bits on every machine.
+        self, n: int = 1, *, seed: int = 0, prior: str | None = None, temperature: float = 1.0, start: int = 0
+    ) -> Array:
+        """Latents ``start`` to ``start + n - 1`` of a seed from the prior, float32 (n, d).
 
-        ``prior`` is ``mixture`` (fitted to the encoded training images; the default where the bundle has one) or
-        ``normal``, N(0, I). ``temperature`` scales standard deviations. Raises UsageError for values out of range.
+        Latent k of a seed has the same bits on every machine. ``prior`` is ``mixture`` (fitted to the encoded training
+        images; the default where the bundle has one) or ``normal``, N(0, I). ``temperature`` scales standard
+        deviations. Raises UsageError for values out of range.
         """
         if n < 1:
             raise UsageError(f"the number of samples must be 1 or more, not {n}")
@@ -125,28 +123,113 @@ class VAE:
         if prior not in PRIORS:
             raise UsageError(f"there is no prior {prior!r}: choose one of {', '.join(self.priors)}")
         if prior == "normal":
-            return draw_normal(self.latent_shape[0], n, seed=seed, temperature=temperature)
+            return draw_normal(self.latent_shape[0], n, seed=seed, start=start, temperature=temperature)
         if self.manifest.mixture is None:
             raise UsageError(f"{self.bundle.path} carries no mixture prior: use the prior normal")
-        return draw_mixture(self.manifest.mixture, n, seed=seed, temperature=temperature)
+        return draw_mixture(self.manifest.mixture, n, seed=seed, start=start, temperature=temperature)
 
-    def session(self, graph: str) -> onnxruntime.InferenceSession:
-        """The ONNX Runtime session of ``encoder`` or ``decoder``, opened when it is first asked for."""
-        if graph not in self._sessions:
-            model = self.bundle.files[self.manifest.graphs[graph].file]
-            self._sessions[graph] = open_session(model, threads=self._threads)
-        return self._sessions[graph]
+    def interpolate(self, a: Floats, b: Floats, steps: int = 8, *, mode: str = "linear") -> Array:
+        """Images on the way from a to b, float32 (steps, C, H, W), the decoded ends included.
+
+        a and b are each an image (C, H, W), of which mu is taken, or a latent (d,); ``mode`` is ``linear`` or
+        ``slerp`` (see ``vaekit.latents.interpolate``). Raises UsageError for other shapes, modes, or under two steps.
+        """
+        return self.decode(latents.interpolate(self._as_latent(a), self._as_latent(b), steps, mode))
+
+    def traverse(
+        self,
+        base: Floats | None = None,
+        *,
+        dimensions: Sequence[int] | None = None,
+        steps: int = 9,
+        span: float = 2.5,
+        seed: int = 0,
+    ) -> Array:
+        """One latent dimension after another moved through its range, float32 (dimensions, steps, C, H, W).
+
+        ``base`` is an image (C, H, W), of which mu is taken, or a latent (d,), from which all other dimensions keep
+        their values; by default sample 0 of ``seed``. ``dimensions`` are all by default, the most active first. Each
+        goes through ``span`` standard deviations of mu over the held-out images, at least ``span``, to either side of
+        its mean. Raises UsageError for dimensions that are not there, under two steps or a span that is not positive.
+        """
+        chosen = self.dimensions if dimensions is None else tuple(dimensions)
+        d = self.latent_shape[0]
+        if not chosen or any(not 0 <= j < d for j in chosen):
+            raise UsageError(f"the latent's dimensions are 0 to {d - 1}, not {', '.join(map(str, chosen)) or 'none'}")
+        if steps < 2 or not (0 < span < math.inf):
+            raise UsageError(f"a traversal takes 2 steps or more and a positive span, not {steps} and {span}")
+        latent = self.sample_latents(1, seed=seed)[0] if base is None else self._as_latent(base)
+        rows = [latents.traversal(latent, j, self.traversed_values(j, steps, span)) for j in chosen]
+        return self.decode(np.concatenate(rows)).reshape(len(chosen), steps, *self.image_shape)
+
+    def traversed_values(self, dimension: int, steps: int, span: float) -> NDArray[np.float64]:
+        """The values that ``traverse`` gives to a dimension, float64 (steps,)."""
+        mean, std = self.manifest.latent.mean[dimension], self.manifest.latent.std[dimension]
+        reach = span * max(std, 1.0)
+        return np.linspace(mean - reach, mean + reach, steps)
+
+    def elbo_terms(self, images: Floats, *, seed: int = 0) -> Terms:
+        """reconstruction E_q log p(x|z) and KL(q ‖ N(0, I)) of each image, float64 (N,) each, in nats.
+
+        One Monte Carlo sample (L = 1), with one eps for every image, sample 0 of the seed: an image's terms do not
+        depend on its neighbours. Raises UsageError as ``encode`` does.
+        """
+        checked = self._checked_images(images)
+        reconstruction, kl = np.empty((2, len(checked)))
+        for part in self._batches(len(checked)):
+            reconstruction[part], kl[part] = elbo_terms(
+                checked[part], self.encode, self.decode, self.manifest.likelihood, seed=seed
+            )
+        return Terms(reconstruction, kl)
+
+    def score(self, images: Floats, *, seed: int = 0) -> NDArray[np.float64]:
+        """−ELBO of each image in nats, float64 (N,), the higher the stranger: see ``elbo_terms``."""
+        return -self.elbo_terms(images, seed=seed).elbo
+
+    def verify(self) -> Verification:
+        """Replay the golden vectors on this machine's provider: see ``vaekit.verification.verify``."""
+        from vaekit.verification import verify
+
+        return verify(self)
+
+    def graph(self, name: str) -> Graph:
+        """The loaded graph of ``encoder`` or ``decoder``, opened when it is first asked for.
+
+        It says which provider runs it (``placement``). Raises ProviderError where the selected one cannot.
+        """
+        if name not in self._graphs:
+            model = self.bundle.files[self.manifest.graphs[name].file]
+            self._graphs[name] = open_graph(
+                name, model, self._selection, probe=self._probe(name), threads=self._threads, spinning=self._spinning
+            )
+        return self._graphs[name]
+
+    def _probe(self, name: str) -> Feeds:
+        if name == "encoder":
+            return {"image": np.full((1, *self.image_shape), 0.5, np.float32)}
+        return {"z": np.zeros((1, *self.latent_shape), np.float32)}
 
     def _batches(self, count: int) -> list[slice]:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]
 
-    def _checked_images(self, images: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    def _as_latent(self, value: Floats) -> Array:
+        """mu of an image (C, H, W), or a latent (d,) as it is."""
+        array = np.asarray(value)
+        if array.shape == self.image_shape:
+            return np.asarray(self.encode(array[None])[0][0])
+        if array.shape == self.latent_shape:
+            return np.asarray(self._checked_latents(array[None])[0])
+        raise UsageError(
+            f"give an image of shape {self.image_shape} or a latent of shape {self.latent_shape}, not {array.shape}"
+        )
+
+    def _checked_images(self, images: Floats) -> Array:
         array = _as_float32(images, "images", "(N, C, H, W) in [0, 1]", self.image_shape)
         if array.size and not (array.min() >= 0 and array.max() <= 1):  # not (NaN >= 0)
             raise UsageError("images must lie in [0, 1] and be finite: divide 8-bit values by 255")
         return array
 
-    def _checked_latents(self, z: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    def _checked_latents(self, z: Floats) -> Array:
         array = _as_float32(z, "latents", "(N, d)", self.latent_shape)
         if not np.isfinite(array).all():
             raise UsageError("latents must be finite: these hold NaN or infinity")
@@ -154,22 +237,28 @@ class VAE:
 
 
 def load(
-    path: str | Path, *, provider: str = "auto", threads: int | None = None, batch_size: int = DEFAULT_BATCH_SIZE
+    path: str | Path,
+    *,
+    provider: str = "auto",
+    provider_options: Mapping[str, str] | None = None,
+    allow_fallback: bool = False,
+    threads: int | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    spinning: bool = True,
 ) -> VAE:
     """Load a bundle, a folder or a .zip of one.
 
-    ``provider`` is ``cpu``, or ``auto``, which is the CPU too in this version; ``threads`` defaults to the processors
-    that this process may use. Raises BundleError where a file is missing, altered, newer or unsafe, and UsageError for
-    arguments out of range.
+    ``provider`` is ``auto``, a name in ``vaekit.providers.PROVIDERS``, or one of ONNX Runtime's own, with
+    ``provider_options`` by ONNX Runtime's names. A named one is strict: it runs every node or, when a graph is first
+    used, ProviderError is raised; ``allow_fallback`` lets the CPU run the rest. ``threads`` defaults to the processors
+    that this process may use; ``spinning=False`` is kinder to whatever else runs beside. Raises BundleError where a
+    file is missing, altered, newer or unsafe, and UsageError for arguments out of range.
     """
-    if provider not in PROVIDERS:
-        raise UsageError(f"there is no provider {provider!r} in this version: choose one of {', '.join(PROVIDERS)}")
-    return VAE(read_bundle(path), threads=threads, batch_size=batch_size)
+    selection = Selection(provider, dict(provider_options or {}), allow_fallback)
+    return VAE(read_bundle(path), selection=selection, threads=threads, batch_size=batch_size, spinning=spinning)
 
 
-def _as_float32(
-    array: NDArray[np.floating[Any]], what: str, axes: str, item_shape: tuple[int, ...]
-) -> NDArray[np.float32]:
+def _as_float32(array: Floats, what: str, axes: str, item_shape: tuple[int, ...]) -> Array:
     array = np.asarray(array)
     if array.dtype.kind != "f":
         raise UsageError(f"{what} must be floats {axes}, not {array.dtype}")
@@ -178,7 +267,3 @@ def _as_float32(
         raise UsageError(f"{what} must have the shape (N, {sizes}), not {array.shape}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
         return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaekit import noise
-from vaekit.bundle import Likelihood
+from vaekit.bundle import Likelihood, ScoreStatistics
+from vaekit.errors import UsageError
 
 Array = NDArray[np.float32]
 Encode = Callable[[Array], tuple[Array, Array]]
@@ -41,6 +42,34 @@ def elbo_terms(images: Array, encode: Encode, decode: Decode, likelihood: Likeli
     eps = noise.standard_normal(seed, 0, 1, mu.shape[1])
     z = (mu + np.exp(0.5 * logvar.astype(np.float64)) * eps).astype(np.float32)
     return Terms(log_likelihood(images, decode(z), likelihood), kl_standard_normal(mu, logvar).sum(axis=1))
+
+
+def threshold(text: str, statistics: ScoreStatistics | None) -> float:
+    """The score in nats above which ``--flag-above`` flags: ``p99``, a percentile of held-out scores, or a number.
+
+    Percentiles between those in the bundle are interpolated. Raises UsageError for anything else, or for a percentile
+    where the bundle holds no scores.
+    """
+    try:
+        if not text.lower().startswith("p"):
+            return _finite(float(text))
+        percentile = _finite(float(text[1:]))
+    except ValueError:
+        percentile = -1.0
+    if not 0 <= percentile <= 100:
+        raise UsageError(
+            f"{text!r} is no threshold: give a percentile of the held-out scores, p0 to p100, such as p99, or nats"
+        )
+    if statistics is None:
+        raise UsageError("this bundle holds no held-out scores to take a percentile of: give a number of nats")
+    known = np.array(sorted((float(name[1:]), score) for name, score in statistics.quantiles.items()))
+    return float(np.interp(percentile, known[:, 0], known[:, 1]))
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def kl_standard_normal(mu: Array, logvar: Array) -> NDArray[np.float64]:

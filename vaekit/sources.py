@@ -31,14 +31,16 @@ MIN_SIDE = 8
 Progress = Callable[[int, int], None]
 """Called with the number of images read and their total."""
 
-_SHAPES_COUNT = 40_000
+SHAPES_COUNT = 40_000
+"""Images of the source ``shapes``."""
+
 _SHAPES_SIZE = (32, 32)
 _MIXED_SIZE = (64, 64)  # for pictures of several sizes, or large ones, where no size is asked for
 _LARGEST_NATIVE_SIDE = 128
 _PROBED = 500  # pictures whose headers decide size and colour
 _CHUNK = 1024
 
-_MNIST_FAMILY = {
+BUILT_IN_FILES = {
     "fashion-mnist": "install Debian's package dataset-fashion-mnist, or put its IDX files in "
     "$VAEKIT_DATA/fashion-mnist",
     "mnist": "put its IDX files in $VAEKIT_DATA/mnist",
@@ -84,8 +86,8 @@ def open_source(source: str, *, size: tuple[int, int] | None = None, progress: P
         raise UsageError(f"the size {size[0]}x{size[1]} is too small: images need at least {MIN_SIDE}x{MIN_SIDE}")
     if source == "shapes":
         return _open_shapes(size)
-    if source in _MNIST_FAMILY:
-        return _open_idx_folder(source, _find_dataset(source), size)
+    if source in BUILT_IN_FILES:
+        return _open_idx_folder(source, find_dataset(source), size)
     path = Path(source)
     if path.is_dir():
         return _open_folder(source, path, size, progress)
@@ -96,20 +98,21 @@ def open_source(source: str, *, size: tuple[int, int] | None = None, progress: P
     files = [path] if path.is_file() else sorted(Path(match) for match in glob.glob(source, recursive=True))
     files = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
     if not files:
-        raise SourceError(_no_source(source, path))
+        raise no_source(source)
     return _from_files(source, files, None, (), size, progress)
 
 
-def _no_source(source: str, path: Path) -> str:
+def no_source(source: str) -> SourceError:
+    """The error that a source is none."""
     kinds = "a folder of images, a picture or glob, .npy, .npz, an IDX file, shapes, fashion-mnist or mnist"
-    if path.exists():
-        return f"{source} is not a source of images: vaekit reads {kinds}"
-    return f"there is no source {source}: give {kinds}"
+    if Path(source).exists():
+        return SourceError(f"{source} is not a source of images: vaekit reads {kinds}")
+    return SourceError(f"there is no source {source}: give {kinds}")
 
 
 def _open_shapes(size: tuple[int, int] | None) -> Images:
     size = size or _SHAPES_SIZE
-    factors = draw_factors(_SHAPES_COUNT)
+    factors = draw_factors(SHAPES_COUNT)
     labels = factors[:, 0].astype(np.int64)
     if _fits(len(factors), (3, *size)):
         return _held("shapes", render(factors, size), labels, SHAPE_NAMES)
@@ -120,12 +123,13 @@ def _open_shapes(size: tuple[int, int] | None) -> Images:
     return Images("shapes", (3, *size), labels, SHAPE_NAMES, (), "", False, len(factors), read)
 
 
-def _find_dataset(name: str) -> Path:
+def find_dataset(name: str) -> Path:
+    """The folder of a built-in data set's IDX files. Raises SourceError with the ways to get it."""
     roots = [Path(os.environ["VAEKIT_DATA"])] if os.environ.get("VAEKIT_DATA") else []
     for root in (*roots, _DEBIAN_DATASETS):
         if (root / name).is_dir():
             return root / name
-    raise SourceError(f"{name} is not on this machine: {_MNIST_FAMILY[name]}")
+    raise SourceError(f"{name} is not on this machine: {BUILT_IN_FILES[name]}")
 
 
 def _open_folder(source: str, folder: Path, size: tuple[int, int] | None, progress: Progress | None) -> Images:
@@ -151,12 +155,16 @@ def _files_under(folder: Path) -> Iterator[Path]:
 
 
 def _open_idx_folder(source: str, folder: Path, size: tuple[int, int] | None) -> Images:
-    """The training part of a folder of IDX files, or its only part."""
+    chosen = idx_images(folder)
+    return _from_array(source, read_idx(chosen), _idx_labels(chosen), size)
+
+
+def idx_images(folder: Path) -> Path:
+    """The training part of a folder of IDX files, or its only part. Raises SourceError where there is none."""
     parts = sorted(file for file in folder.iterdir() if "idx3-ubyte" in file.name)
     if not parts:
         raise SourceError(f"{folder} holds no IDX file of images (…idx3-ubyte or …idx3-ubyte.gz)")
-    chosen = next((file for file in parts if file.name.startswith("train")), parts[0])
-    return _from_array(source, read_idx(chosen), _idx_labels(chosen), size)
+    return next((file for file in parts if file.name.startswith("train")), parts[0])
 
 
 def _idx_labels(images: Path) -> NDArray[np.uint8] | None:
@@ -186,7 +194,7 @@ def _images_of(path: Path, arrays: Any) -> NDArray[Any]:
 
 def _from_array(source: str, array: NDArray[Any], labels: NDArray[Any] | None, size: tuple[int, int] | None) -> Images:
     """Images of an array (N, H, W), (N, H, W, C) or (N, C, H, W): uint8, bool, or floats in [0, 1]."""
-    array = _channels_first(source, array)
+    array = channels_first(source, array)
     count, channels, *own = array.shape
     size = size or (own[0], own[1])
     if min(*own, *size) < MIN_SIDE:
@@ -199,7 +207,7 @@ def _from_array(source: str, array: NDArray[Any], labels: NDArray[Any] | None, s
     resized_from = "" if (own[0], own[1]) == size else f"{own[0]} x {own[1]}"
 
     def read(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return _resize(_to_uint8(source, array[indices]), size)
+        return resize(to_uint8(source, array[indices]), size)
 
     shape = (channels, *size)
     if not _fits(count, shape):
@@ -210,7 +218,8 @@ def _from_array(source: str, array: NDArray[Any], labels: NDArray[Any] | None, s
     return _held(source, pixels, classes, (), (), resized_from)
 
 
-def _channels_first(source: str, array: NDArray[Any]) -> NDArray[Any]:
+def channels_first(source: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) as (N, C, H, W). Raises SourceError for other shapes."""
     if array.ndim == 3:
         return array[:, None]
     if array.ndim == 4 and array.shape[1] in (1, 3):
@@ -222,7 +231,8 @@ def _channels_first(source: str, array: NDArray[Any]) -> NDArray[Any]:
     )
 
 
-def _to_uint8(source: str, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def to_uint8(source: str, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixels of uint8, bool, or floats in [0, 1] as uint8. Raises SourceError for others."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == np.bool_:
@@ -237,7 +247,7 @@ def _to_uint8(source: str, pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return rounded
 
 
-def _resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize (n, C, H, W) by the one rule of vaekit.images."""
     if pixels.shape[2:] == size:
         return pixels

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def speaker(quiet: bool) -> Callable[[str], None]:
@@ -24,3 +29,48 @@ def command_line(command: str, *options: tuple[str, object, object]) -> str:
         if value != default:
             words.extend([name, str(value)] if name else [str(value)])
     return f"{command} {shlex.join(words)}" if words else command
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of columns set two spaces apart: the first flush left, the others flush right where all are numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+@contextmanager
+def progress_bar(what: str, total: int, quiet: bool, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with rate and time left, where stderr is a terminal: call what it yields with the number done."""
+    if no_bar(quiet):
+        yield lambda number: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda number: bar.update(task, completed=number)
+
+
+def stderr() -> Console:
+    """Rich's console on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def no_bar(quiet: bool) -> bool:
+    """Whether to draw no progress bar: when quiet, and where stderr is no terminal."""
+    return quiet or not sys.stderr.isatty()

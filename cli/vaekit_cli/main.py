@@ -13,7 +13,21 @@ import typer
 
 import vaekit
 from vaekit.errors import VaekitError
-from vaekit_cli.commands import export, info, sample, train
+from vaekit_cli.commands import (
+    bench,
+    decode,
+    doctor,
+    encode,
+    export,
+    info,
+    interpolate,
+    reconstruct,
+    sample,
+    score,
+    train,
+    traverse,
+    verify,
+)
 
 app = typer.Typer(
     name="vaekit",
@@ -25,7 +39,16 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("sample")(sample.sample)
+app.command("encode")(encode.encode)
+app.command("decode")(decode.decode)
+app.command("reconstruct")(reconstruct.reconstruct)
+app.command("interpolate")(interpolate.interpolate)
+app.command("traverse")(traverse.traverse)
+app.command("score")(score.score)
+app.command("verify")(verify.verify)
 app.command("info")(info.info)
+app.command("bench")(bench.bench)
+app.command("doctor")(doctor.doctor)
 
 
 class _Terminated(BaseException):

@@ -9,20 +9,62 @@ import typer
 
 from vaekit.errors import UsageError
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Image k of a seed is always the same.")]
 ModelOption = Annotated[
     Path,
     typer.Option(
         "-m", "--model", envvar="VAEKIT_MODEL", metavar="BUNDLE", help="The bundle: a folder, or a .zip of it."
     ),
 ]
-ProviderOption = Annotated[str, typer.Option(metavar="auto|cpu", help="What runs the graphs; auto is the CPU.")]
+ProviderOption = Annotated[
+    str,
+    typer.Option(
+        envvar="VAEKIT_PROVIDER",
+        metavar="NAME",
+        help="What runs the graphs: auto, cpu, cuda, tensorrt, openvino, directml, coreml, migraphx, webgpu, qnn, "
+        "xnnpack, or a name of ONNX Runtime's own. A named one runs every node or fails.",
+    ),
+]
+ProviderOptionsOption = Annotated[
+    list[str] | None,
+    typer.Option("--provider-option", metavar="KEY=VALUE", help="An option of the provider's; may be given again."),
+]
+FallbackOption = Annotated[
+    bool, typer.Option("--allow-fallback", help="Let the CPU run what the named provider does not, and say so.")
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads for the graphs.", show_default="the processors that may be used")
 ]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows that go through a graph at a time.")]
-SeedOption = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Image k of a seed is always the same.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+
+PriorOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="mixture|normal",
+        help="mixture, fitted to the encoded training images, or normal, N(0, I).",
+        show_default="mixture where the bundle has one",
+    ),
+]
+
+ImagesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="IMAGES...",
+        help="Folders at any depth, pictures, quoted globs, .npy, .npz, IDX, or shapes, fashion-mnist, mnist.",
+        show_default=False,
+    ),
+]
+FromFileOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Paths of more pictures, one a line; - reads them from stdin.")
+]
+NoResizeOption = Annotated[
+    bool, typer.Option("--no-resize", help="Refuse pictures of another size or colour than the bundle's.")
+]
+SkipErrorsOption = Annotated[
+    bool, typer.Option("--skip-errors", help="Exit 0 even where some pictures could not be read.")
+]
 
 DEFAULT_MODEL = Path("vae-onnx")
 
@@ -48,3 +90,14 @@ def parse_sigma(text: str) -> float | None:
     if not 0 < sigma < float("inf"):
         raise UsageError(f"--sigma {text} is neither `optimal` nor a positive number")
     return sigma
+
+
+def parse_provider_options(texts: list[str] | None) -> dict[str, str]:
+    """Options of a provider from ``key=value`` each. Raises UsageError for anything else."""
+    options = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--provider-option {text} is not of the form KEY=VALUE")
+        options[key] = value
+    return options

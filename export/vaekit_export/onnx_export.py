@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from vaekit.errors import ExportError, UsageError
 from vaekit.onnx_file import TensorInfo, read_onnx
-from vaekit.runtime import open_session
+from vaekit.providers import open_on_cpu
 
 MIN_OPSET = 17
 
@@ -22,13 +23,14 @@ _RANDOM_OPERATORS = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
 )
 _FREE_AXIS = "batch"
+_MINIMUM_ONNXRUNTIME = {17: "1.15.0"}
 
 
 def newest_opset() -> int:
     """The newest opset that the installed onnx package defines and the installed ONNX Runtime loads, by trying."""
     for opset in range(onnx.defs.onnx_opset_version(), MIN_OPSET, -1):
         try:
-            open_session(_probe_model(opset))
+            open_on_cpu("probe", _probe_model(opset))
         except Exception:  # noqa: BLE001, S112 — whatever a runtime says to an opset it does not know
             continue
         return opset
@@ -120,6 +122,15 @@ def check_onnx(data: bytes, *, inputs: Sequence[TensorInfo], outputs: Sequence[T
 def lowest_ir_version(opset: int) -> int:
     """The lowest IR version that may carry an opset: 8 at 17. Old runtimes refuse a higher one."""
     return int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
+
+
+def minimum_onnxruntime(opset: int) -> str:
+    """The oldest ONNX Runtime that was found to load and run a vaekit graph of an opset at its lowest IR version.
+
+    Found by trying wheels back to 1.15.0, the oldest for Python 3.11 (``tests/packaging/run_bundle_bare.py``). An opset
+    newer than those tried says the installed version, which parity was checked on.
+    """
+    return _MINIMUM_ONNXRUNTIME.get(opset, str(onnxruntime.__version__))
 
 
 def _declared(name: str, tensor: Tensor) -> TensorInfo:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vaekit.errors import ParityError, UsageError
-from vaekit.runtime import open_session
+from vaekit.providers import open_on_cpu
 
 BATCH_SIZES = (1, 2, 7, 64)
 
@@ -90,8 +90,8 @@ def check_parity(graph: Graph, inputs: dict[str, Array], tolerances: Tolerances)
 
 def onnx_runner(graph: Graph) -> Runner:
     """The graph's outputs for a batch, through the session that the edge opens."""
-    session = open_session(graph.onnx)
-    return lambda rows: tuple(session.run(list(graph.output_names), {graph.input_name: rows}))
+    opened = open_on_cpu(graph.name, graph.onnx)
+    return lambda rows: tuple(opened.run(list(graph.output_names), {graph.input_name: rows}))
 
 
 def torch_runner(module: nn.Module) -> Runner:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vaekit.errors import UsageError, VaekitError
-from vaekit.pictures import FORMATS, check_picture_path, grid, save_picture, to_uint8
+from vaekit.files import check_file_target
+from vaekit.pictures import FORMATS, grid, save_picture, to_uint8
 
 
 def images(count: int, channels: int, height: int, width: int) -> NDArray[np.float32]:
@@ -84,16 +85,16 @@ def test_a_png_keeps_every_pixel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["grid", "grid.gif", "grid.png.txt", ".png"])
 def test_a_suffix_that_names_no_format_is_a_wrong_option(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"\.png"):
-        check_picture_path(tmp_path / name)
+        check_file_target(tmp_path / name, FORMATS)
 
 
 def test_a_picture_without_a_folder_is_refused_beforehand(tmp_path: Path) -> None:
     with pytest.raises(VaekitError, match="there is no folder"):
-        check_picture_path(tmp_path / "none" / "a.png")
+        check_file_target(tmp_path / "none" / "a.png", FORMATS)
     (tmp_path / "file").touch()
     with pytest.raises(VaekitError, match="is a file"):
-        check_picture_path(tmp_path / "file" / "a.png")
-    assert check_picture_path(tmp_path / "a.jpg") == "JPEG"
+        check_file_target(tmp_path / "file" / "a.png", FORMATS)
+    check_file_target(tmp_path / "a.jpg", FORMATS)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 import vaekit
 from vaekit.errors import BundleError, ProviderError, UsageError
 from vaekit.prior import draw_mixture, draw_normal
-from vaekit.runtime import VAE, load, open_session
+from vaekit.providers import open_on_cpu
+from vaekit.runtime import VAE, load
 
 Array = NDArray[np.float32]
 
@@ -130,14 +131,14 @@ def test_no_more_rows_than_the_batch_size_go_through_a_graph(
             rows.append(len(inputs["z"]))
             return [np.zeros((len(inputs["z"]), 1, 8, 8), np.float32)]
 
-    monkeypatch.setattr(vae, "session", lambda graph: Watched())
+    monkeypatch.setattr(vae, "graph", lambda graph: Watched())
     vae.decode(np.zeros((40, 4)))
     assert rows == [16, 16, 8]
 
 
-def test_a_session_is_opened_once(vae: VAE) -> None:
-    assert vae.session("encoder") is vae.session("encoder")
-    assert vae.session("encoder") is not vae.session("decoder")
+def test_a_graph_is_opened_once(vae: VAE) -> None:
+    assert vae.graph("encoder") is vae.graph("encoder")
+    assert vae.graph("encoder") is not vae.graph("decoder")
 
 
 def test_samples_are_decoded_latents_of_the_prior(vae: VAE) -> None:
@@ -238,7 +239,9 @@ def test_samples_out_of_range_are_refused(vae: VAE, what: str) -> None:
         ({"threads": 0}, "threads"),
         ({"threads": -2}, "threads"),
         ({"batch_size": 0}, "batch size"),
-        ({"provider": "cuda"}, "cuda"),
+        ({"provider": "abacus"}, "abacus"),
+        ({"provider_options": {"a": "1"}}, "provider"),
+        ({"provider": "cpu", "provider_options": {"a": "1"}}, "cpu takes no options"),
         ({"provider": ""}, "provider"),
     ],
 )
@@ -250,12 +253,12 @@ def test_options_out_of_range_are_refused(tiny_bundle: Path, options: dict[str, 
 @pytest.mark.parametrize("provider", ["auto", "cpu"])
 def test_the_providers_of_this_version_run_on_the_cpu(tiny_bundle: Path, provider: str) -> None:
     vae = load(tiny_bundle, provider=provider, threads=1)
-    assert vae.session("decoder").get_providers() == ["CPUExecutionProvider"]
+    assert vae.graph("decoder").placement == {"CPUExecutionProvider": 6}
 
 
 def test_a_graph_that_onnx_runtime_cannot_load_is_one_line() -> None:
     with pytest.raises(BundleError, match="cannot load") as caught:
-        open_session(b"\x08\x08 no graph")
+        open_on_cpu("decoder", b"\x08\x08 no graph")
     assert "\n" not in str(caught.value)
 
 

@@ -225,7 +225,7 @@ def test_an_array_of_smaller_images_than_8_is_refused(tmp_path: Path, height: in
 
 
 def test_shapes_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_SHAPES_COUNT", 50)
+    monkeypatch.setattr(sources, "SHAPES_COUNT", 50)
     images = open_source("shapes")
     drawn = draw_shapes(50)
     assert (len(images), images.shape, images.label_names) == (50, (3, 32, 32), SHAPE_NAMES)

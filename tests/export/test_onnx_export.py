@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vaekit.errors import ExportError, UsageError
 from vaekit.onnx_file import TensorInfo, read_onnx
-from vaekit.runtime import open_session
+from vaekit.providers import open_on_cpu
 from vaekit_export.onnx_export import MIN_OPSET, check_onnx, check_opset, export_onnx, lowest_ir_version, newest_opset
 from vaekit_export.parity import Graph
 
@@ -58,7 +58,7 @@ def test_the_file_says_nothing_of_the_machine_that_made_it(make_graph: MakeGraph
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_batch_size_runs(make_graph: MakeGraph, name: str) -> None:
-    session = open_session(make_graph(name, OPSETS[-1]).onnx)
+    session = open_on_cpu(name, make_graph(name, OPSETS[-1]).onnx).session
     for size in (1, 3, 64):
         rows = np.zeros((size, *((3, 16, 13) if name == "encoder" else (2,))), np.float32)
         assert all(len(output) == size for output in session.run(None, {session.get_inputs()[0].name: rows}))

@@ -1,62 +1,70 @@
-"""`vaekit sample`: images from the prior, in one picture."""
+"""`vaekit sample`: images from the prior, in one picture or one file each."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vaekit_cli.console import command_line, speaker
-from vaekit_cli.options import (
-    DEFAULT_MODEL,
-    BatchSizeOption,
-    JsonOption,
-    ModelOption,
-    ProviderOption,
-    QuietOption,
-    SeedOption,
-    ThreadsOption,
-)
+from vaekit_cli.console import command_line, progress_bar, speaker
+from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
+from vaekit_cli.options import DEFAULT_MODEL, JsonOption, PriorOption, QuietOption, SeedOption
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vaekit.runtime import VAE
+
+_CHUNK = 256  # images that are drawn and decoded before they are written
 
 
+@runs_a_bundle
 def sample(
+    runtime: Runtime,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many images.")] = 64,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The picture: .png, .jpg or .webp.")] = Path(
-        "grid.png"
-    ),
-    model: ModelOption = DEFAULT_MODEL,
-    prior: Annotated[
-        str | None,
-        typer.Option(
-            metavar="mixture|normal",
-            help="mixture, fitted to the encoded training images, or normal, N(0, I).",
-            show_default="mixture where the bundle has one",
-        ),
-    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="One picture (.png, .jpg, .webp), or a folder for one PNG each.")
+    ] = Path("grid.png"),
+    prior: PriorOption = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scales standard deviations.")] = 1.0,
     columns: Annotated[int | None, typer.Option(min=1, help="Images in a row.", show_default="a square grid")] = None,
     seed: SeedOption = 0,
-    provider: ProviderOption = "auto",
-    threads: ThreadsOption = None,
-    batch_size: BatchSizeOption = 64,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Draw images from the prior into one grid."""
-    from vaekit.pictures import check_picture_path, grid, save_picture
-    from vaekit.runtime import load
+    """Draw images from the prior into one grid, or into a folder of one PNG each."""
+    from vaekit_cli.output import check_pictures_target, is_folder, write_pictures
 
-    check_picture_path(output)
-    vae = load(model, provider=provider, threads=threads, batch_size=batch_size)
+    say = speaker(quiet or as_json)
+    vae = runtime.load()
+    check_pictures_target(output, count, columns, vae.image_shape)
     prior = prior or vae.priors[0]
-    images = vae.sample(count, seed=seed, prior=prior, temperature=temperature)
-    save_picture(grid(images, columns), output)
+    batches = _samples(vae, count, seed, prior, temperature)
+    with progress_bar("sampling", count, quiet or as_json) as progress:
+        write_pictures(batches, count, output, columns, progress)
+    provider = say_where(vae, say, "decoder")
     if as_json:
-        print(json.dumps({"output": str(output), "count": count, "seed": seed, "prior": prior, "model": str(model)}))
+        document = {"output": str(output), "count": count, "seed": seed, "prior": prior, "provider": provider}
+        print(json.dumps(document | {"model": str(runtime.model)}))
         return
-    say = speaker(quiet)
-    say(f"{output}: {count} images from the {prior} prior of {model}, seed {seed}")
-    again = (("-m", model, DEFAULT_MODEL), ("-n", count, None), ("-o", output, None), ("--seed", seed + 1, None))
+    say(f"{output}: {count} images from the {prior} prior of {runtime.model}, seed {seed}, on {provider}")
+    if is_folder(output):
+        say(f"next: {command_line('vaekit encode', ('', output, None), ('-m', runtime.model, DEFAULT_MODEL))}")
+        return
+    again = (
+        ("-m", runtime.model, DEFAULT_MODEL),
+        ("-n", count, None),
+        ("-o", output, None),
+        ("--seed", seed + 1, None),
+    )
     say(f"next: {command_line('vaekit sample', *again)}")
+
+
+def _samples(vae: VAE, count: int, seed: int, prior: str, temperature: float) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, count, _CHUNK):
+        n = min(_CHUNK, count - start)
+        yield vae.decode(vae.sample_latents(n, seed=seed, prior=prior, temperature=temperature, start=start))

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaekit.errors import UsageError
-from vaekit_cli.console import command_line, speaker
+from vaekit_cli.console import command_line, no_bar, speaker, stderr
 from vaekit_cli.options import QuietOption, SeedOption, parse_sigma, parse_size
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from vaekit.sources import Images
     from vaekit.training.trainer import Outcome
 
@@ -134,7 +132,7 @@ def _open(source: str, size: tuple[int, int] | None, quiet: bool) -> Images:
 
     from vaekit.sources import open_source
 
-    with Progress(console=_stderr(), transient=True, disable=_no_bar(quiet)) as bar:
+    with Progress(console=stderr(), transient=True, disable=no_bar(quiet)) as bar:
         task = bar.add_task(f"reading {source}", total=None)
         return open_source(
             source, size=size, progress=lambda done, total: bar.update(task, completed=done, total=total)
@@ -186,7 +184,7 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[..., None]]:
 
     # Narrow enough for a terminal of 80 columns.
     columns = (BarColumn(10), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=_stderr(), disable=_no_bar(quiet)) as bar:
+    with Progress(*columns, console=stderr(), disable=no_bar(quiet)) as bar:
         task = bar.add_task("", total=None)
 
         def report(now: Figures) -> None:
@@ -194,18 +192,6 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[..., None]]:
             bar.update(task, completed=now.step, total=now.total, description=terms)
 
         yield report
-
-
-def _stderr() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _no_bar(quiet: bool) -> bool:
-    import sys
-
-    return quiet or not sys.stderr.isatty()
 
 
 def _summarise(outcome: Outcome, run: Path, say: Callable[[str], None]) -> None:

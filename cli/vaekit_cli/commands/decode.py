@@ -1,0 +1,67 @@
+"""`vaekit decode`: latents become images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vaekit.errors import SourceError
+from vaekit_cli.console import command_line, progress_bar, speaker
+from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
+from vaekit_cli.options import DEFAULT_MODEL, JsonOption, QuietOption
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vaekit.arrays import RowFile
+    from vaekit.latent_files import ParquetRows
+    from vaekit.runtime import VAE
+
+
+@runs_a_bundle
+def decode(
+    runtime: Runtime,
+    latents: Annotated[Path, typer.Argument(help="Latents z or mu: .npz, .npy or .parquet.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="One picture (.png, .jpg, .webp), or a folder for one PNG a row.")
+    ] = Path("decoded.png"),
+    columns: Annotated[int | None, typer.Option(min=1, help="Images in a row.", show_default="a square grid")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Decode latents into one grid, or into a folder of one PNG a row."""
+    from vaekit.latent_files import open_latents
+    from vaekit_cli.output import check_pictures_target, write_pictures
+
+    say = speaker(quiet or as_json)
+    vae = runtime.load(spinning=False)
+    rows = open_latents(latents, vae.latent_shape[0])
+    check_pictures_target(output, len(rows), columns, vae.image_shape)
+    provider = say_where(vae, say, "decoder")
+    with progress_bar("decoding", len(rows), quiet or as_json) as progress:
+        write_pictures(_decoded(vae, rows), len(rows), output, columns, progress)
+    if as_json:
+        document = {"output": str(output), "count": len(rows), "provider": provider, "model": str(runtime.model)}
+        print(json.dumps(document))
+        return
+    say(f"{output}: {len(rows):,} images decoded from {latents} on {provider}")
+    say(f"next: {command_line('vaekit traverse', ('-m', runtime.model, DEFAULT_MODEL))}")
+
+
+def _decoded(vae: VAE, rows: RowFile | ParquetRows) -> Iterator[NDArray[np.float32]]:
+    import numpy as np
+
+    first = 0
+    for part in rows.chunks(max(vae.batch_size, 256)):
+        bad = ~np.isfinite(part.astype(np.float32)).all(axis=1)
+        if bad.any():
+            raise SourceError(
+                f"{rows.path} holds NaN or infinity in row {first + int(np.argmax(bad))}: nothing was written"
+            )
+        yield vae.decode(part)
+        first += len(part)

@@ -1,0 +1,55 @@
+"""`vaekit doctor`: what this machine can run, and what to install for the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+from vaekit.errors import ProviderError
+from vaekit_cli.console import table
+from vaekit_cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from vaekit.doctor import Report
+
+_WORDS = {"runs": "runs", "partly": "runs in part", "fails": "does not run", "missing": "not installed"}
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine is, which execution providers load and run here, and what to install for the others."""
+    from vaekit.doctor import examine
+
+    report = examine()
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report)))
+    else:
+        for line in _lines(report):
+            print(line)
+    if not any(provider.state == "runs" for provider in report.providers):
+        raise ProviderError(f"nothing runs here: {'; '.join(report.problems) or 'no provider ran the probe'}")
+
+
+def _lines(report: Report) -> list[str]:
+    int8 = "yes" if report.fast_int8 else "no (INT8 gains little, and only with reduce_range is it exact)"
+    facts = [
+        ("vaekit", report.vaekit),
+        ("python", report.python),
+        ("platform", report.platform),
+        ("processor", f"{report.processor}; {report.cpus} usable, {report.memory_gb:.1f} GB of memory left"),
+        ("instructions", ", ".join(report.flags) or "unknown"),
+        ("fast int8", int8),
+        ("onnxruntime", ", ".join(report.wheels) or report.onnxruntime or "none"),
+        *([("plugins", ", ".join(report.plugins))] if report.plugins else []),
+        *(("problem", problem) for problem in report.problems),
+    ]
+    providers = [
+        (provider.name, _WORDS[provider.state], provider.detail if provider.state != "missing" else provider.install)
+        for provider in report.providers
+    ]
+    hints = [
+        f"{provider.name}: {provider.install}"
+        for provider in report.providers
+        if provider.state == "fails" and provider.install
+    ]
+    return [*table(facts), "", *table(providers), *hints]

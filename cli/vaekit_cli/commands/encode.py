@@ -1,0 +1,93 @@
+"""`vaekit encode`: images become latents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vaekit.errors import SourceError
+from vaekit_cli.console import command_line, progress_bar, speaker
+from vaekit_cli.edge import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
+from vaekit_cli.options import (
+    DEFAULT_MODEL,
+    FromFileOption,
+    ImagesArgument,
+    JsonOption,
+    NoResizeOption,
+    QuietOption,
+    SkipErrorsOption,
+)
+
+if TYPE_CHECKING:
+    from vaekit.latent_files import Spill
+    from vaekit.runtime import VAE
+    from vaekit.stream import ImageStream
+
+
+@runs_a_bundle
+def encode(
+    runtime: Runtime,
+    images: ImagesArgument = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The latents: .npz (mu, logvar, paths), .npy (mu) or .parquet.")
+    ] = Path("latents.npz"),
+    from_file: FromFileOption = None,
+    no_resize: NoResizeOption = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted encode of the same images.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop an interrupted encode and start again.")] = False,
+    skip_errors: SkipErrorsOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Encode any number of images: mu and logvar of q(z|x) for each."""
+    from vaekit.latent_files import Spill
+
+    say = speaker(quiet or as_json)
+    vae = runtime.load(spinning=False)
+    with open_stream(images, from_file, vae.image_shape, no_resize=no_resize) as stream:
+        identity = _identity(vae, stream, no_resize)
+        with Spill(output, vae.latent_shape[0], identity, resume=resume, overwrite=overwrite) as spill:
+            if spill.consumed:
+                say(f"going on after {spill.consumed:,} of {len(stream):,} images")
+            provider = say_where(vae, say, "encoder")
+            unreadable = Unreadable(say, already=spill.failures)
+            try:
+                with progress_bar("encoding", len(stream), quiet or as_json, spill.consumed) as progress:
+                    _encode(vae, stream, spill, unreadable, progress)
+            except BaseException:
+                if spill.rows:
+                    say(f"{spill.rows:,} latents wait in {spill.folder}: --resume goes on with them")
+                raise
+            if not spill.rows:
+                raise SourceError(f"none of the {len(stream):,} images could be read; the first: {unreadable.first}")
+            spill.finish()
+    done = f"{output} holds the latents of {spill.rows:,} images"
+    if as_json:
+        document = {"output": str(output), "images": spill.rows, "failures": unreadable.count, "provider": provider}
+        print(json.dumps(document | {"model": str(runtime.model)}))
+    else:
+        say(f"{done}, {vae.latent_shape[0]} dimensions, encoded on {provider}")
+        say(f"next: {command_line('vaekit decode', ('', output, None), ('-m', runtime.model, DEFAULT_MODEL))}")
+    unreadable.end(len(stream), done, skip_errors=skip_errors)
+
+
+def _encode(
+    vae: VAE, stream: ImageStream, spill: Spill, unreadable: Unreadable, progress: Callable[[int], None]
+) -> None:
+    for chunk in stream.chunks(spill.consumed):
+        unreadable.note(chunk)
+        spill.append(*vae.encode(chunk.images), chunk.paths, len(chunk.failures))
+        progress(spill.consumed)
+
+
+def _identity(vae: VAE, stream: ImageStream, no_resize: bool) -> str:
+    """What makes two encodes the same work: the images, the encoder, and how pictures are read."""
+    parts = (stream.fingerprint, vae.manifest.graphs["encoder"].sha256, vae.manifest.image.preprocessing, no_resize)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

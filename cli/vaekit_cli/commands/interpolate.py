@@ -1,0 +1,124 @@
+"""`vaekit interpolate`: the way from one image to another through the latent space."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vaekit.errors import UsageError
+from vaekit_cli.console import command_line, speaker
+from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
+from vaekit_cli.options import DEFAULT_MODEL, JsonOption, NoResizeOption, PriorOption, QuietOption
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vaekit.runtime import VAE
+
+_WIDEST = 16  # images in a row of a strip
+_SEED = typer.Option(min=0, max=2**64 - 1, help="A seed instead of an image, both or neither.")
+
+
+class Mode(StrEnum):
+    """How latents are interpolated."""
+
+    LINEAR = "linear"
+    SLERP = "slerp"
+
+
+@runs_a_bundle
+def interpolate(
+    runtime: Runtime,
+    ends: Annotated[list[Path] | None, typer.Argument(metavar="A B", help="Two pictures.", show_default=False)] = None,
+    from_seed: Annotated[int | None, _SEED] = None,
+    to_seed: Annotated[int | None, _SEED] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Images on the way, both ends included.")] = 8,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A strip (.png, .jpg, .webp), or a .gif that loops.")
+    ] = Path("strip.png"),
+    mode: Annotated[Mode, typer.Option(help="A straight line, or the great circle between two directions.")] = (
+        Mode.LINEAR
+    ),
+    prior: PriorOption = None,
+    no_resize: NoResizeOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Decode the latents between two images, or between the samples of two seeds."""
+    from vaekit.files import check_file_target
+    from vaekit.pictures import ANIMATIONS, FORMATS, check_size, save_animation, save_picture
+
+    say = speaker(quiet or as_json)
+    pictures = _check_ends(ends or [], from_seed, to_seed, prior)
+    check_file_target(output, (*FORMATS, *ANIMATIONS))
+    vae = runtime.load()
+    check_size(steps + len(pictures), _WIDEST, vae.image_shape[1:])
+    originals = _read(vae, pictures, no_resize)
+    if pictures:
+        a, b = vae.encode(originals)[0]
+    else:
+        a, b = (vae.sample_latents(1, seed=seed or 0, prior=prior)[0] for seed in (from_seed, to_seed))
+    images = vae.interpolate(a, b, steps, mode=mode.value)
+    provider = say_where(vae, say, *(["encoder"] if pictures else []), "decoder")
+    if output.suffix.lower() in ANIMATIONS:
+        save_animation(images, output)
+    else:
+        save_picture(_strip(images, originals), output)
+    if as_json:
+        document = {"output": str(output), "steps": steps, "mode": mode.value, "provider": provider}
+        print(json.dumps(document | {"model": str(runtime.model)}))
+        return
+    between = " and ".join(map(str, pictures)) if pictures else f"the samples of seeds {from_seed} and {to_seed}"
+    say(f"{output}: {steps} images between {between}, {mode.value}, on {provider}")
+    say(f"next: {_animate(runtime.model, pictures, from_seed, to_seed)}")
+
+
+def _check_ends(ends: list[Path], from_seed: int | None, to_seed: int | None, prior: str | None) -> list[Path]:
+    seeds = sum(seed is not None for seed in (from_seed, to_seed))
+    if (len(ends), seeds) not in ((2, 0), (0, 2)):
+        raise UsageError("give two pictures, or --from-seed and --to-seed, to interpolate between")
+    if ends and prior is not None:
+        raise UsageError("--prior is for seeds: pictures are encoded")
+    return ends
+
+
+def _read(vae: VAE, pictures: list[Path], no_resize: bool) -> NDArray[np.float32]:
+    """The two pictures, (2, C, H, W) in [0, 1], or none."""
+    import numpy as np
+
+    from vaekit.images import read_image
+
+    channels, height, width = vae.image_shape
+    pixels = [read_image(path, channels, (height, width), resize=not no_resize) for path in pictures]
+    return np.array(pixels, np.float32).reshape(-1, *vae.image_shape) / np.float32(255)
+
+
+def _strip(images: NDArray[np.float32], originals: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The images in a row, between the originals where there are any, with the share of the way below each."""
+    import numpy as np
+
+    from vaekit.pictures import grid
+
+    shares = [f"{share:.2f}" for share in np.linspace(0, 1, len(images))]
+    if len(originals):
+        images = np.concatenate((originals[:1], images, originals[1:]))
+        shares = ["A", *shares, "B"]
+    return grid(images, min(_WIDEST, len(images)), captions=shares)
+
+
+def _animate(model: Path, pictures: list[Path], from_seed: int | None, to_seed: int | None) -> str:
+    named = (("", path, None) for path in pictures)
+    seeds = (("--from-seed", from_seed, None), ("--to-seed", to_seed, None))
+    return command_line(
+        "vaekit interpolate",
+        *named,
+        *seeds,
+        ("--steps", 32, None),
+        ("-o", "way.gif", None),
+        ("-m", model, DEFAULT_MODEL),
+    )

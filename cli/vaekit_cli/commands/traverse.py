@@ -1,0 +1,74 @@
+"""`vaekit traverse`: what each dimension of the latent does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaekit.errors import UsageError
+from vaekit_cli.console import command_line, speaker
+from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
+from vaekit_cli.options import DEFAULT_MODEL, JsonOption, NoResizeOption, QuietOption, SeedOption
+
+
+@runs_a_bundle
+def traverse(
+    runtime: Runtime,
+    image: Annotated[
+        Path | None, typer.Argument(help="A picture to start from.", show_default="sample 0 of --seed")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The picture: .png, .jpg or .webp.")] = Path(
+        "traverse.png"
+    ),
+    dimensions: Annotated[
+        int | None,
+        typer.Option("-n", "--dimensions", min=1, help="How many, the most active first.", show_default="all"),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Images in a row.")] = 9,
+    span: Annotated[float, typer.Option(help="Standard deviations to either side of the mean.")] = 2.5,
+    seed: SeedOption = 0,
+    no_resize: NoResizeOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Move one latent dimension after another through its range: a row for each, the most active first."""
+    import numpy as np
+
+    from vaekit.files import check_file_target
+    from vaekit.images import read_image
+    from vaekit.pictures import FORMATS, check_size, grid, save_picture
+
+    say = speaker(quiet or as_json)
+    check_file_target(output, FORMATS)
+    vae = runtime.load()
+    if dimensions is not None and dimensions > len(vae.dimensions):
+        raise UsageError(f"--dimensions {dimensions} is too many: the latent has {len(vae.dimensions)}")
+    chosen = vae.dimensions[:dimensions]
+    check_size(len(chosen) * steps, steps, vae.image_shape[1:])
+    base = None
+    if image is not None:
+        channels, *size = vae.image_shape
+        base = read_image(image, channels, (size[0], size[1]), resize=not no_resize) / np.float32(255)
+    images = vae.traverse(base, dimensions=chosen, steps=steps, span=span, seed=seed)
+    provider = say_where(vae, say, "decoder")
+    kl = vae.manifest.latent.kl
+    picture = grid(
+        images.reshape(-1, *vae.image_shape),
+        steps,
+        row_titles=[f"z{j}: {kl[j]:.1f} nats" for j in chosen],
+        column_titles=[f"{offset:+.1f} sd" for offset in np.linspace(-span, span, steps)],
+    )
+    save_picture(picture, output)
+    if as_json:
+        document = {"output": str(output), "dimensions": list(chosen), "steps": steps, "provider": provider}
+        print(json.dumps(document | {"model": str(runtime.model)}))
+        return
+    say(
+        f"{output}: {len(chosen)} of {len(kl)} dimensions, the most active first, each {span:g} standard deviations to "
+        f"either side of its mean, on {provider}"
+    )
+    following = ("--from-seed", 0, None), ("--to-seed", 1, None), ("-m", runtime.model, DEFAULT_MODEL)
+    say(f"next: {command_line('vaekit interpolate', *following)}")

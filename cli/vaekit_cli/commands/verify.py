@@ -1,0 +1,97 @@
+"""`vaekit verify`: this machine proves that it computes what PyTorch computed."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from vaekit.errors import CheckError
+from vaekit_cli.console import speaker, table
+from vaekit_cli.edge import Runtime, runs_a_bundle
+from vaekit_cli.options import JsonOption, QuietOption
+
+if TYPE_CHECKING:
+    from vaekit.verification import OutputCheck, Verification
+
+
+@runs_a_bundle
+def verify(runtime: Runtime, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Replay the bundle's golden vectors here and compare with what PyTorch computed; exit 3 if they differ."""
+    say = speaker(quiet or as_json)
+    found = runtime.load().verify()
+    if as_json:
+        print(json.dumps(_document(found), allow_nan=False))
+    else:
+        for reason in found.fell_back:
+            say(reason)
+        for line in _lines(found):
+            print(line)
+    if not found.passed:
+        raise CheckError(_complaint(found))
+
+
+def _document(found: Verification) -> dict[str, Any]:
+    return {
+        "passed": found.passed,
+        "provider": found.provider,
+        "outputs": [
+            {
+                "graph": check.graph,
+                "output": check.output,
+                "max_abs": _finite(check.max_abs),
+                "max_rel": _finite(check.max_rel),
+                "psnr": _finite(check.psnr),
+                "differing_pixels": check.differing_pixels,
+                "finite": check.finite,
+                "atol": check.tolerance.atol,
+                "rtol": check.tolerance.rtol,
+                "passed": check.passed,
+            }
+            for check in found.outputs
+        ],
+        "placement": found.placement,
+        "fell_back": list(found.fell_back),
+        "causes": list(found.causes),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity: null stands for it, as for the PSNR of equal results."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _lines(found: Verification) -> list[str]:
+    from vaekit.providers import spoken
+
+    head = ("graph", "output", "max |a - b|", "max rel", "PSNR", "pixels off", "atol", "rtol", "")
+    rows = [head, *map(_row, found.outputs)]
+    placed = [
+        f"{graph}: {count} of {sum(nodes.values())} nodes on {spoken(name)}"
+        for graph, nodes in found.placement.items()
+        for name, count in nodes.items()
+    ]
+    verdict = "holds" if found.passed else "does not hold"
+    return [*table(rows), *placed, f"verify {verdict} on {found.provider}"]
+
+
+def _row(check: OutputCheck) -> tuple[str, ...]:
+    return (
+        check.graph,
+        check.output,
+        f"{check.max_abs:.2e}",
+        f"{check.max_rel:.2e}",
+        "equal" if check.psnr is None else f"{check.psnr:.1f} dB",
+        "" if check.differing_pixels is None else f"{check.differing_pixels:,}",
+        f"{check.tolerance.atol:g}",
+        f"{check.tolerance.rtol:g}",
+        "holds" if check.passed else "differs",
+    )
+
+
+def _complaint(found: Verification) -> str:
+    failed = [f"{check.graph} output {check.output}" for check in found.outputs if not check.passed]
+    causes = "; ".join(found.causes) or (
+        "no likely cause is known; `vaekit verify --provider cpu` tells whether the provider is at fault"
+    )
+    return f"this machine does not compute what PyTorch computed: {', '.join(failed)} on {found.provider}. {causes}"

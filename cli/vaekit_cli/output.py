@@ -1,0 +1,45 @@
+"""Where commands put their pictures: one grid in a file, or a folder of one PNG each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vaekit.files import check_file_target, check_new_folder
+from vaekit.pictures import FORMATS, check_size, grid, save_images, save_picture
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def check_pictures_target(output: Path, count: int, columns: int | None, image_shape: tuple[int, int, int]) -> None:
+    """Raise UsageError or VaekitError, before any work is done, where so many images could not be written there."""
+    if is_folder(output):
+        check_new_folder(output)
+        return
+    check_file_target(output, FORMATS)
+    check_size(count, columns, image_shape[1:])
+
+
+def write_pictures(
+    batches: Iterable[NDArray[np.float32]],
+    count: int,
+    output: Path,
+    columns: int | None,
+    progress: Callable[[int], None],
+) -> None:
+    """Write ``count`` images, in batches (n, C, H, W) in [0, 1], into a folder or one grid."""
+    import numpy as np
+
+    if is_folder(output):
+        save_images(batches, count, output, progress)
+        return
+    save_picture(grid(np.concatenate(list(batches)), columns), output)
+
+
+def is_folder(output: Path) -> bool:
+    """Whether an output names a folder: one that is there, or a name without a suffix, but no picture."""
+    return output.suffix.lower() not in FORMATS and (os.path.isdir(output) or not output.suffix)

@@ -1,0 +1,302 @@
+"""Any number of images as a stream: listed on disk, decoded in processes, a bounded number at a time.
+
+Memory does not grow with the number of images: even their paths lie in a temporary file, as the file system's bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import heapq
+import itertools
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaekit.arrays import RowFile, split_strings
+from vaekit.errors import SourceError
+from vaekit.idx import is_idx
+from vaekit.images import SUFFIXES, check_form, convert_channels, read_image
+from vaekit.shapes import draw_shapes
+from vaekit.sources import (
+    BUILT_IN_FILES,
+    SHAPES_COUNT,
+    channels_first,
+    find_dataset,
+    idx_images,
+    no_source,
+    resize,
+    to_uint8,
+)
+from vaekit.workers import ordered_map
+
+_CHUNK_BYTES = 1 << 22  # of pixels that travel between processes at a time
+_CHUNK_IMAGES = 256
+_FEW = 256  # files that are decoded in this process: others take longer to start than these take to decode
+_SORTED_AT_ONCE = 50_000  # names of one folder that are sorted in memory
+
+_SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive images of a stream."""
+
+    pixels: NDArray[np.uint8]
+    """(n, C, H, W)."""
+    paths: tuple[bytes, ...]
+    """Of the n images, as the file system has them; an array's images are named ``file.npy[3]``."""
+    failures: tuple[str, ...]
+    """Of the files that could not be read, each with its reason."""
+
+    @property
+    def consumed(self) -> int:
+        """Images and failures together."""
+        return len(self.paths) + len(self.failures)
+
+    @property
+    def images(self) -> NDArray[np.float32]:
+        """(n, C, H, W) in [0, 1]."""
+        return self.pixels.astype(np.float32) / np.float32(255)
+
+
+class _Part(Protocol):
+    """Some of a stream's images."""
+
+    def __len__(self) -> int: ...
+
+    def chunks(self, start: int) -> Iterator[Chunk]:
+        """From image number ``start`` on."""
+        ...
+
+
+class ImageStream:
+    """Images of sources, in order: folders at any depth, pictures, globs, .npy, .npz, IDX, and the built-in names.
+
+    Every image becomes uint8 (C, H, W) of one shape by the rule of ``vaekit.images``.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        shape: tuple[int, int, int],
+        *,
+        listed: Iterable[bytes] = (),
+        resize: bool = True,
+    ) -> None:
+        """``listed`` are paths of pictures more. Without ``resize``, images of another size or colour are refused.
+
+        Raises SourceError for a source that is none, or an array of images that does not fit.
+        """
+        self.shape = shape
+        self._resize = resize
+        self._spool = tempfile.TemporaryFile(prefix="vaekit-")  # noqa: SIM115 — closed with the stream
+        self._digest = hashlib.sha256()
+        self._parts: list[_Part] = []
+        for source in sources:
+            self._add(source)
+        self._add_files(listed)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __enter__(self) -> ImageStream:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the list of paths."""
+        self._spool.close()
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the stream lists: paths, and the name, size and time of array files."""
+        return self._digest.hexdigest()
+
+    def chunks(self, start: int = 0) -> Iterator[Chunk]:
+        """The images from number ``start`` on, in order; files that cannot be read are told, not raised."""
+        for part in self._parts:
+            if start < len(part):
+                yield from part.chunks(start)
+            start = max(0, start - len(part))
+
+    def _add(self, source: str) -> None:
+        path = Path(source)
+        if source == "shapes":
+            self._add_part(_Shapes(self.shape), source)
+        elif source in BUILT_IN_FILES:
+            self._add_array(source, idx_images(find_dataset(source)))
+        elif path.is_dir():
+            self._add_folder(path)
+        elif path.is_file():
+            if path.suffix.lower() in (".npy", ".npz") or is_idx(path):
+                self._add_array(source, path)
+            else:
+                self._add_files([os.fsencode(path)])
+        elif matches := sorted(glob.glob(source, recursive=True)):
+            self._add_files(os.fsencode(match) for match in matches if Path(match).is_file())
+        else:
+            raise no_source(source)
+
+    def _add_folder(self, folder: Path) -> None:
+        before = len(self)
+        self._add_files(_pictures_under(os.fsencode(folder)))
+        if len(self) == before:
+            if not any("idx3-ubyte" in file.name for file in folder.iterdir()):
+                raise SourceError(f"{folder} holds no images: vaekit reads {', '.join(sorted(SUFFIXES))}")
+            self._add_array(str(folder), idx_images(folder))
+
+    def _add_array(self, source: str, path: Path) -> None:
+        rows = RowFile(path, ("images",))
+        stat = path.stat()
+        self._add_part(_Array(source, rows, self.shape, self._resize), f"{path} {stat.st_size} {stat.st_mtime_ns}")
+
+    def _add_files(self, paths: Iterable[bytes]) -> None:
+        start, count = self._spool.seek(0, os.SEEK_END), 0
+        for path in paths:
+            self._spool.write(path + b"\0")
+            self._digest.update(path + b"\0")
+            count += 1
+        if count:
+            self._parts.append(_Files(self._spool, start, count, self.shape, self._resize))
+
+    def _add_part(self, part: _Part, identity: str) -> None:
+        self._digest.update(identity.encode(errors="surrogateescape") + b"\0")
+        self._parts.append(part)
+
+
+class _Files:
+    """Pictures whose paths lie in the spool."""
+
+    def __init__(self, spool: IO[bytes], start: int, count: int, shape: tuple[int, int, int], resize: bool) -> None:
+        self._spool, self._start, self._count = spool, start, count
+        self._read = functools.partial(_read_files, shape=shape, resize=resize)
+        self._chunk = _chunk_images(shape)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def chunks(self, start: int) -> Iterator[Chunk]:
+        paths = itertools.islice(split_strings(self._spool, self._start), start, self._count)
+        pieces = iter(lambda: tuple(itertools.islice(paths, self._chunk)), ())
+        return ordered_map(self._read, pieces, processes=None if self._count - start > _FEW else 1)
+
+
+class _Array:
+    """Images of an array in a file."""
+
+    def __init__(self, source: str, rows: RowFile, shape: tuple[int, int, int], resize: bool) -> None:
+        self._source, self._rows, self._shape = source, rows, shape
+        first = channels_first(source, np.empty((1, *rows.shape[1:]), rows.dtype))
+        if not resize:
+            try:
+                check_form(first.shape[2:], first.shape[1], shape[0], shape[1:])
+            except ValueError as error:
+                raise SourceError(f"{source}: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def chunks(self, start: int) -> Iterator[Chunk]:
+        channels, *size = self._shape
+        for rows in self._rows.chunks(_chunk_images(self._shape), start=start):
+            pixels = to_uint8(self._source, channels_first(self._source, rows))
+            fitted = resize(convert_channels(pixels, channels), (size[0], size[1]))
+            yield Chunk(fitted, _numbered(self._source, start, len(rows)), ())
+            start += len(rows)
+
+
+class _Shapes:
+    """The built-in shapes, drawn as they are needed."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._shape = shape
+
+    def __len__(self) -> int:
+        return SHAPES_COUNT
+
+    def chunks(self, start: int) -> Iterator[Chunk]:
+        channels, *size = self._shape
+        rows = _chunk_images(self._shape)
+        for first in range(start, SHAPES_COUNT, rows):
+            count = min(rows, SHAPES_COUNT - first)
+            pixels = draw_shapes(count, (size[0], size[1]), start=first).images
+            yield Chunk(convert_channels(pixels, channels), _numbered("shapes", first, count), ())
+
+
+def _numbered(source: str, first: int, count: int) -> tuple[bytes, ...]:
+    return tuple(os.fsencode(f"{source}[{number}]") for number in range(first, first + count))
+
+
+def _read_files(paths: tuple[bytes, ...], shape: tuple[int, int, int], resize: bool) -> Chunk:
+    """Decode pictures; this runs in a process of its own."""
+    channels, height, width = shape
+    pixels = np.empty((len(paths), *shape), np.uint8)
+    good: list[bytes] = []
+    failures: list[str] = []
+    for path in paths:
+        try:
+            pixels[len(good)] = read_image(os.fsdecode(path), channels, (height, width), resize=resize)
+            good.append(path)
+        except SourceError as error:
+            failures.append(str(error))
+    return Chunk(pixels[: len(good)], tuple(good), tuple(failures))
+
+
+def _chunk_images(shape: tuple[int, int, int]) -> int:
+    return max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // int(np.prod(shape))))
+
+
+def _pictures_under(folder: bytes, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[bytes]:
+    """Paths of pictures at any depth, in order of their names, a folder's own before those of its subfolders.
+
+    Links to folders are followed, but not back into a folder that they lie in.
+    """
+    stat = Path(os.fsdecode(folder)).stat()
+    here = above | {(stat.st_dev, stat.st_ino)}
+    if len(here) == len(above):
+        return
+    subfolders: list[bytes] = []
+
+    def names() -> Iterator[bytes]:
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        subfolders.append(entry.name)
+                    elif entry.name.lower().endswith(_SUFFIXES):
+                        yield entry.name
+        except OSError as error:
+            raise SourceError(f"cannot read the folder {os.fsdecode(folder)}: {error.strerror or error}") from error
+
+    yield from (folder + b"/" + name for name in _sorted(names()))
+    for name in sorted(subfolders):
+        yield from _pictures_under(folder + b"/" + name, here)
+
+
+def _sorted(names: Iterator[bytes]) -> Iterator[bytes]:
+    """Names in order, of which only so many are in memory at a time: sorted runs on disk, merged."""
+    first = sorted(itertools.islice(names, _SORTED_AT_ONCE))
+    if len(first) < _SORTED_AT_ONCE:
+        yield from first
+        return
+    runs: list[Any] = []
+    try:
+        while first:
+            run = tempfile.TemporaryFile(prefix="vaekit-")  # noqa: SIM115 — closed below
+            runs.append(run)
+            run.writelines(name + b"\0" for name in first)
+            first = sorted(itertools.islice(names, _SORTED_AT_ONCE))
+        yield from heapq.merge(*(split_strings(run, 0) for run in runs))
+    finally:
+        for run in runs:
+            run.close()
