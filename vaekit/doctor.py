@@ -27,8 +27,8 @@ from vaekit.providers import (
     short_name,
 )
 
-STATES = ("runs", "partly", "fails", "missing")
-"""Of a provider: all nodes of the probe ran on it; some did; it does not load or run; it is not installed."""
+STATES = ("runs", "fails", "missing")
+"""Of a provider: all nodes of the probe ran on it, and rightly; it does not load or run; it is not installed."""
 
 _TELLING_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
@@ -54,9 +54,9 @@ class ProviderReport:
     state: str
     """One of STATES."""
     detail: str
-    """Placement, or why it does not run."""
+    """Placement, or why it does not run and what it needs."""
     install: str
-    """What would make it run, in words; empty where it runs."""
+    """What would install it, in words; empty where it is installed."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,13 @@ def probe(name: str) -> tuple[str, str]:
     reach = np.array([2.0, 3.0, 3.0, 2.0])  # pixels of the image that the kernel covers, along one axis
     expected = 1 / (1 + np.exp(-np.outer(reach, reach) / 9))
     try:
-        graph = open_graph("probe", PROBE_MODEL, Selection(name, allow_fallback=True), probe={"x": image})
+        graph = open_graph("probe", PROBE_MODEL, Selection(name), probe={"x": image})
         (result,) = graph.run(["y"], {"x": image})
     except VaekitError as error:
         return "fails", str(error)
-    if name != graph.provider:
-        return "fails", "; ".join(graph.fell_back)
     if not np.allclose(result[0, 0], expected, atol=2e-2):
         return "fails", f"it computes {result[0, 0, 0, 0]:.4g} where {expected[0, 0]:.4g} is right"
-    return "partly" if graph.fell_back else "runs", graph.describe()
+    return "runs", graph.describe()
 
 
 def _wheels() -> dict[str, str]:
@@ -156,11 +154,10 @@ def _try_providers(installed: bool) -> list[ProviderReport]:
 
 
 def _try(name: str, installed: bool) -> ProviderReport:
-    hint = INSTALL_HINTS.get(name, "")
     if not installed:
-        return ProviderReport(name, "missing", "not in the installed ONNX Runtime", hint)
+        return ProviderReport(name, "missing", "not in the installed ONNX Runtime", INSTALL_HINTS.get(name, ""))
     state, detail = _probe_elsewhere(name)
-    return ProviderReport(name, state, detail, "" if state in ("runs", "partly") else hint)
+    return ProviderReport(name, state, detail, "")
 
 
 def _probe_elsewhere(name: str) -> tuple[str, str]:

@@ -49,27 +49,34 @@ def grid(
     """
     count, _, height, width = images.shape
     columns = columns or square(count)
-    rows = -(-count // columns)
     check_size(count, columns, (height, width))
     factor = _enlargement(height, width)
     high, wide = height * factor, width * factor
     line = _line_height(high)
     left = padding + (_text_width(row_titles, line) + 2 * padding if row_titles else 0)
-    top = padding + (line if column_titles else 0)
-    pitch_y, pitch_x = high + padding + (line if captions else 0), wide + padding
-    canvas = np.full((top + rows * pitch_y, left + columns * pitch_x, 3), 255, np.uint8)
-    for number, image in enumerate(to_uint8(images)):
-        y, x = top + number // columns * pitch_y, left + number % columns * pitch_x
+    tops = _tops(
+        padding + (line if column_titles else 0), high + padding, line, captions, -(-count // columns), columns
+    )
+    corners = [(tops[k // columns], left + k % columns * (wide + padding)) for k in range(count)]
+    canvas = np.full((tops[-1], left + columns * (wide + padding), 3), 255, np.uint8)
+    for image, (y, x) in zip(to_uint8(images), corners, strict=True):
         canvas[y : y + high, x : x + wide] = image.repeat(factor, 1).repeat(factor, 2).transpose(1, 2, 0)
+    middle = wide // 2
     texts = [
-        *((left + j * pitch_x + wide // 2, line // 2, "mm", title) for j, title in enumerate(column_titles)),
-        *((left - 2 * padding, top + i * pitch_y + high // 2, "rm", title) for i, title in enumerate(row_titles)),
-        *(
-            (left + k % columns * pitch_x + wide // 2, top + k // columns * pitch_y + high + line // 2, "mm", caption)
-            for k, caption in enumerate(captions)
-        ),
+        *((x + middle, line // 2, "mm", title) for title, (_, x) in zip(column_titles, corners, strict=False)),
+        *((left - 2 * padding, y + high // 2, "rm", title) for title, y in zip(row_titles, tops, strict=False)),
+        *((x + middle, y + high + line // 2, "mm", text) for text, (y, x) in zip(captions, corners, strict=False)),
     ]
     return _written(canvas, texts, line) if texts else canvas
+
+
+def _tops(first: int, pitch: int, line: int, captions: Sequence[str], rows: int, columns: int) -> list[int]:
+    """Where each row starts, and where the last one ends; a line more below each row that has captions."""
+    tops = [first]
+    for row in range(rows):
+        captioned = any(captions[row * columns : (row + 1) * columns])
+        tops.append(tops[-1] + pitch + (line if captioned else 0))
+    return tops
 
 
 def square(count: int) -> int:

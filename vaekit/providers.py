@@ -63,6 +63,20 @@ INSTALL_HINTS = {
 }
 """What makes each provider available, in words."""
 
+NEEDS = {
+    "cuda": "an NVIDIA GPU with its driver, CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "tensorrt": "an NVIDIA GPU with its driver, CUDA, cuDNN and TensorRT: pip install 'onnxruntime-gpu[cuda,cudnn]' "
+    "tensorrt",
+    "openvino": "as a plugin, an Intel device; on other processors: pip uninstall onnxruntime onnxruntime-ep-openvino; "
+    "pip install 'vaekit[openvino]'",
+    "directml": "a GPU with a DirectX 12 driver",
+    "coreml": "macOS on Apple's own processors",
+    "migraphx": "an AMD GPU with ROCm and MIGraphX",
+    "webgpu": "a GPU with a Vulkan, Metal or Direct3D 12 driver",
+    "qnn": "a Qualcomm processor with its driver",
+}
+"""What each provider needs beside its wheel, in words."""
+
 _WHEEL_HINT = "pip install 'vaekit[cpu]' (or [gpu], [openvino], [directml])"
 
 # Full float32 where a provider would else round products to TF32 or bfloat16.
@@ -159,7 +173,7 @@ def open_graph(
             held = graph.placement.get(resolve(candidate.provider), 0)
             total = sum(graph.placement.values())
             if held == 0 or (wanted == AUTO and 2 * held <= total):
-                raise ProviderError(f"it takes {held} of {total} nodes")
+                raise ProviderError(f"it takes {held} of {total} nodes{_needs(candidate.provider, held)}")
         except ProviderError as error:
             reasons.append(f"{name}: {candidate.provider} was not taken: {error}")
             continue
@@ -282,11 +296,18 @@ def _open_strictly(name: str, model: bytes, selection: Selection, threads: int |
     graph = _open(name, model, selection, threads, spinning)
     full = resolve(selection.provider)
     if set(graph.placement) - {full}:
+        held = graph.placement.get(full, 0)
         raise ProviderError(
-            f"{graph.describe()}: {selection.provider} does not run the whole {name}. --allow-fallback accepts that, "
-            "and --provider cpu needs no provider."
+            f"{selection.provider} takes {held} of the {sum(graph.placement.values())} nodes of the {name}"
+            f"{_needs(selection.provider, held)}. --allow-fallback lets the CPU run what it does not."
         )
     return graph
+
+
+def _needs(provider: str, held: int = 0) -> str:
+    """What a provider that took nothing may lack, to be put behind the complaint."""
+    needed = NEEDS.get(short_name(resolve(provider)))
+    return f"; it needs {needed}" if needed and not held else ""
 
 
 def _open(name: str, model: bytes, selection: Selection, threads: int | None, spinning: bool) -> Graph:
@@ -315,7 +336,9 @@ def _open(name: str, model: bytes, selection: Selection, threads: int | None, sp
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         if full == CPU:
             raise BundleError(f"ONNX Runtime {ort.__version__} cannot load this graph: {_one_line(error)}") from error
-        raise ProviderError(f"{selection.provider} cannot load the {name}: {_one_line(error)}") from error
+        raise ProviderError(
+            f"{selection.provider} cannot load the {name}: {_one_line(error)}{_needs(selection.provider)}"
+        ) from error
     return Graph(name, session, short_name(full), _placement(session), provider_options)
 
 
@@ -335,10 +358,10 @@ def _plugin_devices(ort: Any, asked: str, full: str) -> list[Any]:
             f"it, {hint}"
         )
     if complaint := _register(full):
-        raise ProviderError(f"{asked} does not load: {complaint}")
+        raise ProviderError(f"{asked} does not load: {complaint}{_needs(asked)}")
     devices = [device for device in ort.get_ep_devices() if device.ep_name == full]
     if not devices:
-        raise ProviderError(f"{asked} is installed, but finds no device of its own on this machine")
+        raise ProviderError(f"{asked} is installed, but finds no device of its own on this machine{_needs(asked)}")
     return devices
 
 

@@ -13,7 +13,7 @@ from vaekit_cli.options import JsonOption
 if TYPE_CHECKING:
     from vaekit.doctor import Report
 
-_WORDS = {"runs": "runs", "partly": "runs in part", "fails": "does not run", "missing": "not installed"}
+_WORDS = {"runs": "runs", "fails": "does not run", "missing": "not installed"}
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -47,9 +47,4 @@ def _lines(report: Report) -> list[str]:
         (provider.name, _WORDS[provider.state], provider.detail if provider.state != "missing" else provider.install)
         for provider in report.providers
     ]
-    hints = [
-        f"{provider.name}: {provider.install}"
-        for provider in report.providers
-        if provider.state == "fails" and provider.install
-    ]
-    return [*table(facts), "", *table(providers), *hints]
+    return [*table(facts), "", *table(providers)]

@@ -75,8 +75,8 @@ def reconstruct(
     else:
         of = f" of {total:,}" if total > len(paths) else ""
         say(f"{output}: {len(paths)}{of} images above their reconstructions, mean PSNR {mean:.1f} dB, on {provider}")
-        named = images[0] if images else paths[0]
-        say(f"next: {command_line('vaekit score', ('', named, None), ('-m', runtime.model, DEFAULT_MODEL))}")
+        named = (("", name, None) for name in (images or paths)[:3])
+        say(f"next: {command_line('vaekit score', *named, ('-m', runtime.model, DEFAULT_MODEL))}")
     unreadable.end(total, done, skip_errors=skip_errors)
 
 

@@ -84,7 +84,11 @@ def score(
     above = "" if limit is None else f", {flagged:,} of them above {flag_above} ({limit:.1f} nats)"
     say(f"{output or 'stdout'}: {done} on {provider}{above}; nats an image, L = 1, seed {seed}")
     if flag_above is None and images:
-        again = (("", images[0], None), ("--flag-above", "p99", None), ("-m", runtime.model, DEFAULT_MODEL))
+        again = (
+            *(("", name, None) for name in images[:3]),
+            ("--flag-above", "p99", None),
+            ("-m", runtime.model, DEFAULT_MODEL),
+        )
         say(f"next: {command_line('vaekit score', *again)}")
     unreadable.end(total, done, skip_errors=skip_errors)
 

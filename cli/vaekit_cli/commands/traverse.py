@@ -59,7 +59,7 @@ def traverse(
         images.reshape(-1, *vae.image_shape),
         steps,
         row_titles=[f"z{j}: {kl[j]:.1f} nats" for j in chosen],
-        column_titles=[f"{offset:+.1f} sd" for offset in np.linspace(-span, span, steps)],
+        column_titles=[f"{offset:+.1f} sd" if offset else "mean" for offset in np.linspace(-span, span, steps)],
     )
     save_picture(picture, output)
     if as_json:
