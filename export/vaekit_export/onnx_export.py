@@ -23,7 +23,18 @@ _RANDOM_OPERATORS = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
 )
 _FREE_AXIS = "batch"
-_MINIMUM_ONNXRUNTIME = {17: "1.15.0"}
+_MINIMUM_ONNXRUNTIME = {
+    17: "1.15.0",
+    18: "1.15.0",
+    19: "1.16.0",
+    20: "1.17.0",
+    21: "1.18.0",
+    22: "1.21.0",
+    23: "1.23.0",
+    24: "1.24.1",
+    25: "1.24.1",
+    26: "1.25.0",
+}
 
 
 def newest_opset() -> int:
@@ -127,8 +138,9 @@ def lowest_ir_version(opset: int) -> int:
 def minimum_onnxruntime(opset: int) -> str:
     """The oldest ONNX Runtime that was found to load and run a vaekit graph of an opset at its lowest IR version.
 
-    Found by trying wheels back to 1.15.0, the oldest for Python 3.11 (``tests/packaging/run_bundle_bare.py``). An opset
-    newer than those tried says the installed version, which parity was checked on.
+    Found by running the default model's files with ``tests/packaging/run_bundle_bare.py`` on wheels back to 1.15.0, the
+    oldest for Python 3.11; CI repeats that for opset 17. An opset newer than those tried says the installed version,
+    which parity was checked on.
     """
     return _MINIMUM_ONNXRUNTIME.get(opset, str(onnxruntime.__version__))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, ModelOption
 
 if TYPE_CHECKING:
-    from vaekit.bundle import Bundle
+    from vaekit.bundle import Bundle, ScoreStatistics
 
 
 def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
@@ -22,6 +22,15 @@ def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> Non
         return
     for name, value in _rows(bundle):
         print(f"{name:<12} {value}")
+
+
+def _scores(scores: ScoreStatistics | None) -> str:
+    if scores is None:
+        return "none"
+    from vaekit.scoring import threshold
+
+    quantiles = ", ".join(f"{name} {threshold(name, scores):.1f}" for name in ("p1", "p50", "p99"))
+    return f"of {scores.images:,} held-out images, in nats: {quantiles}"
 
 
 def _rows(bundle: Bundle) -> list[tuple[str, str]]:
@@ -44,6 +53,8 @@ def _rows(bundle: Bundle) -> list[tuple[str, str]]:
             )
             for name, graph in manifest.graphs.items()
         ),
+        ("runs on", f"ONNX Runtime from {manifest.minimum_onnxruntime}; vaekit itself needs 1.24"),
+        ("scores", _scores(manifest.scores)),
         (
             "parity",
             f"passed at atol {parity['atol']:g}, rtol {parity['rtol']:g}; ELBO off by {parity['delta_elbo']:.2g} nats",
