@@ -22,12 +22,12 @@ def check_writable(path: Path) -> None:
         raise VaekitError(f"cannot write {path}: the folder {nearest} is not writable")
 
 
-def check_file_target(path: Path, suffixes: Iterable[str]) -> None:
+def check_file_target(path: Path, suffixes: Iterable[str] | None = None) -> None:
     """Find out whether a file can be written, before any work is done.
 
     Raises UsageError for a suffix that is none of ``suffixes``, VaekitError for a folder that is not there or writable.
     """
-    if path.suffix.lower() not in suffixes:
+    if suffixes is not None and path.suffix.lower() not in suffixes:
         raise UsageError(f"cannot write {path}: its name must end in one of {', '.join(suffixes)}")
     check_writable(path)
     if not path.parent.is_dir():

@@ -24,7 +24,7 @@ from vaekit.arrays import RowFile, split_strings
 from vaekit.errors import SourceError
 from vaekit.idx import is_idx
 from vaekit.images import SUFFIXES, check_form, convert_channels, read_image
-from vaekit.shapes import draw_shapes
+from vaekit.shapes import draw_factors, render
 from vaekit.sources import (
     BUILT_IN_FILES,
     SHAPES_COUNT,
@@ -72,8 +72,8 @@ class _Part(Protocol):
 
     def __len__(self) -> int: ...
 
-    def chunks(self, start: int) -> Iterator[Chunk]:
-        """From image number ``start`` on."""
+    def chunks(self, start: int, every: int) -> Iterator[Chunk]:
+        """Images number ``start``, ``start + every`` and so on."""
         ...
 
 
@@ -122,12 +122,13 @@ class ImageStream:
         """A hash of what the stream lists: paths, and the name, size and time of array files."""
         return self._digest.hexdigest()
 
-    def chunks(self, start: int = 0) -> Iterator[Chunk]:
-        """The images from number ``start`` on, in order; files that cannot be read are told, not raised."""
+    def chunks(self, start: int = 0, *, every: int = 1) -> Iterator[Chunk]:
+        """Images number ``start``, ``start + every`` and so on; files that cannot be read are told, not raised."""
         for part in self._parts:
             if start < len(part):
-                yield from part.chunks(start)
-            start = max(0, start - len(part))
+                yield from part.chunks(start, every)
+                start += -(-(len(part) - start) // every) * every
+            start -= len(part)
 
     def _add(self, source: str) -> None:
         path = Path(source)
@@ -185,10 +186,11 @@ class _Files:
     def __len__(self) -> int:
         return self._count
 
-    def chunks(self, start: int) -> Iterator[Chunk]:
-        paths = itertools.islice(split_strings(self._spool, self._start), start, self._count)
+    def chunks(self, start: int, every: int) -> Iterator[Chunk]:
+        paths = itertools.islice(split_strings(self._spool, self._start), start, self._count, every)
         pieces = iter(lambda: tuple(itertools.islice(paths, self._chunk)), ())
-        return ordered_map(self._read, pieces, processes=None if self._count - start > _FEW else 1)
+        few = (self._count - start) // every <= _FEW
+        return ordered_map(self._read, pieces, processes=1 if few else None)
 
 
 class _Array:
@@ -206,13 +208,15 @@ class _Array:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def chunks(self, start: int) -> Iterator[Chunk]:
+    def chunks(self, start: int, every: int) -> Iterator[Chunk]:
         channels, *size = self._shape
+        first = start
         for rows in self._rows.chunks(_chunk_images(self._shape), start=start):
-            pixels = to_uint8(self._source, channels_first(self._source, rows))
+            numbers = range(first, first + len(rows))[(start - first) % every :: every]
+            pixels = to_uint8(self._source, channels_first(self._source, rows[(start - first) % every :: every]))
             fitted = resize(convert_channels(pixels, channels), (size[0], size[1]))
-            yield Chunk(fitted, _numbered(self._source, start, len(rows)), ())
-            start += len(rows)
+            yield Chunk(fitted, _numbered(self._source, numbers), ())
+            first += len(rows)
 
 
 class _Shapes:
@@ -224,17 +228,18 @@ class _Shapes:
     def __len__(self) -> int:
         return SHAPES_COUNT
 
-    def chunks(self, start: int) -> Iterator[Chunk]:
+    def chunks(self, start: int, every: int) -> Iterator[Chunk]:
         channels, *size = self._shape
-        rows = _chunk_images(self._shape)
-        for first in range(start, SHAPES_COUNT, rows):
-            count = min(rows, SHAPES_COUNT - first)
-            pixels = draw_shapes(count, (size[0], size[1]), start=first).images
-            yield Chunk(convert_channels(pixels, channels), _numbered("shapes", first, count), ())
+        numbers, rows = range(start, SHAPES_COUNT, every), _chunk_images(self._shape)
+        for first in range(0, len(numbers), rows):
+            some = numbers[first : first + rows]
+            factors = draw_factors(some[-1] + 1 - some[0], start=some[0])[::every]
+            pixels = render(factors, (size[0], size[1]))
+            yield Chunk(convert_channels(pixels, channels), _numbered("shapes", some), ())
 
 
-def _numbered(source: str, first: int, count: int) -> tuple[bytes, ...]:
-    return tuple(os.fsencode(f"{source}[{number}]") for number in range(first, first + count))
+def _numbered(source: str, numbers: Iterable[int]) -> tuple[bytes, ...]:
+    return tuple(os.fsencode(f"{source}[{number}]") for number in numbers)
 
 
 def _read_files(paths: tuple[bytes, ...], shape: tuple[int, int, int], resize: bool) -> Chunk:

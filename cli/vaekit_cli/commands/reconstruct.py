@@ -81,18 +81,15 @@ def reconstruct(
 
 
 def _chosen(stream: ImageStream, limit: int, unreadable: Unreadable) -> tuple[NDArray[np.float32], list[str]]:
-    """Up to ``limit`` images of a stream, every so many of them, and their paths."""
+    """Up to ``limit`` images of a stream, evenly spread, and their paths."""
     import numpy as np
 
-    every = -(-len(stream) // limit)
-    pixels, paths, place = [], [], 0
-    for chunk in stream.chunks():
+    chunks = list(stream.chunks(every=-(-len(stream) // limit)))
+    for chunk in chunks:
         unreadable.note(chunk)
-        wanted = range(-place % every, len(chunk.paths), every)
-        pixels.append(chunk.images[wanted.start :: every])
-        paths += [os.fsdecode(chunk.paths[number]) for number in wanted]
-        place += len(chunk.paths)
-    return np.concatenate(pixels), paths
+    return np.concatenate([chunk.images for chunk in chunks]), [
+        os.fsdecode(path) for chunk in chunks for path in chunk.paths
+    ]
 
 
 def _decibels(mse: float) -> float:

@@ -56,12 +56,12 @@ def score(
 
     One Monte Carlo sample an image (L = 1), with the same noise for all.
     """
-    from vaekit.files import check_writable
+    from vaekit.files import check_file_target
     from vaekit.scoring import threshold
 
     say = speaker(quiet)
     if output is not None:
-        check_writable(output)
+        check_file_target(output)
     vae = runtime.load(spinning=False)
     limit = None if flag_above is None else threshold(flag_above, vae.manifest.scores)
     flagged = scored = 0

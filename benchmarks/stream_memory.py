@@ -1,0 +1,102 @@
+"""Does the memory of `vaekit encode DIR` stay flat as the folder grows?
+
+    python benchmarks/stream_memory.py [--model vae-onnx] [--counts 5000 50000] [--repeats 3] [--json FILE]
+
+Encodes folders of so many PNG files and samples the memory of the whole tree of processes, as the sum of their
+proportional set sizes (a page that several share is counted once). The peaks are compared with the least count's. Aim:
+within 15 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+from timing import ratio, show, write_json
+
+from vaekit.bundle import read_bundle
+
+_SAMPLE_SECONDS = 0.02
+_DISTINCT = 1000  # pictures; the others are further names of them
+
+
+def main() -> None:
+    """Measure each count and print the ratios of the peaks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("vae-onnx"))
+    parser.add_argument("--counts", type=int, nargs="+", default=[5000, 50_000])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    shape = read_bundle(options.model).manifest.image.shape
+    peaks: dict[int, list[float]] = {}
+    rates: dict[int, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for count in options.counts:
+            folder = Path(scratch, str(count))
+            write_pictures(folder, count, shape)
+            runs = [encode(options.model, folder, Path(scratch, "latents.npz")) for _ in range(options.repeats)]
+            peaks[count] = [peak for peak, _ in runs]
+            rates[count] = count / statistics.median(seconds for _, seconds in runs)
+            print(
+                f"{count:,} files: peak {statistics.median(peaks[count]):.0f} MB "
+                f"({min(peaks[count]):.0f} to {max(peaks[count]):.0f}), {rates[count]:,.0f} images/s"
+            )
+    least = min(peaks)
+    ratios = {}
+    for count in sorted(set(peaks) - {least}):
+        ratios[str(count)] = ratio(peaks[count], peaks[least])
+        show(f"peak at {count:,} / at {least:,}", ratios[str(count)], "<= 1.15")
+    write_json(options.json, {"peaks_mb": peaks, "images_per_second": rates, "ratios": ratios})
+
+
+def write_pictures(folder: Path, count: int, shape: tuple[int, int, int]) -> None:
+    """A folder of PNG files of noise; beyond the first thousand, hard links to these under other names."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    channels, height, width = shape
+    for number in range(count):
+        path = folder / f"{number:07d}.png"
+        if number >= _DISTINCT:
+            path.hardlink_to(folder / f"{number % _DISTINCT:07d}.png")
+            continue
+        size = (height, width) if channels == 1 else (height, width, channels)
+        Image.fromarray(random.integers(0, 256, size, np.uint8)).save(path)
+
+
+def encode(model: Path, folder: Path, output: Path) -> tuple[float, float]:
+    """Peak memory in MB of the tree of processes, and seconds."""
+    script = Path(sys.executable).with_name("vaekit")
+    started = time.perf_counter()
+    command = [str(script), "encode", str(folder), "-m", str(model), "-o", str(output), "--quiet"]
+    process = psutil.Popen(command)
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, tree_memory(process))
+        time.sleep(_SAMPLE_SECONDS)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed")
+    return peak / 1e6, time.perf_counter() - started
+
+
+def tree_memory(process: psutil.Process) -> float:
+    """Bytes of a process and all below it."""
+    total = 0.0
+    with suppress(psutil.Error):
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                total += one.memory_full_info().pss
+    return total
+
+
+if __name__ == "__main__":
+    main()
