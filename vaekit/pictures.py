@@ -6,19 +6,22 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from vaekit.errors import UsageError, VaekitError
 from vaekit.files import check_file_target, check_new_folder, replacing_file, replacing_folder
-from vaekit.workers import ordered_map
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Pillow's names of the formats that a picture's suffix may name."""
 
 ANIMATIONS = (".gif",)
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 Images = NDArray[np.floating]
 Pixels = NDArray[np.uint8]
@@ -129,6 +132,8 @@ def save_images(batches: Iterable[Images], count: int, folder: Path, progress: P
     The files are 000000.png and so on, in a new folder that appears whole or not at all; ``progress`` is told how many
     are written. Raises VaekitError where the folder is not empty or cannot be written.
     """
+    from vaekit.workers import ordered_map  # here, as a cold start that writes one picture should not pay for it
+
     check_new_folder(folder)
     digits = max(6, len(str(count - 1)))
     with replacing_folder(folder) as temporary:
@@ -161,6 +166,8 @@ def _line_height(high: int) -> int:
 
 
 def _font(line: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    from PIL import ImageFont  # here for the same reason
+
     return ImageFont.load_default(line / 1.4)
 
 
@@ -171,6 +178,8 @@ def _text_width(texts: Iterable[str], line: int) -> int:
 
 def _written(canvas: Pixels, texts: Iterable[tuple[int, int, str, str]], line: int) -> Pixels:
     """The canvas with texts on it: x, y, Pillow's anchor, and the words."""
+    from PIL import ImageDraw
+
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
     font = _font(line)

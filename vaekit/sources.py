@@ -45,6 +45,13 @@ BUILT_IN_FILES = {
     "$VAEKIT_DATA/fashion-mnist",
     "mnist": "put its IDX files in $VAEKIT_DATA/mnist",
 }
+CLASS_NAMES = {
+    "fashion-mnist": (
+        "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
+    ),
+}  # fmt: skip
+"""Of built-in data sets, by class number; where there are none, the numbers are the names."""
+
 _DEBIAN_DATASETS = Path("/usr/share/datasets")
 
 
@@ -171,6 +178,14 @@ def _idx_labels(images: Path) -> NDArray[np.uint8] | None:
     name = images.name.replace("images", "labels").replace("idx3", "idx1")
     labels = images.with_name(name)
     return read_idx(labels) if name != images.name and labels.is_file() else None
+
+
+def array_labels(path: Path) -> NDArray[Any] | None:
+    """Class numbers (N,) that go with a file of images: ``labels`` in a .npz, or the label file beside an IDX file."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays["labels"]).astype(np.int64) if "labels" in arrays else None
+    return None if path.suffix == ".npy" else _idx_labels(path)
 
 
 def _open_array_file(source: str, path: Path, size: tuple[int, int] | None) -> Images:

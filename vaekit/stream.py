@@ -24,10 +24,12 @@ from vaekit.arrays import RowFile, split_strings
 from vaekit.errors import SourceError
 from vaekit.idx import is_idx
 from vaekit.images import SUFFIXES, check_form, convert_channels, read_image
-from vaekit.shapes import draw_factors, render
+from vaekit.shapes import SHAPE_NAMES, draw_factors, render
 from vaekit.sources import (
     BUILT_IN_FILES,
+    CLASS_NAMES,
     SHAPES_COUNT,
+    array_labels,
     channels_first,
     find_dataset,
     idx_images,
@@ -55,6 +57,8 @@ class Chunk:
     """Of the n images, as the file system has them; an array's images are named ``file.npy[3]``."""
     failures: tuple[str, ...]
     """Of the files that could not be read, each with its reason."""
+    labels: tuple[str, ...] | None = None
+    """Class names of the n images, from subfolders or the array's own labels; None where there are none."""
 
     @property
     def consumed(self) -> int:
@@ -135,7 +139,7 @@ class ImageStream:
         if source == "shapes":
             self._add_part(_Shapes(self.shape), source)
         elif source in BUILT_IN_FILES:
-            self._add_array(source, idx_images(find_dataset(source)))
+            self._add_array(source, idx_images(find_dataset(source)), CLASS_NAMES.get(source, ()))
         elif path.is_dir():
             self._add_folder(path)
         elif path.is_file():
@@ -150,25 +154,25 @@ class ImageStream:
 
     def _add_folder(self, folder: Path) -> None:
         before = len(self)
-        self._add_files(_pictures_under(os.fsencode(folder)))
+        self._add_files(_pictures_under(os.fsencode(folder)), root=os.fsencode(folder))
         if len(self) == before:
             if not any("idx3-ubyte" in file.name for file in folder.iterdir()):
                 raise SourceError(f"{folder} holds no images: vaekit reads {', '.join(sorted(SUFFIXES))}")
             self._add_array(str(folder), idx_images(folder))
 
-    def _add_array(self, source: str, path: Path) -> None:
-        rows = RowFile(path, ("images",))
+    def _add_array(self, source: str, path: Path, class_names: tuple[str, ...] = ()) -> None:
         stat = path.stat()
-        self._add_part(_Array(source, rows, self.shape, self._resize), f"{path} {stat.st_size} {stat.st_mtime_ns}")
+        array = _Array(source, RowFile(path, ("images",)), self.shape, self._resize, class_names)
+        self._add_part(array, f"{path} {stat.st_size} {stat.st_mtime_ns}")
 
-    def _add_files(self, paths: Iterable[bytes]) -> None:
+    def _add_files(self, paths: Iterable[bytes], root: bytes | None = None) -> None:
         start, count = self._spool.seek(0, os.SEEK_END), 0
         for path in paths:
             self._spool.write(path + b"\0")
             self._digest.update(path + b"\0")
             count += 1
         if count:
-            self._parts.append(_Files(self._spool, start, count, self.shape, self._resize))
+            self._parts.append(_Files(self._spool, start, count, self.shape, self._resize, root))
 
     def _add_part(self, part: _Part, identity: str) -> None:
         self._digest.update(identity.encode(errors="surrogateescape") + b"\0")
@@ -178,9 +182,17 @@ class ImageStream:
 class _Files:
     """Pictures whose paths lie in the spool."""
 
-    def __init__(self, spool: IO[bytes], start: int, count: int, shape: tuple[int, int, int], resize: bool) -> None:
+    def __init__(
+        self,
+        spool: IO[bytes],
+        start: int,
+        count: int,
+        shape: tuple[int, int, int],
+        resize: bool,
+        root: bytes | None,
+    ) -> None:
         self._spool, self._start, self._count = spool, start, count
-        self._read = functools.partial(_read_files, shape=shape, resize=resize)
+        self._read = functools.partial(_read_files, shape=shape, resize=resize, root=root)
         self._chunk = _chunk_images(shape)
 
     def __len__(self) -> int:
@@ -196,8 +208,15 @@ class _Files:
 class _Array:
     """Images of an array in a file."""
 
-    def __init__(self, source: str, rows: RowFile, shape: tuple[int, int, int], resize: bool) -> None:
-        self._source, self._rows, self._shape = source, rows, shape
+    def __init__(
+        self,
+        source: str,
+        rows: RowFile,
+        shape: tuple[int, int, int],
+        resize: bool,
+        class_names: tuple[str, ...],
+    ) -> None:
+        self._source, self._rows, self._shape, self._class_names = source, rows, shape, class_names
         first = channels_first(source, np.empty((1, *rows.shape[1:]), rows.dtype))
         if not resize:
             try:
@@ -215,8 +234,20 @@ class _Array:
             numbers = range(first, first + len(rows))[(start - first) % every :: every]
             pixels = to_uint8(self._source, channels_first(self._source, rows[(start - first) % every :: every]))
             fitted = resize(convert_channels(pixels, channels), (size[0], size[1]))
-            yield Chunk(fitted, _numbered(self._source, numbers), ())
+            yield Chunk(fitted, _numbered(self._source, numbers), (), self._labels(numbers))
             first += len(rows)
+
+    def _labels(self, numbers: range) -> tuple[str, ...] | None:
+        if self._classes is None:
+            return None
+        found = self._classes[numbers.start : numbers.stop : numbers.step].tolist()
+        return tuple(self._class_names[k] if k < len(self._class_names) else str(k) for k in found)
+
+    @functools.cached_property
+    def _classes(self) -> NDArray[Any] | None:
+        """Class numbers (N,): ``labels`` beside the images in a .npz, or the file beside an IDX file."""
+        labels = array_labels(self._rows.path)
+        return labels if labels is not None and labels.shape == (len(self),) else None
 
 
 class _Shapes:
@@ -235,14 +266,15 @@ class _Shapes:
             some = numbers[first : first + rows]
             factors = draw_factors(some[-1] + 1 - some[0], start=some[0])[::every]
             pixels = render(factors, (size[0], size[1]))
-            yield Chunk(convert_channels(pixels, channels), _numbered("shapes", some), ())
+            names = tuple(SHAPE_NAMES[int(shape)] for shape in factors[:, 0])
+            yield Chunk(convert_channels(pixels, channels), _numbered("shapes", some), (), names)
 
 
 def _numbered(source: str, numbers: Iterable[int]) -> tuple[bytes, ...]:
     return tuple(os.fsencode(f"{source}[{number}]") for number in numbers)
 
 
-def _read_files(paths: tuple[bytes, ...], shape: tuple[int, int, int], resize: bool) -> Chunk:
+def _read_files(paths: tuple[bytes, ...], shape: tuple[int, int, int], resize: bool, root: bytes | None) -> Chunk:
     """Decode pictures; this runs in a process of its own."""
     channels, height, width = shape
     pixels = np.empty((len(paths), *shape), np.uint8)
@@ -254,7 +286,13 @@ def _read_files(paths: tuple[bytes, ...], shape: tuple[int, int, int], resize: b
             good.append(path)
         except SourceError as error:
             failures.append(str(error))
-    return Chunk(pixels[: len(good)], tuple(good), tuple(failures))
+    labels = None if root is None else tuple(_folder_below(root, path) for path in good)
+    return Chunk(pixels[: len(good)], tuple(good), tuple(failures), labels)
+
+
+def _folder_below(root: bytes, path: bytes) -> str:
+    """The folder of a file, as its path from a folder above it."""
+    return str(Path(os.fsdecode(path)).parent.relative_to(os.fsdecode(root)))
 
 
 def _chunk_images(shape: tuple[int, int, int]) -> int:

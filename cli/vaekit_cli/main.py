@@ -21,6 +21,7 @@ from vaekit_cli.commands import (
     export,
     info,
     interpolate,
+    plot,
     reconstruct,
     sample,
     score,
@@ -44,6 +45,7 @@ app.command("decode")(decode.decode)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("interpolate")(interpolate.interpolate)
 app.command("traverse")(traverse.traverse)
+app.command("plot")(plot.plot)
 app.command("score")(score.score)
 app.command("verify")(verify.verify)
 app.command("info")(info.info)

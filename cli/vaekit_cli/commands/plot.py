@@ -1,0 +1,130 @@
+"""`vaekit plot`: the latent space as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vaekit.errors import SourceError, UsageError
+from vaekit_cli.console import command_line, progress_bar, speaker
+from vaekit_cli.edge import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
+from vaekit_cli.options import (
+    DEFAULT_MODEL,
+    FromFileOption,
+    ImagesArgument,
+    JsonOption,
+    NoResizeOption,
+    QuietOption,
+    SkipErrorsOption,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from vaekit.runtime import VAE
+    from vaekit.stream import ImageStream
+
+_PLANE_STEPS = 16  # decoded latents along each axis
+_INCHES = 6.0
+
+
+@runs_a_bundle
+def plot(
+    runtime: Runtime,
+    images: ImagesArgument = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The plot: .png, .pdf, .svg, .jpg or .webp.")] = Path(
+        "latent.png"
+    ),
+    limit: Annotated[int, typer.Option(min=1, help="How many images are drawn, evenly spread over them all.")] = 5000,
+    reach: Annotated[
+        float, typer.Option(help="The decoded plane of a latent of two dimensions goes so far out.")
+    ] = 3.0,
+    from_file: FromFileOption = None,
+    no_resize: NoResizeOption = False,
+    skip_errors: SkipErrorsOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw mu of each image, coloured by label: a folder's subfolders, or an array's own labels.
+
+    A latent of two dimensions is drawn as it is, beside its decoded plane; one of more on its first two principal
+    components.
+    """
+    from vaekit.files import check_file_target
+    from vaekit.plots import FORMATS, new_figure, project, save_figure
+
+    if not 0 < reach < float("inf"):
+        raise UsageError(f"--reach must be positive, not {reach:g}")
+    say = speaker(quiet or as_json)
+    check_file_target(output, FORMATS)
+    new_figure(1, 1)  # without matplotlib, say so before any work
+    vae = runtime.load(spinning=False)
+    with open_stream(images, from_file, vae.image_shape, no_resize=no_resize) as stream:
+        total = len(stream)
+        unreadable = Unreadable(say)
+        with progress_bar("encoding", min(limit, total), quiet or as_json) as progress:
+            mu, labels = _encoded(vae, stream, limit, unreadable, progress)
+    if not len(mu):
+        raise SourceError(f"none of the {total:,} images could be read; the first: {unreadable.first}")
+    provider = say_where(vae, say, "encoder")
+    projection = project(mu)
+    save_figure(_drawn(vae, mu, labels, reach), output)
+    classes = len(set(labels)) if labels else 0
+    done = f"{output} shows {len(mu):,} images"
+    if as_json:
+        document = {"output": str(output), "images": len(mu), "classes": classes, "axes": list(projection.names)}
+        print(json.dumps(document | {"provider": provider, "model": str(runtime.model)}))
+    else:
+        coloured = f"{classes} classes" if classes > 1 else "no classes, so in one colour"
+        say(f"{output}: mu of {len(mu):,} images, {coloured}, on {' and '.join(projection.names)}; on {provider}")
+        say(f"next: {command_line('vaekit traverse', ('-m', runtime.model, DEFAULT_MODEL))}")
+    unreadable.end(total, done, skip_errors=skip_errors)
+
+
+def _encoded(
+    vae: VAE, stream: ImageStream, limit: int, unreadable: Unreadable, progress: Callable[[int], None]
+) -> tuple[NDArray[np.float32], list[str] | None]:
+    """mu (n, d) of up to ``limit`` images, evenly spread, and their labels where all have one."""
+    import numpy as np
+
+    parts, labels, missing = [np.empty((0, *vae.latent_shape), np.float32)], list[str](), False
+    for chunk in stream.chunks(every=-(-len(stream) // limit)):
+        unreadable.note(chunk)
+        parts.append(vae.encode(chunk.images)[0])
+        labels += chunk.labels or ()
+        missing = missing or chunk.labels is None
+        progress(len(labels))
+    return np.concatenate(parts), None if missing else labels
+
+
+def _drawn(vae: VAE, mu: NDArray[np.float32], labels: list[str] | None, reach: float) -> Figure:
+    from vaekit.plots import decoded_plane, legend, new_figure, project, scatter
+
+    two = mu.shape[1] == 2
+    figure = new_figure((2.3 if two else 1.35) * _INCHES, _INCHES)
+    left, *right = figure.subplots(1, 2 if two else 1, squeeze=False)[0]
+    scatter(left, project(mu), labels)
+    legend(left, labels)
+    left.set_title(f"mu of {len(mu):,} images")
+    if right:
+        decoded_plane(right[0], _plane(vae, reach), reach)
+        right[0].set_title("decoded plane")
+    return figure
+
+
+def _plane(vae: VAE, reach: float) -> NDArray[np.uint8]:
+    """Images decoded from latents evenly spaced over the plane, the second axis upwards, as one picture."""
+    import numpy as np
+
+    from vaekit.pictures import grid
+
+    line = np.linspace(-reach, reach, 2 * _PLANE_STEPS + 1)[1::2]  # the middles of the cells
+    x, y = np.meshgrid(line, line[::-1])
+    return grid(vae.decode(np.stack((x.ravel(), y.ravel()), axis=1)), _PLANE_STEPS, padding=0)
