@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,18 @@ from numpy.typing import NDArray
 from vaekit.errors import SourceError
 from vaekit.idx import MAGIC, open_maybe_gzipped
 
-_READ_ERRORS = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_BLOCK = 1 << 20
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    SyntaxError,
+    tokenize.TokenError,  # of NumPy's second look at a damaged header
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,  # an encrypted archive; NotImplementedError, an unknown compression
+)
 
 
 class RowFile:
@@ -44,7 +57,7 @@ class RowFile:
             file.seek(start * row_bytes, os.SEEK_CUR)
             for first in range(start, len(self), rows):
                 count = min(rows, len(self) - first)
-                data = file.read(count * row_bytes)
+                data = _read(file, count * row_bytes)
                 if len(data) != count * row_bytes:
                     raise SourceError(f"{self.path} is cut short: it ends within row {first + len(data) // row_bytes}")
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
@@ -95,10 +108,22 @@ def _choose(path: Path, names: Sequence[str]) -> str:
     return wanted or held[0]
 
 
+def _read(file: IO[bytes], size: int) -> bytes | bytearray:
+    """Up to ``size`` bytes, in blocks: what a header promises is not yet memory to be taken."""
+    data = bytearray()
+    while len(data) < size and (block := file.read(min(size - len(data), _BLOCK))):
+        data += block
+    return data
+
+
 def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     start = file.read(4)
     if start[:3] == MAGIC:
-        return tuple(np.frombuffer(file.read(4 * start[3]), ">u4", start[3]).tolist()), np.dtype(np.uint8)
+        if len(start) < 4 or not start[3]:
+            raise SourceError(f"{path} is cut short, or an IDX file of no rows")
+        shape = tuple(np.frombuffer(file.read(4 * start[3]), ">u4", start[3]).tolist())
+        _check_shape(path, shape, 1)
+        return shape, np.dtype(np.uint8)
     file.seek(0)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -109,4 +134,10 @@ def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype
         raise SourceError(f"{path} holds a single number, not rows")
     if fortran_order and len(shape) > 1:
         raise SourceError(f"{path} is stored column by column: save it as np.ascontiguousarray(array)")
+    _check_shape(path, shape, dtype.itemsize)
     return shape, dtype
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
+    if min(shape) < 0 or max(shape) > sys.maxsize or itemsize * math.prod(shape[1:]) > sys.maxsize:
+        raise SourceError(f"{path} is damaged: its header says that its shape is {shape}")

@@ -6,11 +6,13 @@ import multiprocessing
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from vaekit.errors import VaekitError
 from vaekit.machine import usable_cpus
 from vaekit.providers import Selection
 from vaekit.runtime import VAE, load
@@ -59,7 +61,14 @@ def bench(path: Path, selection: Selection, chosen: list[Setting], *, seconds: f
     """Time each setting for about so many seconds, one after the other, each in a new process."""
     for setting in chosen:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield pool.submit(_measure, path, selection, setting, seconds).result()
+            try:
+                timing = pool.submit(_measure, path, selection, setting, seconds).result()
+            except BrokenProcessPool as error:
+                raise VaekitError(
+                    f"the process that timed {setting.graph} at batch size {setting.batch} with {setting.threads} "
+                    "threads died; it may have run out of memory"
+                ) from error
+        yield timing
 
 
 def best(timings: Iterable[Timing], graph: str) -> Timing:

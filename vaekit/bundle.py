@@ -383,11 +383,16 @@ def _tensors_from_json(document: list[Mapping[str, Any]]) -> tuple[TensorInfo, .
     return tuple(TensorInfo(str(item["name"]), str(item["dtype"]), tuple(item["shape"])) for item in document)
 
 
+def _tolerance_from_json(document: Mapping[str, Any]) -> Tolerance:
+    atol, rtol = float(document["atol"]), float(document["rtol"])
+    if not (0 <= atol < math.inf and 0 <= rtol < math.inf):
+        raise ValueError(f"tolerances are finite and not negative, not atol {atol}, rtol {rtol}")
+    return Tolerance(atol, rtol)
+
+
 def _tolerances_from_json(document: Mapping[str, Any]) -> Tolerances:
     return {
-        str(precision): {
-            kind: Tolerance(float(kinds[kind]["atol"]), float(kinds[kind]["rtol"])) for kind in PROVIDER_CLASSES
-        }
+        str(precision): {kind: _tolerance_from_json(kinds[kind]) for kind in PROVIDER_CLASSES}
         for precision, kinds in document.items()
     }
 

@@ -125,7 +125,7 @@ def _wheels() -> dict[str, str]:
     """Versions of the distributions that own files of the package onnxruntime, by name."""
     found = {}
     for distribution in metadata.distributions():
-        name = str(distribution.metadata["Name"])
+        name = (distribution.metadata.get_all("Name") or [""])[0]
         if name.lower().startswith(("onnxruntime", "ort-nightly")) and any(
             file.parts[0] == "onnxruntime" for file in distribution.files or ()
         ):
@@ -164,16 +164,25 @@ def _probe_elsewhere(name: str) -> tuple[str, str]:
     """``probe`` in a process of its own: a provider's library may end the process that loads it."""
     command = [sys.executable, "-m", "vaekit.doctor", name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603 — this very module
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return "fails", f"it did not answer within {_PROBE_SECONDS} seconds"
     if done.returncode < 0:
         return "fails", f"its process was ended by {signal.Signals(-done.returncode).name}"
     try:
-        state, detail = json.loads(done.stdout.splitlines()[-1])
+        answer = json.loads(done.stdout.splitlines()[-1])  # after whatever the provider's library printed
     except (ValueError, IndexError):
-        return "fails", f"its process ended with code {done.returncode}"
-    return state, detail
+        answer = None
+    if not isinstance(answer, list) or len(answer) != 2 or answer[0] not in STATES:
+        return "fails", f"its process ended with code {done.returncode} and no answer"
+    return str(answer[0]), str(answer[1])
 
 
 if __name__ == "__main__":

@@ -66,7 +66,10 @@ class ParquetRows:
         self._column = next((name for name in ("z", "mu") if name in columns.names), None)
         if self._column is None:
             raise SourceError(f"{path} has the columns {', '.join(columns.names)}: name the latents `z` or `mu`")
-        width = getattr(columns.field(self._column).type, "list_size", 0)
+        kind = columns.field(self._column).type
+        width = getattr(kind, "list_size", 0)
+        if not width or str(kind.value_type) not in ("halffloat", "float", "double"):
+            raise SourceError(f"{path} holds {kind} as {self._column}: latents are fixed-size lists of floats")
         self.path, self.dtype = path, np.dtype(np.float32)
         self.shape = (self._file.metadata.num_rows, width)
 
@@ -75,8 +78,17 @@ class ParquetRows:
 
     def chunks(self, rows: int) -> Iterator[NDArray[Any]]:
         """Up to ``rows`` rows at a time, float32 (n, d)."""
-        for batch in self._file.iter_batches(rows, columns=[self._column]):
+        batches = self._file.iter_batches(rows, columns=[self._column])
+        while (batch := self._next(batches)) is not None:
+            if batch.column(0).null_count:
+                raise SourceError(f"{self.path} has rows without latents")
             yield batch.column(0).flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(batch), -1)
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches, None)
+        except Exception as error:  # pyarrow's errors have no common base of their own
+            raise SourceError(f"{self.path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 class Spill:
@@ -245,7 +257,7 @@ def _read_state(folder: Path) -> dict[str, Any] | None:
         return {"identity": str(state["identity"]), **counts}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise VaekitError(f"{folder / _STATE} is damaged: remove {folder} to start again") from error
 
 

@@ -274,12 +274,17 @@ def import_onnxruntime() -> Any:
 
 
 def _plugin_provider(module: ModuleType) -> str | None:
+    """The name of the provider that a plugin carries; None where the package is none, or fails to say."""
     if _library_path(module) is None:
         return None
-    if hasattr(module, "get_ep_name"):
-        return str(module.get_ep_name())
-    name = getattr(module, "EP_NAME", None)
-    return None if name is None else str(name)
+    try:
+        if hasattr(module, "get_ep_names"):
+            return str(module.get_ep_names()[0])
+        if hasattr(module, "get_ep_name"):
+            return str(module.get_ep_name())
+        return str(module.EP_NAME)
+    except Exception:  # noqa: BLE001 — somebody else's package, which must not break the other providers
+        return None
 
 
 def _library_path(module: ModuleType) -> str | None:
@@ -299,9 +304,17 @@ def _open_strictly(name: str, model: bytes, selection: Selection, threads: int |
         held = graph.placement.get(full, 0)
         raise ProviderError(
             f"{selection.provider} takes {held} of the {sum(graph.placement.values())} nodes of the {name}"
-            f"{_needs(selection.provider, held)}. --allow-fallback lets the CPU run what it does not."
+            f"{_lacking(selection, held)}. --allow-fallback lets the CPU run what it does not."
         )
     return graph
+
+
+def _lacking(selection: Selection, held: int) -> str:
+    """Why a provider may have taken nothing: its options where some were given, else what it needs."""
+    if selection.options and not held:
+        given = " ".join(f"{key}={value}" for key, value in selection.options.items())
+        return f"; check its options {given}"
+    return _needs(selection.provider, held)
 
 
 def _needs(provider: str, held: int = 0) -> str:
@@ -379,7 +392,7 @@ def _register(full: str) -> str:
 
 @contextmanager
 def _quiet(ort: Any) -> Iterator[None]:
-    """ONNX Runtime's own log lines off for a while: what failed comes as an exception."""
+    """ONNX Runtime's own log lines off for a while, then at its default again: what failed comes as an exception."""
     ort.set_default_logger_severity(_FATAL)
     try:
         yield
@@ -395,7 +408,7 @@ def _placement(session: onnxruntime.InferenceSession) -> dict[str, int]:
 
 
 def _one_line(error: Exception) -> str:
-    """ONNX Runtime's message without the place in its sources that it starts with."""
+    """ONNX Runtime's message without the place in its sources that it starts with, and without its full stop."""
     text = " ".join(str(error).split())
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    return re.sub(r"^\S+\.(?:cc|cpp|h):\d+ .*?\)(?: const)? (?=\S)", "", text)
+    return re.sub(r"^\S+\.(?:cc|cpp|h):\d+ .*?\)(?: const)? (?=\S)", "", text).rstrip(".")

@@ -112,7 +112,7 @@ def open_source(source: str, *, size: tuple[int, int] | None = None, progress: P
 def no_source(source: str) -> SourceError:
     """The error that a source is none."""
     kinds = "a folder of images, a picture or glob, .npy, .npz, an IDX file, shapes, fashion-mnist or mnist"
-    if Path(source).exists():
+    if os.path.exists(source):
         return SourceError(f"{source} is not a source of images: vaekit reads {kinds}")
     return SourceError(f"there is no source {source}: give {kinds}")
 
@@ -181,10 +181,16 @@ def _idx_labels(images: Path) -> NDArray[np.uint8] | None:
 
 
 def array_labels(path: Path) -> NDArray[Any] | None:
-    """Class numbers (N,) that go with a file of images: ``labels`` in a .npz, or the label file beside an IDX file."""
+    """Classes (N,) that go with a file of images: ``labels`` in a .npz, or the label file beside an IDX file.
+
+    They are numbers or words; None where there are none, or only pickled ones.
+    """
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return np.asarray(arrays["labels"]).astype(np.int64) if "labels" in arrays else None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return np.asarray(arrays["labels"]) if "labels" in arrays else None
+        except ValueError:
+            return None
     return None if path.suffix == ".npy" else _idx_labels(path)
 
 

@@ -104,9 +104,13 @@ class ImageStream:
         self._spool = tempfile.TemporaryFile(prefix="vaekit-")  # noqa: SIM115 — closed with the stream
         self._digest = hashlib.sha256()
         self._parts: list[_Part] = []
-        for source in sources:
-            self._add(source)
-        self._add_files(listed)
+        try:
+            for source in sources:
+                self._add(source)
+            self._add_files(listed)
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
@@ -140,9 +144,9 @@ class ImageStream:
             self._add_part(_Shapes(self.shape), source)
         elif source in BUILT_IN_FILES:
             self._add_array(source, idx_images(find_dataset(source)), CLASS_NAMES.get(source, ()))
-        elif path.is_dir():
+        elif os.path.isdir(source):
             self._add_folder(path)
-        elif path.is_file():
+        elif os.path.isfile(source):
             if path.suffix.lower() in (".npy", ".npz") or is_idx(path):
                 self._add_array(source, path)
             else:
@@ -168,6 +172,8 @@ class ImageStream:
     def _add_files(self, paths: Iterable[bytes], root: bytes | None = None) -> None:
         start, count = self._spool.seek(0, os.SEEK_END), 0
         for path in paths:
+            if b"\0" in path:
+                raise SourceError("the list of paths holds NUL bytes: give one path a line")
             self._spool.write(path + b"\0")
             self._digest.update(path + b"\0")
             count += 1
@@ -175,7 +181,7 @@ class ImageStream:
             self._parts.append(_Files(self._spool, start, count, self.shape, self._resize, root))
 
     def _add_part(self, part: _Part, identity: str) -> None:
-        self._digest.update(identity.encode(errors="surrogateescape") + b"\0")
+        self._digest.update(b"\0" + identity.encode(errors="surrogateescape") + b"\0")
         self._parts.append(part)
 
 
@@ -217,7 +223,10 @@ class _Array:
         class_names: tuple[str, ...],
     ) -> None:
         self._source, self._rows, self._shape, self._class_names = source, rows, shape, class_names
-        first = channels_first(source, np.empty((1, *rows.shape[1:]), rows.dtype))
+        first = channels_first(source, np.broadcast_to(np.empty((), rows.dtype), (1, *rows.shape[1:])))
+        if not all(first.shape):
+            raise SourceError(f"{source} has images without pixels")
+        self._row_bytes = rows.dtype.itemsize * int(np.prod(rows.shape[1:]))
         if not resize:
             try:
                 check_form(first.shape[2:], first.shape[1], shape[0], shape[1:])
@@ -230,7 +239,8 @@ class _Array:
     def chunks(self, start: int, every: int) -> Iterator[Chunk]:
         channels, *size = self._shape
         first = start
-        for rows in self._rows.chunks(_chunk_images(self._shape), start=start):
+        count = max(1, min(_chunk_images(self._shape), _CHUNK_BYTES // self._row_bytes))
+        for rows in self._rows.chunks(count, start=start):
             numbers = range(first, first + len(rows))[(start - first) % every :: every]
             pixels = to_uint8(self._source, channels_first(self._source, rows[(start - first) % every :: every]))
             fitted = resize(convert_channels(pixels, channels), (size[0], size[1]))
@@ -241,11 +251,12 @@ class _Array:
         if self._classes is None:
             return None
         found = self._classes[numbers.start : numbers.stop : numbers.step].tolist()
-        return tuple(self._class_names[k] if k < len(self._class_names) else str(k) for k in found)
+        names = dict(enumerate(self._class_names))
+        return tuple(names.get(label, str(label)) for label in found)
 
     @functools.cached_property
     def _classes(self) -> NDArray[Any] | None:
-        """Class numbers (N,): ``labels`` beside the images in a .npz, or the file beside an IDX file."""
+        """Classes (N,): ``labels`` beside the images in a .npz, or the file beside an IDX file."""
         labels = array_labels(self._rows.path)
         return labels if labels is not None and labels.shape == (len(self),) else None
 
@@ -314,7 +325,7 @@ def _pictures_under(folder: bytes, above: frozenset[tuple[int, int]] = frozenset
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_dir():
+                    if _is_dir(entry):
                         subfolders.append(entry.name)
                     elif entry.name.lower().endswith(_SUFFIXES):
                         yield entry.name
@@ -324,6 +335,13 @@ def _pictures_under(folder: bytes, above: frozenset[tuple[int, int]] = frozenset
     yield from (folder + b"/" + name for name in _sorted(names()))
     for name in sorted(subfolders):
         yield from _pictures_under(folder + b"/" + name, here)
+
+
+def _is_dir(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _sorted(names: Iterator[bytes]) -> Iterator[bytes]:

@@ -20,7 +20,29 @@ Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
 Fails = Callable[..., None]
 
-HEAVY = {"numpy", "PIL", "onnxruntime", "torch", "onnx", "onnxscript", "sklearn", "safetensors"}
+HEAVY = {"numpy", "PIL", "onnxruntime", "torch", "onnx", "onnxscript", "sklearn", "safetensors", "matplotlib"}
+
+OUTPUT = ("-o", "--output")
+RUNTIME = ("-m", "--model", "--provider", "--provider-option", "--allow-fallback", "--threads", "--json", "--quiet")
+ON_EDGE = (*RUNTIME, "--batch-size")
+IMAGES = ("--from-file", "--no-resize", "--skip-errors")
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "train": (*OUTPUT, "--seed", "--quiet"),
+    "export": (*OUTPUT, "--json", "--quiet"),
+    "sample": (*ON_EDGE, *OUTPUT, "--seed"),
+    "encode": (*ON_EDGE, *OUTPUT, *IMAGES, "--resume", "--overwrite"),
+    "decode": (*ON_EDGE, *OUTPUT),
+    "reconstruct": (*ON_EDGE, *OUTPUT, *IMAGES, "--limit"),
+    "interpolate": (*ON_EDGE, *OUTPUT, "--from-seed", "--to-seed", "--steps", "--mode"),
+    "traverse": (*ON_EDGE, *OUTPUT, "--seed", "--dimensions", "--steps"),
+    "score": (*ON_EDGE, *OUTPUT, *IMAGES, "--seed", "--flag-above"),
+    "plot": (*ON_EDGE, *OUTPUT, *IMAGES),
+    "verify": ON_EDGE,
+    "info": ("-m", "--model", "--json"),
+    "bench": (*RUNTIME, "--batch", "--seconds"),
+    "doctor": ("--json",),
+}
+"""Every command, and options that it must have: those that are common, and some of its own."""
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -36,17 +58,20 @@ def imported(result: Result) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("command", ["", "train", "export", "sample", "info"])
-def test_help_is_light(vaekit: Run, command: str) -> None:
-    result = vaekit(*command.split(), "--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_light_and_names_the_common_options(vaekit: Run, command: str) -> None:
+    result = vaekit(*command.split(), "--help", env={"PYTHONPROFILEIMPORTTIME": "1", "COLUMNS": "200"})
     assert result.returncode == 0
     assert f"Usage: vaekit {command}".strip() in result.stdout
     assert imported(result) & HEAVY == set()
+    for option in COMMANDS.get(command, ()):
+        assert re.search(rf"(?<![\w-]){option}(?![\w-])", result.stdout), option
 
 
 def test_help_names_the_commands(vaekit: Run) -> None:
     result = vaekit("--help")
-    assert all(command in result.stdout for command in ("train", "export", "sample", "info"))
+    named = re.findall(r"^  ([a-z]+)  ", result.stdout.partition("Commands:")[2], re.MULTILINE)
+    assert set(named) == set(COMMANDS)
     assert result.stderr == ""
     assert vaekit().stdout == result.stdout
 

@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from vaekit.errors import VaekitError
-from vaekit.files import check_writable, replacing_file, replacing_folder, write_text
+from vaekit.errors import UsageError, VaekitError
+from vaekit.files import (
+    check_file_target,
+    check_new_folder,
+    check_writable,
+    replacing_file,
+    replacing_folder,
+    write_text,
+)
 
 
 def fail_halfway(file: Path, error: type[BaseException]) -> None:
@@ -163,3 +170,76 @@ def test_what_lies_in_a_folder_that_is_not_ours_cannot_be_written(
         with pytest.raises(VaekitError, match="not writable") as caught:
             check_writable(path)
         assert str(tmp_path) in str(caught.value)
+
+
+def test_a_file_that_can_be_written_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.npz").touch()
+    for path in (tmp_path / "new.npz", tmp_path / "new.NPY", tmp_path / "old.npz", Path("here.npz")):
+        check_file_target(path, (".npz", ".npy"))
+    assert names(tmp_path) == {"old.npz"}
+
+
+@pytest.mark.parametrize("name", ["a", "a.txt", "a.npz.txt", ".npz", "none/a.txt"])
+def test_a_suffix_that_is_none_of_those_asked_for_is_a_wrong_option(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"must end in one of \.npz, \.npy") as caught:
+        check_file_target(tmp_path / name, (".npz", ".npy"))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("none/a.npz", "there is no folder"),
+        ("none/deep/a.npz", "there is no folder"),
+        ("file/a.npz", "is a file, not a folder"),
+        ("folder.npz", "it is a folder"),
+    ],
+)
+def test_a_file_that_could_not_be_written_is_refused_beforehand(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(VaekitError, match=f"cannot write .*{reason}") as caught:
+        check_file_target(tmp_path / name, (".npz",))
+    assert str(tmp_path / name) in str(caught.value)
+    assert names(tmp_path) == {"file", "folder.npz"}
+
+
+def test_a_new_or_empty_folder_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty", target_is_directory=True)
+    for path in (tmp_path / "new", tmp_path / "deep" / "new", tmp_path / "empty", tmp_path / "link", Path("here")):
+        check_new_folder(path)
+    assert names(tmp_path) == {"empty", "link"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("full", "the folder is not empty"),
+        ("linked", "the folder is not empty"),
+        ("file", "it is a file"),
+        ("dangling", "it is a file"),
+        ("file/new", "is a file, not a folder"),
+    ],
+)
+def test_a_folder_with_something_in_its_way_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / ".hidden").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "linked").symlink_to("full", target_is_directory=True)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(VaekitError, match=f"cannot write .*{reason}") as caught:
+        check_new_folder(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert names(tmp_path) == {"full", "file", "linked", "dangling"}
+    assert names(tmp_path / "full") == {".hidden"}
+
+
+def test_a_folder_where_nothing_may_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(VaekitError, match="not writable"):
+        check_new_folder(tmp_path / "new")
+    with pytest.raises(VaekitError, match="not writable"):
+        check_file_target(tmp_path / "a.npz", (".npz",))

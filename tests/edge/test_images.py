@@ -9,16 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
 from vaekit import images
 from vaekit.errors import SourceError
-from vaekit.images import preprocessing_rule, probe_image, read_image
+from vaekit.images import check_form, convert_channels, preprocessing_rule, probe_image, read_image
 
 Pixels = NDArray[np.uint8]
 
 EXIF_ORIENTATION = 0x0112
+
+quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 
 def noise(*shape: int) -> Pixels:
@@ -306,3 +311,79 @@ def test_the_rule_in_words_names_what_it_makes() -> None:
 
 def test_the_tiny_bundles_rule_is_this_one(tiny_bundle: Path) -> None:
     assert preprocessing_rule(1, 8, 8) in (tiny_bundle / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 14), (8, 8)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_form_that_fits_passes(height: int, width: int, channels: int) -> None:
+    check_form((height, width), channels, channels, (height, width))
+
+
+@pytest.mark.parametrize("own", [(14, 9), (9, 15), (8, 14)])
+def test_another_size_is_refused_by_both_sizes(own: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"it is {own[0]}x{own[1]}, not 9x14, and --no-resize refuses that"):
+        check_form(own, 1, 1, (9, 14))
+
+
+def test_another_colour_is_refused_by_both_colours() -> None:
+    with pytest.raises(ValueError, match="it is grey, the model's images are in colour, and --no-resize refuses"):
+        check_form((9, 14), 1, 3, (9, 14))
+    with pytest.raises(ValueError, match="it is in colour, the model's images are grey, and --no-resize refuses"):
+        check_form((9, 14), 3, 1, (9, 14))
+
+
+def test_without_resizing_a_picture_that_fits_is_kept_to_the_bit(tmp_path: Path) -> None:
+    Image.fromarray(noise(9, 14, 3)).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png", 3, (9, 14), resize=False)
+    assert np.array_equal(read, noise(9, 14, 3).transpose(2, 0, 1))
+
+
+def test_without_resizing_a_picture_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(noise(9, 14, 3)).save(path)
+    with pytest.raises(SourceError, match=r"a\.png: it is 9x14, not 14x9"):
+        read_image(path, 3, (14, 9), resize=False)
+    with pytest.raises(SourceError, match=r"a\.png: it is in colour"):
+        read_image(path, 1, (9, 14), resize=False)
+
+
+def test_without_resizing_a_picture_is_measured_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    Image.fromarray(gradient(9, 14)).save(tmp_path / "a.png", exif=exif)
+    read = read_image(tmp_path / "a.png", 1, (14, 9), resize=False)
+    assert np.array_equal(read[0], UPRIGHT[6](gradient(9, 14)))
+    with pytest.raises(SourceError, match="it is 14x9, not 9x14"):
+        read_image(tmp_path / "a.png", 1, (9, 14), resize=False)
+
+
+pictures = st.tuples(st.integers(0, 4), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)).flatmap(
+    lambda shape: arrays.arrays(np.uint8, shape)
+)
+
+
+@quick
+@given(pictures)
+def test_channels_that_are_right_are_kept(pixels: Pixels) -> None:
+    assert np.array_equal(convert_channels(pixels, pixels.shape[1]), pixels)
+
+
+@quick
+@given(pictures)
+def test_channels_become_three_equal_ones_or_their_luma(pixels: Pixels) -> None:
+    colour = convert_channels(pixels, 3)
+    assert (colour.shape, colour.dtype) == ((len(pixels), 3, *pixels.shape[2:]), np.dtype(np.uint8))
+    grey = convert_channels(pixels, 1)
+    assert (grey.shape, grey.dtype) == ((len(pixels), 1, *pixels.shape[2:]), np.dtype(np.uint8))
+    if pixels.shape[1] == 1:
+        assert (colour == pixels).all()
+        assert np.array_equal(convert_channels(colour, 1), pixels)
+    else:
+        luma = np.einsum("nchw,c->nhw", pixels.astype(np.float64), [0.299, 0.587, 0.114])
+        assert np.abs(grey[:, 0] - luma).max(initial=0) <= 1
+
+
+def test_channels_of_arrays_are_converted_as_those_of_files(tmp_path: Path) -> None:
+    Image.fromarray(noise(9, 14, 3)).save(tmp_path / "a.png")
+    converted = convert_channels(noise(9, 14, 3).transpose(2, 0, 1)[None], 1)
+    assert np.array_equal(converted[0], read_image(tmp_path / "a.png", 1, (9, 14)))

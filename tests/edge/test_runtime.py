@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import vaekit
+from vaekit import latents, scoring
 from vaekit.errors import BundleError, ProviderError, UsageError
 from vaekit.prior import draw_mixture, draw_normal
 from vaekit.providers import open_on_cpu
@@ -280,6 +281,202 @@ def test_what_the_package_gives_is_sorted_and_there() -> None:
 def test_a_name_that_the_package_has_not_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="sampler"):
         _ = vaekit.sampler
+
+
+# Reconstruction, interpolation and traversal
+
+
+@pytest.fixture
+def digits(golden: dict[str, Array]) -> Array:
+    """Images that the model knows."""
+    return golden["image"]
+
+
+def test_a_reconstruction_is_decoded_from_mu(vae: VAE, digits: Array) -> None:
+    assert np.array_equal(vae.reconstruct(digits), vae.decode(vae.encode(digits)[0]))
+    assert vae.reconstruct(digits[:0]).shape == (0, 1, 8, 8)
+
+
+def test_a_reconstruction_is_closer_to_its_image_than_to_others(vae: VAE, digits: Array) -> None:
+    distances = ((vae.reconstruct(digits)[:, None] - digits[None]) ** 2).sum(axis=(2, 3, 4))
+    assert (distances.argmin(axis=1) == np.arange(len(digits))).mean() > 0.5
+
+
+@pytest.mark.parametrize("mode", latents.MODES)
+def test_images_are_joined_through_their_mu(vae: VAE, digits: Array, mode: str) -> None:
+    strip = vae.interpolate(digits[0], digits[1], 5, mode=mode)
+    mu, _ = vae.encode(digits[:2])
+    assert strip.shape == (5, 1, 8, 8)
+    assert strip.dtype == np.float32
+    assert strip == pytest.approx(vae.decode(latents.interpolate(mu[0], mu[1], 5, mode)), abs=1e-5)
+    assert strip[[0, -1]] == pytest.approx(vae.reconstruct(digits[:2]), abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", latents.MODES)
+def test_latents_are_joined_as_they_are(vae: VAE, mode: str) -> None:
+    a, b = vae.sample_latents(2, seed=4)
+    strip = vae.interpolate(a.astype(np.float64), b, mode=mode)
+    assert len(strip) == 8
+    assert strip == pytest.approx(vae.decode(latents.interpolate(a, b, 8, mode)), abs=1e-6)
+
+
+def test_an_image_and_a_latent_are_joined(vae: VAE, digits: Array) -> None:
+    z = vae.sample_latents(1)[0]
+    strip = vae.interpolate(digits[0], z, 2)
+    assert strip[0] == pytest.approx(vae.reconstruct(digits[:1])[0], abs=1e-5)
+    assert strip[1] == pytest.approx(vae.decode(z[None])[0], abs=1e-5)
+
+
+BAD_ENDS: dict[str, Any] = {
+    "a batch of one": np.zeros((1, 1, 8, 8), np.float32),
+    "another size": np.zeros((1, 8, 9), np.float32),
+    "another dimension": np.zeros(5, np.float32),
+    "a number": np.float32(0),
+    "integers": np.zeros(4, np.int64),
+    "bytes": np.zeros((1, 8, 8), np.uint8),
+    "NaN": np.full(4, np.nan, np.float32),
+    "an image out of range": np.full((1, 8, 8), 2.0, np.float32),
+}
+
+
+@pytest.mark.parametrize("what", BAD_ENDS)
+def test_what_is_neither_image_nor_latent_is_refused(vae: VAE, what: str) -> None:
+    good = np.zeros(4, np.float32)
+    with pytest.raises(UsageError, match=r"latent|images must"):
+        vae.interpolate(BAD_ENDS[what], good)
+    with pytest.raises(UsageError, match=r"latent|images must"):
+        vae.interpolate(good, BAD_ENDS[what])
+    with pytest.raises(UsageError, match=r"latent|images must"):
+        vae.traverse(BAD_ENDS[what])
+
+
+@pytest.mark.parametrize(("options", "word"), [({"steps": 1}, "2 steps or more"), ({"mode": "cubic"}, "cubic")])
+def test_interpolations_out_of_range_are_refused(vae: VAE, options: dict[str, Any], word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        vae.interpolate(np.zeros(4), np.ones(4), **options)
+
+
+def test_dimensions_come_the_most_active_first(vae: VAE) -> None:
+    kl = np.array(vae.manifest.latent.kl)
+    assert sorted(vae.dimensions) == [0, 1, 2, 3]
+    assert (np.diff(kl[list(vae.dimensions)]) <= 0).all()
+
+
+def traversed(vae: VAE, base: Array, dimensions: tuple[int, ...], steps: int, span: float) -> Array:
+    """What a traversal must show, said another way."""
+    statistics = vae.manifest.latent
+    rows = []
+    for j in dimensions:
+        for step in range(steps):
+            z = base.astype(np.float64).copy()
+            z[j] = statistics.mean[j] + (2 * step / (steps - 1) - 1) * span * max(1.0, statistics.std[j])
+            rows.append(z)
+    return vae.decode(np.array(rows)).reshape(len(dimensions), steps, *vae.image_shape)
+
+
+def test_a_traversal_moves_each_dimension_of_a_sample_through_its_range(vae: VAE) -> None:
+    base = vae.sample_latents(1, seed=0)[0]
+    assert vae.traverse() == pytest.approx(traversed(vae, base, vae.dimensions, 9, 2.5), abs=1e-5)
+    other = vae.sample_latents(1, seed=7)[0]
+    assert vae.traverse(seed=7) == pytest.approx(traversed(vae, other, vae.dimensions, 9, 2.5), abs=1e-5)
+
+
+def test_a_traversal_keeps_to_the_dimensions_steps_and_span_asked_for(vae: VAE) -> None:
+    base = np.array([0.5, -1.0, 0.0, 2.0], np.float32)
+    found = vae.traverse(base, dimensions=[3, 0, 3], steps=4, span=0.5)
+    assert found.shape == (3, 4, 1, 8, 8)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(traversed(vae, base, (3, 0, 3), 4, 0.5), abs=1e-5)
+    assert found[0] == pytest.approx(found[2])
+    assert np.abs(found[0, 0] - found[0, 3]).max() > 0.01
+
+
+def test_a_traversal_may_start_from_an_image(vae: VAE, digits: Array) -> None:
+    mu = vae.encode(digits[:1])[0][0]
+    assert vae.traverse(digits[0], seed=3) == pytest.approx(traversed(vae, mu, vae.dimensions, 9, 2.5), abs=1e-5)
+
+
+def test_a_dimension_that_hardly_varies_is_still_moved_visibly(
+    copied_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = json.loads((copied_bundle / "manifest.json").read_text())
+    document["latent"]["mean"], document["latent"]["std"] = [0.0, 1.0, 0.0, 0.0], [0.01, 3.0, 1.0, 0.0]
+    (copied_bundle / "manifest.json").write_text(json.dumps(document))
+    vae = load(copied_bundle)
+    ends = [vae.traversed_values(j, 3, 2.0).tolist() for j in range(4)]
+    assert ends == [[-2.0, 0.0, 2.0], [-5.0, 1.0, 7.0], [-2.0, 0.0, 2.0], [-2.0, 0.0, 2.0]]
+
+
+BAD_TRAVERSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "a dimension too many": ({"dimensions": [0, 4]}, "dimensions are 0 to 3, not 0, 4"),
+    "a negative dimension": ({"dimensions": [-1]}, "dimensions are 0 to 3, not -1"),
+    "no dimension": ({"dimensions": []}, "dimensions are 0 to 3, not none"),
+    "one step": ({"steps": 1}, "2 steps or more"),
+    "no span": ({"span": 0.0}, "positive span"),
+    "a negative span": ({"span": -1.0}, "positive span"),
+    "an endless span": ({"span": float("inf")}, "positive span"),
+    "a span that is no number": ({"span": float("nan")}, "positive span"),
+    "a negative seed": ({"seed": -1}, "seed"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_TRAVERSALS)
+def test_traversals_out_of_range_are_refused(vae: VAE, what: str) -> None:
+    options, words = BAD_TRAVERSALS[what]
+    with pytest.raises(UsageError, match=words):
+        vae.traverse(**options)
+
+
+# Scores
+
+
+def test_the_terms_of_the_elbo_are_those_of_scoring(vae: VAE, digits: Array) -> None:
+    found = vae.elbo_terms(digits, seed=5)
+    expected = scoring.elbo_terms(digits, vae.encode, vae.decode, vae.manifest.likelihood, seed=5)
+    assert found.reconstruction.dtype == found.kl.dtype == np.float64
+    assert found.reconstruction == pytest.approx(expected.reconstruction)
+    assert found.kl == pytest.approx(expected.kl)
+    assert (found.kl > 0).all()
+
+
+def test_a_score_is_minus_the_elbo(vae: VAE, digits: Array) -> None:
+    terms = vae.elbo_terms(digits)
+    assert np.array_equal(vae.score(digits), terms.kl - terms.reconstruction)
+    assert not np.array_equal(vae.score(digits, seed=1), vae.score(digits))
+    assert vae.score(digits, seed=1) == pytest.approx(vae.score(digits, seed=1))
+
+
+def test_a_score_depends_neither_on_its_neighbours_nor_on_the_batch_size(tiny_bundle: Path, digits: Array) -> None:
+    shown = np.concatenate([digits, images(70)])
+    scores = [load(tiny_bundle, batch_size=size).score(shown) for size in (1, 7, 64)]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-4)
+    assert scores[2] == pytest.approx(scores[0], rel=1e-4)
+    order = np.random.default_rng(0).permutation(len(shown))
+    assert load(tiny_bundle).score(shown[order]) == pytest.approx(scores[0][order], rel=1e-4)
+    assert load(tiny_bundle).score(shown[9:10]) == pytest.approx(scores[0][9:10], rel=1e-4)
+
+
+def test_noise_is_stranger_than_what_the_model_knows(vae: VAE, digits: Array) -> None:
+    assert vae.score(images(20)).min() > vae.score(digits).max()
+
+
+def test_no_images_have_no_scores(vae: VAE, digits: Array) -> None:
+    assert vae.score(digits[:0]).shape == (0,)
+    terms = vae.elbo_terms(digits[:0])
+    assert terms.reconstruction.shape == terms.kl.shape == (0,)
+
+
+def test_what_is_no_image_has_no_score(vae: VAE) -> None:
+    with pytest.raises(UsageError, match="images must"):
+        vae.score(np.full((2, 1, 8, 8), 255.0))
+
+
+@pytest.mark.parametrize("prior", ["mixture", "normal"])
+def test_samples_may_start_anywhere(vae: VAE, prior: str) -> None:
+    whole = vae.sample_latents(5_000, seed=5, prior=prior, temperature=0.7)
+    for start, count in ((0, 3), (17, 1), (4_090, 20), (4_999, 1)):
+        part = vae.sample_latents(count, seed=5, prior=prior, temperature=0.7, start=start)
+        assert part.tobytes() == whole[start : start + count].tobytes()
 
 
 def imported(statement: str) -> set[str]:

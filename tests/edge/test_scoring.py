@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vaekit import noise
-from vaekit.bundle import Likelihood
-from vaekit.scoring import Encode, Terms, elbo_terms, kl_standard_normal, log_likelihood
+from vaekit.bundle import Likelihood, ScoreStatistics
+from vaekit.errors import UsageError
+from vaekit.scoring import Encode, Terms, elbo_terms, kl_standard_normal, log_likelihood, threshold
 
 Array = NDArray[np.float32]
 
@@ -179,3 +180,63 @@ def test_the_kl_is_summed_over_dimensions() -> None:
 
 def test_the_elbo_is_reconstruction_less_kl() -> None:
     assert Terms(np.array([5.0, -1.0]), np.array([2.0, 3.0])).elbo.tolist() == [3.0, -4.0]
+
+
+HELD_OUT = ScoreStatistics(100, 0, {"p0": -40.0, "p50": 10.0, "p100": 80.0, "p99": 60.0, "p99.9": 79.0, "p9": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("text", "nats"),
+    [("p0", -40.0), ("p9", 0.0), ("p50", 10.0), ("p99", 60.0), ("P99", 60.0), ("p99.9", 79.0), ("p100", 80.0)],
+)
+def test_a_percentile_is_the_held_out_score(text: str, nats: float) -> None:
+    assert threshold(text, HELD_OUT) == nats
+
+
+@pytest.mark.parametrize(("text", "nats"), [("p4.5", -20.0), ("p74.5", 35.0), ("p99.45", 69.5), ("p99.95", 79.5)])
+def test_a_percentile_between_known_ones_is_interpolated(text: str, nats: float) -> None:
+    assert threshold(text, HELD_OUT) == pytest.approx(nats)
+
+
+@quick
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_a_higher_percentile_is_no_lower_score(low: float, high: float) -> None:
+    low, high = sorted((low, high))
+    assert threshold(f"p{low:f}", HELD_OUT) <= threshold(f"p{high:f}", HELD_OUT)
+
+
+@pytest.mark.parametrize(("text", "nats"), [("12.5", 12.5), ("-3", -3.0), ("0", 0.0), ("1e3", 1000.0)])
+def test_nats_are_taken_as_they_are_with_or_without_held_out_scores(text: str, nats: float) -> None:
+    assert threshold(text, HELD_OUT) == threshold(text, None) == nats
+
+
+NO_THRESHOLDS = [
+    "",
+    "p",
+    "q99",
+    "p101",
+    "p-1",
+    "pp",
+    "p99p",
+    "99%",
+    "nan",
+    "inf",
+    "-inf",
+    "pnan",
+    "pinf",
+    "1e999",
+    "p1e9",
+]
+
+
+@pytest.mark.parametrize("text", NO_THRESHOLDS)
+def test_what_is_no_threshold_is_refused_with_what_could_be(text: str) -> None:
+    for statistics in (HELD_OUT, None):
+        with pytest.raises(UsageError, match=r"is no threshold: give a percentile .* such as p99, or nats") as caught:
+            threshold(text, statistics)
+        assert repr(text) in str(caught.value)
+
+
+def test_without_held_out_scores_a_percentile_is_refused() -> None:
+    with pytest.raises(UsageError, match="holds no held-out scores"):
+        threshold("p99", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import vaekit
-from vaekit.bundle import read_bundle
+from vaekit.bundle import PROVIDER_CLASSES, Manifest, Tolerance, dump_json, read_bundle
 from vaekit.errors import BundleError, ParityError, RunError, UsageError, VaekitError
 from vaekit.scoring import kl_standard_normal
 from vaekit.training.run import HOLDOUT, MODEL, Run, load_holdout
-from vaekit_export import publish
+from vaekit_export import onnx_export, publish
+from vaekit_export.onnx_export import minimum_onnxruntime, newest_opset
 from vaekit_export.parity import BATCH_SIZES, Graph, Tolerances
 from vaekit_export.publish import Export, export_run
 
@@ -157,6 +159,140 @@ def test_the_manifest_tells_what_was_proved(published: Export) -> None:
     assert all(result["max_ratio"] <= 1 for result in parity["results"])
 
 
+def test_scores_of_held_out_images_are_kept_by_percentile(published: Export, tiny_run: Run) -> None:
+    statistics = read_bundle(published.path).manifest.scores
+    assert statistics is not None
+    images = load_holdout(tiny_run).astype(np.float32) / 255
+    assert statistics.images == len(images) == 20
+    percentiles = [float(name.removeprefix("p")) for name in statistics.quantiles]
+    assert set(range(101)) | {99.5, 99.9} == set(percentiles)
+    assert percentiles == sorted(percentiles)
+    values = list(statistics.quantiles.values())
+    assert values == sorted(values)
+    scores = vaekit.load(published.path, provider="cpu").score(images, seed=statistics.seed)
+    assert (values[0], values[-1]) == pytest.approx((scores.min(), scores.max()), abs=0.01)
+    np.testing.assert_allclose(values, np.percentile(scores, percentiles), atol=0.01)
+    assert statistics.quantiles["p50"] == pytest.approx(np.median(scores), abs=0.01)
+    assert scores.std() > 1  # or the figures above would say nothing
+
+
+def test_the_seed_of_the_scores_is_the_one_that_score_takes(published: Export, tiny_run: Run) -> None:
+    images = load_holdout(tiny_run).astype(np.float32) / 255
+    vae = vaekit.load(published.path, provider="cpu")
+    statistics = vae.manifest.scores
+    assert statistics is not None
+    assert np.array_equal(vae.score(images), vae.score(images, seed=statistics.seed))
+    assert not np.allclose(vae.score(images), vae.score(images, seed=statistics.seed + 1), atol=0.01)
+
+
+def test_a_flagged_part_of_the_held_out_images_is_what_the_percentile_says(published: Export, tiny_run: Run) -> None:
+    vae = vaekit.load(published.path, provider="cpu")
+    assert vae.manifest.scores is not None
+    scores = vae.score(load_holdout(tiny_run).astype(np.float32) / 255)
+    for percentile in (25, 50, 90):
+        flagged = (scores > vae.manifest.scores.quantiles[f"p{percentile}"]).mean()
+        assert flagged == pytest.approx(1 - percentile / 100, abs=0.06)
+
+
+def test_devices_may_differ_by_more_the_less_they_are_like_this_one(published: Export) -> None:
+    tolerances = read_bundle(published.path).manifest.tolerances
+    assert set(tolerances) == {"fp32"}
+    assert tuple(tolerances["fp32"]) == PROVIDER_CLASSES
+    cpu, accelerator, reduced = tolerances["fp32"].values()
+    gate = Tolerances()
+    for part in ("atol", "rtol"):
+        assert getattr(gate, part) <= getattr(cpu, part) <= getattr(accelerator, part) <= getattr(reduced, part)
+        assert getattr(accelerator, part) < getattr(reduced, part) < 0.1
+    assert manifest_of(published.path)["verify"]["fp32"]["cpu"] == {"atol": cpu.atol, "rtol": cpu.rtol}
+
+
+def test_a_published_bundle_verifies_itself(published: Export) -> None:
+    found = vaekit.load(published.path, provider="cpu").verify()
+    assert found.passed
+    assert found.outputs[-1].differing_pixels == 0
+
+
+def test_a_bundle_of_another_model_does_not_verify(tiny_run: Run, published: Export, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for name, data in files_of(published.path).items():
+        (bundle / name).write_bytes(data)
+    model = onnx.load_from_string((bundle / "decoder.onnx").read_bytes())
+    weight = next(weight for weight in model.graph.initializer if len(weight.dims) == 4)
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.05), weight.name))
+    (bundle / "decoder.onnx").write_bytes(model.SerializeToString())
+    document = manifest_of(bundle)
+    document["graphs"]["decoder"]["sha256"] = hashlib.sha256((bundle / "decoder.onnx").read_bytes()).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(document))
+    found = vaekit.load(bundle, provider="cpu").verify()
+    assert [check.output for check in found.outputs if not check.passed] == ["image"]
+
+
+def test_the_oldest_onnx_runtime_is_that_of_the_opset(published: Export) -> None:
+    manifest = read_bundle(published.path).manifest
+    assert {graph.opset for graph in manifest.graphs.values()} == {17}
+    assert manifest.minimum_onnxruntime == minimum_onnxruntime(17) == "1.15.0"
+
+
+def test_an_opset_that_was_not_tried_names_the_runtime_that_it_was_proved_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export.onnxruntime, "__version__", "9.8.7")  # type: ignore[attr-defined]
+    assert minimum_onnxruntime(newest_opset() + 1) == "9.8.7"
+
+
+def test_the_new_parts_of_a_manifest_survive_the_way_to_json_and_back(published: Export) -> None:
+    manifest = published.manifest
+    again = Manifest.from_json(json.loads(dump_json(manifest.to_json())))
+    assert again.scores == manifest.scores
+    assert again.tolerances == manifest.tolerances
+    assert again.tolerances["fp32"]["cpu"] == Tolerance(
+        manifest.tolerances["fp32"]["cpu"].atol, manifest.tolerances["fp32"]["cpu"].rtol
+    )
+    assert again.minimum_onnxruntime == manifest.minimum_onnxruntime
+    assert json.loads(dump_json(again.to_json())) == manifest_of(published.path)
+
+
+def test_a_manifest_may_have_no_scores(published: Export) -> None:
+    document = manifest_of(published.path)
+    document["scores"] = None
+    manifest = Manifest.from_json(document)
+    assert manifest.scores is None
+    assert json.loads(dump_json(manifest.to_json()))["scores"] is None
+
+
+Change = Callable[[dict[str, Any]], object]
+
+DAMAGES: dict[str, Change] = {
+    "no tolerances": lambda document: document.pop("verify"),
+    "tolerances of another precision": lambda document: document.update(verify={"fp16": document["verify"]["fp32"]}),
+    "a class without tolerances": lambda document: document["verify"]["fp32"].pop("accelerator"),
+    "a tolerance without its half": lambda document: document["verify"]["fp32"]["cpu"].pop("rtol"),
+    "a tolerance in words": lambda document: document["verify"]["fp32"]["cpu"].update(atol="small"),
+    "a tolerance below nothing": lambda document: document["verify"]["fp32"]["cpu"].update(atol=-1e-5),
+    "a tolerance that allows everything": lambda document: document["verify"]["fp32"]["cpu"].update(rtol=np.inf),
+    "a tolerance that is no number": lambda document: document["verify"]["fp32"]["reduced"].update(atol=np.nan),
+    "tolerances in a list": lambda document: document.update(verify=[1e-5]),
+    "scores left out": lambda document: document.pop("scores"),
+    "scores without a seed": lambda document: document["scores"].pop("seed"),
+    "no quantiles": lambda document: document["scores"].update(quantiles={}),
+    "quantiles in a list": lambda document: document["scores"].update(quantiles=[1.0, 2.0]),
+    "a quantile that is no number": lambda document: document["scores"]["quantiles"].update(p50=np.nan),
+    "a quantile in words": lambda document: document["scores"]["quantiles"].update(p50="middling"),
+    "no oldest ONNX Runtime": lambda document: document.pop("minimum_onnxruntime"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_damaged_manifest_is_refused(published: Export, tmp_path: Path, what: str) -> None:
+    for name, data in files_of(published.path).items():
+        (tmp_path / name).write_bytes(data)
+    document = manifest_of(tmp_path)
+    DAMAGES[what](document)
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=r"manifest\.json") as caught:
+        read_bundle(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_provenance_names_tools_and_settings_but_no_place(published: Export, tiny_run: Run) -> None:
     document = manifest_of(published.path)
     provenance = document["provenance"]
@@ -208,6 +344,9 @@ def test_tolerances_decide(tiny_run: Run, tmp_path: Path, ready_graphs: None) ->
     loose.mkdir()
     export_run(tiny_run.path, loose, tolerances=Tolerances(0.01, 0.02))
     assert manifest_of(loose)["parity"]["atol"] == 0.01
+    for tolerance in read_bundle(loose).manifest.tolerances["fp32"].values():  # devices may differ by no less
+        assert tolerance.atol >= 0.01
+        assert tolerance.rtol >= 0.02
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "manifest.json"])
@@ -308,6 +447,7 @@ def test_golden_samples_hold_no_held_out_image(tiny_run: Run, tmp_path: Path, re
     mu, logvar = vaekit.load(tmp_path / "bundle").encode(golden["image"])
     np.testing.assert_allclose(mu, golden["mu"], atol=1e-5, rtol=1e-4)
     np.testing.assert_allclose(logvar, golden["logvar"], atol=1e-5, rtol=1e-4)
+    assert vaekit.load(tmp_path / "bundle", provider="cpu").verify().passed
 
 
 def test_an_opset_out_of_range_comes_before_all_work(tmp_path: Path) -> None:
