@@ -103,7 +103,7 @@ def _open(path: str | Path) -> Image.Image:
     picture = Image.open(path, formats=FORMATS)
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()
-        raise ValueError(f"{picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}")
+        raise ValueError(f"it has more than {MAX_PIXELS:,} pixels: {picture.width} x {picture.height}")
     return picture
 
 
@@ -128,6 +128,8 @@ def _convert(picture: Image.Image, channels: int) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit is higher
+        return f"it has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a format that vaekit reads"
     if isinstance(error, OSError) and error.strerror:

@@ -7,10 +7,11 @@ paths one after the other, and ``state.json``, replaced after each batch, which 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +42,7 @@ def open_latents(path: Path, dimensions: int) -> RowFile | ParquetRows:
         raise UsageError(f"{path} holds no latents that vaekit reads: give one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise SourceError(f"there is no file {path}: `vaekit encode IMAGES -o {path}` writes one")
-    rows = ParquetRows(path) if path.suffix.lower() == ".parquet" else RowFile(path, ("z", "mu"))
+    rows = ParquetRows(path, dimensions) if path.suffix.lower() == ".parquet" else RowFile(path, ("z", "mu"))
     if rows.dtype.kind != "f" or len(rows.shape) != 2 or rows.shape[1] != dimensions:
         raise SourceError(
             f"{path} holds {rows.dtype} of shape {rows.shape}, where this bundle's latents are floats of shape "
@@ -55,8 +56,8 @@ def open_latents(path: Path, dimensions: int) -> RowFile | ParquetRows:
 class ParquetRows:
     """The column ``z`` or ``mu`` of a .parquet file, lists of float32, by rows."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises SourceError where the file cannot be read or has no such column."""
+    def __init__(self, path: Path, dimensions: int) -> None:
+        """Raises SourceError where the file cannot be read, or has no such column of lists of so many floats."""
         _, parquet = _import_pyarrow()
         try:
             self._file = parquet.ParquetFile(path)
@@ -69,7 +70,10 @@ class ParquetRows:
         kind = columns.field(self._column).type
         width = getattr(kind, "list_size", 0)
         if not width or str(kind.value_type) not in ("halffloat", "float", "double"):
-            raise SourceError(f"{path} holds {kind} as {self._column}: latents are fixed-size lists of floats")
+            raise SourceError(
+                f"{path} holds {kind} as {self._column}, where this bundle's latents are floats of shape "
+                f"(N, {dimensions}), in fixed-size lists"
+            )
         self.path, self.dtype = path, np.dtype(np.float32)
         self.shape = (self._file.metadata.num_rows, width)
 
@@ -158,9 +162,10 @@ class Spill:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Close the files, and remove the folder where nothing in it counts."""
-        self._stack.close()
-        if not self.consumed:
+        """Close the files, and remove the folder where it holds no latents."""
+        with suppress(OSError):  # of a full disk once more: what the state counts was written before
+            self._stack.close()
+        if not self.rows:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Spill:
@@ -249,7 +254,7 @@ class Spill:
 
 def _read_state(folder: Path) -> dict[str, Any] | None:
     """What unfinished work says of itself; None where there is none. Raises VaekitError where that is damaged."""
-    if not folder.exists():
+    if not os.path.isdir(folder):  # which, unlike Path's, says no to a name that is too long
         return None
     try:
         state = json.loads((folder / _STATE).read_bytes())

@@ -87,15 +87,20 @@ def square(count: int) -> int:
     return math.isqrt(count - 1) + 1
 
 
-def check_size(count: int, columns: int | None, size: tuple[int, int]) -> None:
-    """Raise UsageError where a grid of so many images of (height, width) would be too large a picture."""
+def check_size(
+    count: int,
+    columns: int | None,
+    size: tuple[int, int],
+    mend: str = "give a folder with -o, for one file each",
+) -> None:
+    """Raise UsageError, with what to do, where a grid of so many images of (height, width) would be too large."""
     columns = columns or square(count)
     factor = _enlargement(*size)
     pixels = -(-count // columns) * columns * size[0] * size[1] * factor**2
     if pixels > _MAX_PIXELS:
         raise UsageError(
-            f"a grid of {count:,} images would have {pixels / 1e6:,.0f} million pixels, more than "
-            f"{_MAX_PIXELS / 1e6:,.0f} million: give a folder with -o, for one file each"
+            f"a picture of {count:,} images would have {pixels / 1e6:,.1f} million pixels, more than "
+            f"{_MAX_PIXELS / 1e6:,.0f} million: {mend}"
         )
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PRIORS = ("mixture", "normal")
 DEFAULT_BATCH_SIZE = 64
 
+_WIDEST_SPAN = 1e30  # standard deviations: latents further out are beyond float32
+
 Floats = NDArray[np.floating[Any]]
 Array = NDArray[np.float32]
 
@@ -156,7 +158,7 @@ class VAE:
         d = self.latent_shape[0]
         if not chosen or any(not 0 <= j < d for j in chosen):
             raise UsageError(f"the latent's dimensions are 0 to {d - 1}, not {', '.join(map(str, chosen)) or 'none'}")
-        if steps < 2 or not (0 < span < math.inf):
+        if steps < 2 or not (0 < span < _WIDEST_SPAN):
             raise UsageError(f"a traversal takes 2 steps or more and a positive span, not {steps} and {span}")
         latent = self.sample_latents(1, seed=seed)[0] if base is None else self._as_latent(base)
         rows = [latents.traversal(latent, j, self.traversed_values(j, steps, span)) for j in chosen]

@@ -13,6 +13,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaekit.arrays import RowFile, split_strings
-from vaekit.errors import SourceError
+from vaekit.errors import SourceError, VaekitError
 from vaekit.idx import is_idx
 from vaekit.images import SUFFIXES, check_form, convert_channels, read_image
 from vaekit.shapes import SHAPE_NAMES, draw_factors, render
@@ -108,6 +109,7 @@ class ImageStream:
             for source in sources:
                 self._add(source)
             self._add_files(listed)
+            _write(self._spool, ())  # what still waits to be written
         except BaseException:
             self.close()
             raise
@@ -123,7 +125,8 @@ class ImageStream:
 
     def close(self) -> None:
         """Remove the list of paths."""
-        self._spool.close()
+        with suppress(OSError):  # of a temporary folder that is full, told before
+            self._spool.close()
 
     @property
     def fingerprint(self) -> str:
@@ -174,7 +177,7 @@ class ImageStream:
         for path in paths:
             if b"\0" in path:
                 raise SourceError("the list of paths holds NUL bytes: give one path a line")
-            self._spool.write(path + b"\0")
+            _write(self._spool, (path,), flush=False)
             self._digest.update(path + b"\0")
             count += 1
         if count:
@@ -223,8 +226,8 @@ class _Array:
         class_names: tuple[str, ...],
     ) -> None:
         self._source, self._rows, self._shape, self._class_names = source, rows, shape, class_names
-        first = channels_first(source, np.broadcast_to(np.empty((), rows.dtype), (1, *rows.shape[1:])))
-        if not all(first.shape):
+        first = channels_first(source, np.broadcast_to(np.empty((), rows.dtype), rows.shape))
+        if not all(first.shape[1:]):
             raise SourceError(f"{source} has images without pixels")
         self._row_bytes = rows.dtype.itemsize * int(np.prod(rows.shape[1:]))
         if not resize:
@@ -344,6 +347,19 @@ def _is_dir(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
+def _write(file: IO[bytes], strings: Iterable[bytes], *, flush: bool = True) -> None:
+    """Write strings, NUL-terminated, to a temporary file. Raises VaekitError where there is no room for them."""
+    try:
+        file.writelines(string + b"\0" for string in strings)
+        if flush:
+            file.flush()
+    except OSError as error:
+        raise VaekitError(
+            f"cannot list the images in the temporary folder {tempfile.gettempdir()}: {error.strerror or error}; "
+            "TMPDIR names another"
+        ) from error
+
+
 def _sorted(names: Iterator[bytes]) -> Iterator[bytes]:
     """Names in order, of which only so many are in memory at a time: sorted runs on disk, merged."""
     first = sorted(itertools.islice(names, _SORTED_AT_ONCE))
@@ -355,7 +371,7 @@ def _sorted(names: Iterator[bytes]) -> Iterator[bytes]:
         while first:
             run = tempfile.TemporaryFile(prefix="vaekit-")  # noqa: SIM115 — closed below
             runs.append(run)
-            run.writelines(name + b"\0" for name in first)
+            _write(run, first)
             first = sorted(itertools.islice(names, _SORTED_AT_ONCE))
         yield from heapq.merge(*(split_strings(run, 0) for run in runs))
     finally:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 from vaekit.errors import VaekitError
@@ -47,11 +48,25 @@ def ordered_map(function: Callable[[T], R], pieces: Iterable[T], *, processes: i
 def _through(pool: ProcessPoolExecutor, function: Callable[[T], R], pieces: Iterator[T], ahead: int) -> Iterator[R]:
     under_way: deque[Future[R]] = deque()
     for piece in pieces:
-        under_way.append(pool.submit(function, piece))
+        with _no_interrupts():
+            under_way.append(pool.submit(function, piece))
         if len(under_way) >= ahead:
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block; processes that start within it never see one: it is their parent's."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start() -> None:

@@ -116,7 +116,7 @@ def open_stream(
             raise SourceError(f"cannot read {from_file}: {error.strerror or error}") from error
     if not len(stream):
         stream.close()
-        raise SourceError(f"there are no images in {from_file}" if from_file else "there are no images")
+        raise SourceError(f"there are no images {'on stdin' if from_file == '-' else f'in {from_file}'}")
     return stream
 
 

@@ -53,6 +53,9 @@ app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 
 
+_INTERRUPTED = 128 + signal.SIGINT
+
+
 class _Terminated(BaseException):
     """SIGTERM arrived."""
 
@@ -63,17 +66,22 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
+        if code == _INTERRUPTED:  # typer's answer to Ctrl-C
+            code = _fail("interrupted", _INTERRUPTED)
     except typer.TyperException as error:
         code = _fail(f"{error.format_message().rstrip('.')}; see {_help_of(error)}", error.exit_code)
     except VaekitError as error:
         code = _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail("interrupted", 128 + signal.SIGINT)
+        code = _fail("interrupted", _INTERRUPTED)
     except _Terminated:
         code = _fail("terminated", 128 + signal.SIGTERM)
-    except BrokenPipeError:  # whoever read our results has gone; keep Python from complaining as it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our results has gone
+        _drop_stdout()
         code = 1
+    except OSError as error:  # files have names, and errors of their own: this is stdout, on a full disk
+        _drop_stdout()
+        code = _fail(f"cannot write {error.filename or 'to stdout'}: {error.strerror or error}", 1)
     except MemoryError:
         code = _fail("out of memory: try a smaller --batch-size or --size", 1)
     except Exception as error:  # noqa: BLE001 — a fault of vaekit's own, but people still get one line
@@ -98,6 +106,11 @@ def _fail(message: str, code: int) -> int:
         traceback.print_exc()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _drop_stdout() -> None:
+    """Keep Python from complaining, as it exits, about results that cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help_of(error: typer.TyperException) -> str:

@@ -58,7 +58,8 @@ def _decoded(vae: VAE, rows: RowFile | ParquetRows) -> Iterator[NDArray[np.float
 
     first = 0
     for part in rows.chunks(max(vae.batch_size, 256)):
-        bad = ~np.isfinite(part.astype(np.float32)).all(axis=1)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named as such
+            bad = ~np.isfinite(part.astype(np.float32)).all(axis=1)
         if bad.any():
             raise SourceError(
                 f"{rows.path} holds NaN or infinity in row {first + int(np.argmax(bad))}: nothing was written"

@@ -61,13 +61,15 @@ def encode(
             try:
                 with progress_bar("encoding", len(stream), quiet or as_json, spill.consumed) as progress:
                     _encode(vae, stream, spill, unreadable, progress)
+                if not spill.rows:
+                    raise SourceError(
+                        f"none of the {len(stream):,} images could be read; the first: {unreadable.first}"
+                    )
+                spill.finish()
             except BaseException:
                 if spill.rows:
                     say(f"{spill.rows:,} latents wait in {spill.folder}: --resume goes on with them")
                 raise
-            if not spill.rows:
-                raise SourceError(f"none of the {len(stream):,} images could be read; the first: {unreadable.first}")
-            spill.finish()
     done = f"{output} holds the latents of {spill.rows:,} images"
     if as_json:
         document = {"output": str(output), "images": spill.rows, "failures": unreadable.count, "provider": provider}

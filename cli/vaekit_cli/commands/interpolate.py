@@ -57,7 +57,7 @@ def interpolate(
     pictures = _check_ends(ends or [], from_seed, to_seed, prior)
     check_file_target(output, (*FORMATS, *ANIMATIONS))
     vae = runtime.load()
-    check_size(steps + len(pictures), _WIDEST, vae.image_shape[1:])
+    check_size(steps + len(pictures), _WIDEST, vae.image_shape[1:], "take fewer --steps")
     originals = _read(vae, pictures, no_resize)
     if pictures:
         a, b = vae.encode(originals)[0]

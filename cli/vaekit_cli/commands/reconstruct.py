@@ -59,8 +59,6 @@ def reconstruct(
         total = len(stream)
         unreadable = Unreadable(say)
         originals, paths = _chosen(stream, limit, unreadable)
-    if not paths:
-        raise SourceError(f"none of the {total:,} images could be read; the first: {unreadable.first}")
     provider = say_where(vae, say, "encoder", "decoder")
     decoded = vae.reconstruct(originals)
     errors = np.square(originals.astype(np.float64) - decoded).reshape(len(paths), -1).mean(axis=1)
@@ -84,12 +82,16 @@ def _chosen(stream: ImageStream, limit: int, unreadable: Unreadable) -> tuple[ND
     """Up to ``limit`` images of a stream, evenly spread, and their paths."""
     import numpy as np
 
-    chunks = list(stream.chunks(every=-(-len(stream) // limit)))
+    chunks = list(stream.chunks(every=max(1, len(stream) // limit)))  # up to twice as many
     for chunk in chunks:
         unreadable.note(chunk)
-    return np.concatenate([chunk.images for chunk in chunks]), [
-        os.fsdecode(path) for chunk in chunks for path in chunk.paths
-    ]
+    images = np.concatenate([chunk.images for chunk in chunks])
+    paths = [os.fsdecode(path) for chunk in chunks for path in chunk.paths]
+    if not paths:
+        raise SourceError(f"none of the {len(stream):,} images could be read; the first: {unreadable.first}")
+    shown = min(limit, len(paths))
+    chosen = np.arange(shown) * len(paths) // shown
+    return images[chosen], [paths[number] for number in chosen]
 
 
 def _decibels(mse: float) -> float:

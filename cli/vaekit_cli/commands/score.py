@@ -78,8 +78,8 @@ def score(
                 scored += len(chunk.paths)
                 progress(scored + unreadable.count)
         total = len(stream)
-    if not scored:
-        raise SourceError(f"none of the {total:,} images could be read; the first: {unreadable.first}")
+        if not scored:
+            raise SourceError(f"none of the {total:,} images could be read; the first: {unreadable.first}")
     done = f"{scored:,} images scored"
     above = "" if limit is None else f", {flagged:,} of them above {flag_above} ({limit:.1f} nats)"
     say(f"{output or 'stdout'}: {done} on {provider}{above}; nats an image, L = 1, seed {seed}")

@@ -47,7 +47,7 @@ def traverse(
     if dimensions is not None and dimensions > len(vae.dimensions):
         raise UsageError(f"--dimensions {dimensions} is too many: the latent has {len(vae.dimensions)}")
     chosen = vae.dimensions[:dimensions]
-    check_size(len(chosen) * steps, steps, vae.image_shape[1:])
+    check_size(len(chosen) * steps, steps, vae.image_shape[1:], "take fewer --steps or --dimensions")
     base = None
     if image is not None:
         channels, *size = vae.image_shape
