@@ -103,7 +103,7 @@ def _open(path: str | Path) -> Image.Image:
     picture = Image.open(path, formats=FORMATS)
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()
-        raise ValueError(f"it has more than {MAX_PIXELS:,} pixels: {picture.width} x {picture.height}")
+        raise ValueError(f"{picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}")
     return picture
 
 
