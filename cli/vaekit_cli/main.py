@@ -13,7 +13,7 @@ import typer
 
 import vaekit
 from vaekit.errors import VaekitError
-from vaekit_cli.commands import export, info, sample, train
+from vaekit_cli.commands import evaluate, export, info, sample, train
 
 app = typer.Typer(
     name="vaekit",
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("sample")(sample.sample)
 app.command("info")(info.info)

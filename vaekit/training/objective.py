@@ -126,6 +126,13 @@ class Objective:
 def draw(network: VAENetwork, likelihood: Likelihood, image: Tensor, eps: Tensor) -> Draws:
     """Draw z for images (B, C, H, W) in [0, 1] from noise eps (S, B, d) ~ N(0, I), and decode it."""
     mu, logvar = network.encoder(image)
+    return draw_from(network, likelihood, image, mu, logvar, eps)
+
+
+def draw_from(
+    network: VAENetwork, likelihood: Likelihood, image: Tensor, mu: Tensor, logvar: Tensor, eps: Tensor
+) -> Draws:
+    """As ``draw``, for images that are encoded already, to mu and logvar (B, d)."""
     z = reparameterise(mu, logvar, eps)
     logits = network.decoder.logits(z.flatten(0, 1)).reshape(*z.shape[:2], *image.shape[1:])  # (S, B, C, H, W)
     # log N(z | 0, I) − log N(z | mu, sigma²), whose constants cancel.
@@ -175,7 +182,8 @@ def kl_gaussians(mean_0: Tensor, covariance_0: Tensor, mean_1: Tensor, covarianc
     trace = torch.linalg.solve_triangular(factor_1, factor_0, upper=False).square().sum((-2, -1))
     shift = torch.linalg.solve_triangular(factor_1, (mean_1 - mean_0)[..., None], upper=False).square().sum((-2, -1))
     log_determinants = 2.0 * (_log_diagonal(factor_1) - _log_diagonal(factor_0)).sum(-1)
-    return 0.5 * (trace - mean_0.shape[-1] + shift + log_determinants)
+    kl: Tensor = 0.5 * (trace - mean_0.shape[-1] + shift + log_determinants)
+    return kl
 
 
 def _log_diagonal(matrices: Tensor) -> Tensor:

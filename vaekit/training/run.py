@@ -188,7 +188,7 @@ def load_holdout(run: Run) -> NDArray[np.uint8]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             images: NDArray[np.uint8] = arrays["images"]
     except FileNotFoundError:
-        raise RunError(f"{path} is missing: export needs the held-out images to check the model on") from None
+        raise RunError(f"{path} is missing: it holds the held-out images that the model is checked on") from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if images.dtype != np.uint8 or images.shape[1:] != run.config.image_shape or not len(images):

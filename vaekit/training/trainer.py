@@ -202,7 +202,7 @@ class Trainer:
                 warmup = min(warmup, max(1, self.total // 5))
             self._set_learning_rate(learning_rate(step, self.total, warmup))
             warmth = kl_warmth(step, self.total, self.config.beta_warmup)
-            draws, likelihood = self._step(self._to_device(pixels), warmth)
+            draws, likelihood = self._step(to_device(pixels, self.device), warmth)
             if (step + 1) % _REPORT_EVERY == 0 or step + 1 == self.total:
                 self._report(step + 1, draws, likelihood)
             if self.total is not None and (step + 1) % max(_LEAST_INTERVAL, self.total // _VALIDATIONS) == 0:
@@ -302,7 +302,7 @@ class Trainer:
         size = max(1, _EVALUATION_BATCH // self.objective.samples)
         return Draws.joined(
             [
-                draw(self.network, self.likelihood, self._to_device(pixels), self._eps(len(pixels), noise))
+                draw(self.network, self.likelihood, to_device(pixels, self.device), self._eps(len(pixels), noise))
                 for part in parts
                 for pixels in (part[first : first + size] for first in range(0, len(part), size))
             ]
@@ -321,7 +321,7 @@ class Trainer:
     def _preview(self, name: str, mixture: Mixture | None) -> None:
         """Write held-out images above their reconstructions, and samples from a mixture of the latents."""
         self.network.eval()
-        originals = self._to_device(self.holdout_images[:_PREVIEW_IMAGES])
+        originals = to_device(self.holdout_images[:_PREVIEW_IMAGES], self.device)
         reconstructions = self.network.decoder(self.network.encoder(originals)[0])
         rows = torch.stack((originals, reconstructions), 1).cpu().numpy()  # (N, 2, C, H, W)
         columns = min(8, len(rows))
@@ -364,17 +364,18 @@ class Trainer:
             yield from (order[first : first + size] for first in range(0, len(order) - size + 1, size))
             epoch += 1
 
-    def _to_device(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """uint8 (N, C, H, W) → float32 in [0, 1] on the device; it travels as bytes."""
-        moved = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
-        return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
-
     def _summary(self, step: int) -> dict[str, object]:
         return {"steps": step, "kept_step": self.best["step"], "validation": {k: self.best[k] for k in _FIGURES}}
 
     def _log(self, record: dict[str, object]) -> None:
         with open(self.path / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def to_device(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """uint8 (N, C, H, W) → float32 in [0, 1] on the device; it travels as bytes."""
+    moved = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, non_blocking=True)
+    return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 def _variance_of(likelihood: Likelihood) -> float | None:
