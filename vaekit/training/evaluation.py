@@ -114,6 +114,12 @@ def evaluate(
     return sums.evaluation(len(indices), samples, run.variance, binary)
 
 
+def spread(count: int, limit: int | None) -> NDArray[np.int64]:
+    """Numbers of at most ``limit`` of so many images, int64, evenly spread: sources often come sorted by class."""
+    chosen = count if limit is None else min(count, limit)
+    return np.arange(chosen, dtype=np.int64) * count // chosen
+
+
 def _noise(seed: int, first: int, images: int, samples: int, dimensions: int, rows: int) -> Iterator[Tensor]:
     """eps for all draws of some images, float32 (s, images, d), of no more than ``rows`` latents at a time."""
     together = max(1, rows // images)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from vaekit.errors import SourceError
@@ -49,6 +48,7 @@ def evaluate(
     image_size = parse_size(size)
 
     from vaekit.training.evaluation import evaluate as measure
+    from vaekit.training.evaluation import spread
     from vaekit.training.run import load_run
     from vaekit.training.trainer import choose_device
 
@@ -58,7 +58,7 @@ def evaluate(
     chosen_device = choose_device(device.value)
     name, count, read = _open_images(trained, source, image_size, silent)
     mode = Binarize(trained.config.binarize) if binarize is None else binarize
-    indices = np.arange(count) if limit is None else _spread(count, limit)
+    indices = spread(count, limit)
     say(f"{run} on {name}: {len(indices):,} images, {iwae_samples} draws of z each, on {chosen_device}")
     with _progress_bar(silent) as progress:
         figures = measure(
@@ -101,29 +101,22 @@ def _open_images(run: Run, source: str | None, size: tuple[int, int] | None, qui
 
 def _check_fit(source: str, shape: tuple[int, int, int], run: Run) -> None:
     wanted = run.config.image_shape
-    if shape[0] != wanted[0]:
-        raise SourceError(
-            f"{source} has {_in_words(shape)} images, but {run.path} was trained on {_in_words(wanted)} ones: "
-            f"convert them to {'grey' if wanted[0] == 1 else 'RGB'} first"
-        )
-    if shape != wanted:
-        raise SourceError(
-            f"{source} has {_in_words(shape)} images, but {run.path} was trained on {_in_words(wanted)} ones: "
-            f"--size {wanted[1]}x{wanted[2]} resizes them"
-        )
+    if shape == wanted:
+        return
+    colours = "grey" if wanted[0] == 1 else "RGB"
+    mend = f"convert them to {colours}" if shape[0] != wanted[0] else f"--size {wanted[1]}x{wanted[2]} resizes them"
+    raise SourceError(
+        f"{source} has {_in_words(shape)} images, but {run.path} was trained on {_in_words(wanted)} ones: {mend}"
+    )
 
 
 def _in_words(shape: tuple[int, int, int]) -> str:
     return f"{shape[1]} x {shape[2]} {'grey' if shape[0] == 1 else 'RGB'}"
 
 
-def _spread(count: int, limit: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Numbers of at most ``limit`` of so many images, evenly spread: sources often come sorted."""
-    chosen = min(count, limit)
-    return np.arange(chosen) * count // chosen
-
-
 def _binarised(read: Read, mode: Binarize, seed: int) -> Read:
+    import numpy as np
+
     from vaekit.training.binarise import binarise_dynamic, binarise_fixed
 
     if mode is Binarize.FIXED:
