@@ -139,6 +139,20 @@ def find_dataset(name: str) -> Path:
     raise SourceError(f"{name} is not on this machine: {BUILT_IN_FILES[name]}")
 
 
+def find_test_part(source: str) -> str | None:
+    """The official test part of ``fashion-mnist`` or ``mnist``, as a source of its own; None for other sources.
+
+    Raises SourceError where it is not on this machine.
+    """
+    if source not in BUILT_IN_FILES:
+        return None
+    folder = find_dataset(source)
+    parts = sorted(file for file in folder.iterdir() if file.name.startswith("t10k") and "idx3-ubyte" in file.name)
+    if not parts:
+        raise SourceError(f"{folder} holds no test part of {source} (t10k-images-idx3-ubyte or .gz)")
+    return str(parts[0])
+
+
 def _open_folder(source: str, folder: Path, size: tuple[int, int] | None, progress: Progress | None) -> Images:
     found = sorted(_files_under(folder))
     files = [file for file in found if file.suffix.lower() in SUFFIXES]

@@ -18,6 +18,7 @@ from vaekit_cli.commands import (
     decode,
     doctor,
     encode,
+    evaluate,
     export,
     info,
     interpolate,
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("sample")(sample.sample)
 app.command("encode")(encode.encode)

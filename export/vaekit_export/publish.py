@@ -122,7 +122,7 @@ def export_run(
     manifest = Manifest(
         image=_image_spec(run),
         latent=_latent_spec(run, encoder, images),
-        posterior="diagonal",
+        posterior=run.config.posterior,
         likelihood=likelihood,
         mixture=run.mixture,
         graphs={"encoder": _graph_spec(ENCODER, encoder), "decoder": _graph_spec(DECODER, decoder)},

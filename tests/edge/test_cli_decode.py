@@ -198,6 +198,16 @@ def test_a_full_disk_leaves_the_old_picture_or_none(
     assert (tmp_path / "old.png").read_text() == "old"
 
 
+def finished(process: subprocess.Popen[str]) -> Result:
+    """How a process of its own session ended, once the last one that could write to its pipes is gone."""
+    try:
+        output, told = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, told)
+
+
 @posix
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_while_a_folder_is_written_leaves_nothing(
@@ -213,8 +223,8 @@ def test_a_signal_while_a_folder_is_written_leaves_nothing(
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches every process of the terminal
     else:
         process.terminate()
-    output, told = process.communicate(timeout=60)  # returns when the last process that could write is gone
+    result = finished(process)
     code, word = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "terminated")}[name]
-    assert_fails(subprocess.CompletedProcess([], process.returncode, output, told), code, word)
-    assert (output, len(told.splitlines())) == ("", 1)
+    assert_fails(result, code, word)
+    assert (result.stdout, len(result.stderr.splitlines())) == ("", 1)
     assert listed(tmp_path) == {"z.npy"}

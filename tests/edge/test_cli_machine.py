@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,28 @@ def test_without_onnxruntime_every_command_says_what_to_install(
         assert_fails(result, 1, "no ONNX Runtime is installed", "vaekit[cpu]")
         assert (result.stdout, len(result.stderr.splitlines())) == ("", 1)
     assert {path.name for path in tmp_path.iterdir()} == {"missing", "z.npy"}
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(5)
+except BaseException as error:
+    raise ImportError("numpy._core.multiarray failed to import") from error
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_while_onnxruntime_is_imported_is_no_failed_import(
+    vaekit: Run, assert_fails: Fails, tiny_bundle: Path, tmp_path: Path, name: str, code: int, word: str
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(INTERRUPTED_IMPORT.format(name=name))
+    result = vaekit("sample", "-m", tiny_bundle, env={"PYTHONPATH": str(tmp_path)})
+    assert_fails(result, code, word)
+    assert (result.stdout, len(result.stderr.splitlines())) == ("", 1)
+    assert not (tmp_path / "grid.png").exists()
 
 
 # bench

@@ -238,7 +238,10 @@ def test_a_signal_in_mid_stream_leaves_the_old_scores(
     while process.poll() is None and not any(file.stat().st_size for file in tmp_path.glob(".s.csv.*")):
         time.sleep(0.002)
     process.send_signal(signal.Signals[name])
-    output, told = process.communicate(timeout=60)
+    try:
+        output, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
     code, word = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "terminated")}[name]
     assert_fails(subprocess.CompletedProcess([], process.returncode, output, told), code, word)
     assert len(told.splitlines()) == 1

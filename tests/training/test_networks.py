@@ -62,3 +62,19 @@ def test_reparameterised_draws_have_the_posteriors_mean_and_variance() -> None:
     z = reparameterise(mu.double(), variance.double().log(), eps)
     torch.testing.assert_close(z.mean(0), mu[0].double(), rtol=0, atol=0.02)
     torch.testing.assert_close(z.var(0), variance[0].double(), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("latent", [1, 4])
+def test_an_isotropic_posterior_has_one_variance_for_all_dimensions(latent: int) -> None:
+    encoder = VAENetwork((1, 8, 8), latent, "isotropic").eval().encoder
+    with torch.no_grad():
+        mu, logvar = encoder(torch.rand(6, 1, 8, 8))
+    assert mu.shape == logvar.shape == (6, latent)
+    assert torch.equal(logvar, logvar[:, :1].expand(6, latent))
+    assert len(set(logvar[:, 0].tolist())) == 6  # and it follows the image
+
+
+def test_a_diagonal_posterior_has_a_variance_for_each_dimension() -> None:
+    with torch.no_grad():
+        _, logvar = VAENetwork((1, 8, 8), 4).eval().encoder(torch.rand(6, 1, 8, 8))
+    assert len(set(logvar.flatten().tolist())) == 24

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
@@ -16,14 +18,25 @@ from vaekit import bundle, noise, scoring
 from vaekit.training.networks import Decoder, Encoder, VAENetwork
 from vaekit.training.objective import (
     VARIANCE_FLOOR,
+    Draws,
     Likelihood,
+    Objective,
     Terms,
     bernoulli_log_likelihood,
+    draw,
     elbo_terms,
     gaussian_log_likelihood,
+    iwae_bound,
+    iwae_variance,
+    kl_gaussians,
     kl_standard_normal,
     optimal_variance,
 )
+
+finite = hnp.arrays(np.float64, 4, elements=st.floats(-3, 3))
+
+
+Array = NDArray[np.float64]
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +47,7 @@ def _seeded() -> None:
 def test_kl_is_that_of_torch_distributions() -> None:
     mu, logvar = torch.randn(64, 5) * 3, torch.randn(64, 5) * 2
     q, p = Normal(mu, torch.exp(logvar / 2)), Normal(0.0, 1.0)
-    torch.testing.assert_close(kl_standard_normal(mu, logvar), kl_divergence(q, p).sum(1))
+    torch.testing.assert_close(kl_standard_normal(mu, logvar), kl_divergence(q, p))
 
 
 @given(mu=st.floats(-4, 4), logvar=st.floats(-6, 3))
@@ -48,11 +61,66 @@ def test_kl_is_the_integral_that_defines_it(mu: float, logvar: float) -> None:
     assert kl.item() == pytest.approx(integral.item(), abs=1e-6, rel=1e-6)
 
 
-def test_kl_sums_over_dimensions_and_vanishes_at_the_prior() -> None:
-    zero = torch.zeros(1, 3)
-    assert kl_standard_normal(zero, zero).item() == 0.0
-    # sigma² = 4: ½ (4 − 1 − ln 4) a dimension, where the trace is d·sigma², not (sigma²)^d.
-    assert kl_standard_normal(zero, zero + math.log(4)).item() == pytest.approx(3 * 0.5 * (3 - math.log(4)))
+@given(mu=finite, logvar=finite)
+def test_kl_is_never_negative_and_vanishes_at_the_prior_alone(mu: Array, logvar: Array) -> None:
+    kl = kl_standard_normal(torch.from_numpy(mu)[None], torch.from_numpy(logvar)[None])[0].numpy()
+    assert (kl >= -1e-12).all()
+    assert ((kl > 1e-9) >= ((np.abs(mu) > 1e-4) | (np.abs(logvar) > 1e-4))).all()
+
+
+def _covariance(root: Array) -> Tensor:
+    """A positive definite matrix (4, 4) from any matrix."""
+    return torch.from_numpy(root @ root.T + 0.1 * np.eye(4))
+
+
+square = hnp.arrays(np.float64, (4, 4), elements=st.floats(-2, 2))
+
+
+@given(mean_0=finite, root_0=square, mean_1=finite, root_1=square)
+def test_general_gaussian_kl_is_that_of_torch_distributions(
+    mean_0: Array, root_0: Array, mean_1: Array, root_1: Array
+) -> None:
+    p = (torch.from_numpy(mean_0), _covariance(root_0))
+    q = (torch.from_numpy(mean_1), _covariance(root_1))
+    expected = kl_divergence(MultivariateNormal(*p), MultivariateNormal(*q))
+    torch.testing.assert_close(kl_gaussians(*p, *q), expected, rtol=1e-7, atol=1e-7)
+
+
+def test_general_gaussian_kl_is_the_integral_that_defines_it() -> None:
+    mean_0, mean_1 = torch.tensor([0.5, -0.3]).double(), torch.tensor([-0.2, 0.4]).double()
+    covariance_0, covariance_1 = torch.tensor([[[0.5, 0.2], [0.2, 0.4]], [[1.0, -0.4], [-0.4, 0.8]]]).double()
+    axis = torch.linspace(-6, 6, 801, dtype=torch.float64)
+    points = torch.cartesian_prod(axis, axis)
+    log_p = MultivariateNormal(mean_0, covariance_0).log_prob(points)  # type: ignore[no-untyped-call]
+    log_q = MultivariateNormal(mean_1, covariance_1).log_prob(points)  # type: ignore[no-untyped-call]
+    integral = (log_p.exp() * (log_p - log_q)).sum() * (axis[1] - axis[0]) ** 2
+    kl = kl_gaussians(mean_0, covariance_0, mean_1, covariance_1)
+    assert kl.item() == pytest.approx(integral.item(), abs=1e-8)
+
+
+@given(mu=finite, logvar=finite)
+def test_kl_from_the_prior_is_the_general_one_of_a_diagonal_gaussian(mu: Array, logvar: Array) -> None:
+    mean, log_variance = torch.from_numpy(mu), torch.from_numpy(logvar)
+    general = kl_gaussians(mean, log_variance.exp().diag(), torch.zeros(4).double(), torch.eye(4).double())
+    torch.testing.assert_close(kl_standard_normal(mean[None], log_variance[None]).sum(), general)
+
+
+@given(mu=finite, logvar=st.floats(-3, 3))
+def test_kl_of_an_isotropic_gaussian_has_the_trace_d_sigma_squared(mu: Array, logvar: float) -> None:
+    """The notes' special case with its slips mended: the trace is d·sigma², not (sigma²)^d, and −d stays."""
+    d, variance = 4, math.exp(logvar)
+    expected = 0.5 * (d * variance + (mu**2).sum() - d - d * logvar)
+    mean = torch.from_numpy(mu)
+    general = kl_gaussians(mean, variance * torch.eye(d).double(), torch.zeros(d).double(), torch.eye(d).double())
+    assert general.item() == pytest.approx(expected, abs=1e-9)
+    ours = kl_standard_normal(mean[None], torch.full((1, d), logvar, dtype=torch.float64))
+    assert ours.sum().item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_covariance_that_is_none_is_refused() -> None:
+    zero, identity = torch.zeros(2), torch.eye(2)
+    with pytest.raises(RuntimeError, match="not positive-definite"):
+        kl_gaussians(zero, -identity, zero, identity)
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.3, 2.0])
@@ -111,7 +179,7 @@ def test_gradient_with_the_detached_variance_is_that_of_half_d_ln_variance() -> 
 
 
 def test_elbo_is_reconstruction_less_kl() -> None:
-    terms = Terms(torch.tensor([3.0, -1.0]), torch.tensor([1.0, 2.0]), torch.zeros(2))
+    terms = Terms(torch.tensor([3.0, -1.0]), torch.tensor([1.0, 2.0]))
     assert terms.elbo.tolist() == [2.0, -3.0]
 
 
@@ -123,12 +191,8 @@ def test_terms_agree_with_the_edge(name: str) -> None:
     sigma = None if name == "bernoulli" else 0.2
     eps = noise.standard_normal(7, 0, 1, 3)
     with torch.inference_mode():
-        ours = elbo_terms(
-            network,
-            Likelihood(name, None if sigma is None else sigma**2),
-            image,
-            torch.from_numpy(eps).float().expand(5, 3),
-        )
+        likelihood = Likelihood(name, 72, None if sigma is None else sigma**2)
+        ours = elbo_terms(draw(network, likelihood, image, torch.from_numpy(eps).float().expand(1, 5, 3)), likelihood)
         edge = scoring.elbo_terms(
             image.numpy(),
             lambda x: _numpy_pair(network.encoder(torch.from_numpy(x))),
@@ -145,15 +209,122 @@ def _numpy_pair(pair: tuple[Tensor, Tensor]) -> tuple[scoring.Array, scoring.Arr
     return pair[0].numpy(), pair[1].numpy()
 
 
-def test_unset_variance_is_the_batchs_own() -> None:
-    network = VAENetwork((1, 8, 8), 2).eval()
-    image, eps = torch.rand(16, 1, 8, 8), torch.randn(16, 2)
+def _draws(misfit: Tensor, *, kl: Tensor | None = None) -> Draws:
+    """Draws (S, B) with that misfit, no log ratio, and posteriors N(m, 1) with ½ m² = kl (B, d)."""
+    samples, images = misfit.shape
+    mu = torch.zeros(images, 3) if kl is None else torch.sqrt(2 * kl)
+    return Draws(mu, torch.zeros_like(mu), mu.expand(samples, *mu.shape), torch.zeros_like(misfit), misfit)
+
+
+@pytest.mark.parametrize("name", ["elbo", "autoencoder", "prior-only"])
+def test_an_unset_variance_is_fitted_to_the_draws(name: str) -> None:
+    misfit = torch.rand(3, 8) + 1
+    fitted = Objective(name).fitted(Likelihood("gaussian", 64), _draws(misfit))
+    assert fitted.variance is not None
+    assert float(fitted.variance) == pytest.approx(misfit.mean().item() / 64)
+
+
+@pytest.mark.parametrize("likelihood", [Likelihood("gaussian", 64, 0.3), Likelihood("bernoulli", 64)])
+def test_a_set_variance_is_kept_and_bernoulli_has_none(likelihood: Likelihood) -> None:
+    assert Objective().fitted(likelihood, _draws(torch.rand(3, 8))) == likelihood
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.97, 1.03, 1.25])
+def test_the_iwae_variance_is_where_the_bound_is_highest(factor: float) -> None:
+    misfit, log_ratio = torch.rand(8, 16).double() * 4 + 3, torch.randn(8, 16).double()
+    best = iwae_variance(misfit, log_ratio, 20)
+    draws = _draws(misfit)._replace(log_ratio=log_ratio)
+    highest = iwae_bound(draws, Likelihood("gaussian", 20, best)).mean()
+    assert iwae_bound(draws, Likelihood("gaussian", 20, best * factor)).mean() < highest
+    assert best < optimal_variance(misfit, 20)  # the draws that weigh most fit best
+
+
+def test_the_iwae_gradient_with_the_fitted_variance_held_is_that_of_the_bound_at_its_highest() -> None:
+    misfit, direction = torch.rand(8, 16).double() * 4 + 3, torch.randn(8, 16).double()
+
+    def highest(step: float) -> Tensor:
+        moved = misfit + step * direction
+        variance = iwae_variance(moved, torch.zeros_like(moved), 20)
+        return iwae_bound(_draws(moved), Likelihood("gaussian", 20, variance)).mean()
+
+    objective, leaf = Objective("iwae", samples=8), misfit.clone().requires_grad_()
+    fitted = objective.fitted(Likelihood("gaussian", 20), _draws(leaf))
+    (gradient,) = torch.autograd.grad(objective.value(_draws(leaf), fitted), leaf)
+    slope = (highest(1e-4) - highest(-1e-4)) / 2e-4
+    torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-3, atol=1e-6)
+
+
+def test_the_iwae_gradient_weighs_draws_by_their_normalised_importance() -> None:
+    misfit = (torch.rand(5, 3).double() * 4).requires_grad_()
+    draws, likelihood = _draws(misfit), Likelihood("gaussian", 10, 0.5)
+    (gradient,) = torch.autograd.grad(Objective("iwae", samples=5).value(draws, likelihood), misfit)
+    weights = torch.softmax(-misfit.detach(), 0)  # exp(−misfit / (2 · 0.5)), normalised
+    torch.testing.assert_close(gradient, -weights / 3)
+
+
+def test_objectives_are_made_of_the_terms() -> None:
+    misfit, kl = torch.rand(4, 6) + 1, torch.rand(6, 3)
+    likelihood = Likelihood("gaussian", 10, 0.4)
+    draws = _draws(misfit, kl=kl)
+    reconstruction = gaussian_log_likelihood(misfit, 10, 0.4).mean()
+    total = kl.sum(1).mean()
+    floored = kl.mean(0).clamp_min(0.5).sum()
+    assert floored > total
+    for objective, warmth, expected in (
+        (Objective(), 1.0, reconstruction - total),
+        (Objective(beta=4.0), 1.0, reconstruction - 4 * total),
+        (Objective(beta=4.0), 0.25, reconstruction - total),
+        (Objective(free_bits=0.5), 1.0, reconstruction - floored),
+        (Objective(beta=2.0, free_bits=0.5), 0.5, reconstruction - floored),
+        (Objective("autoencoder"), 1.0, reconstruction),
+        (Objective("prior-only"), 1.0, -total),
+    ):
+        torch.testing.assert_close(objective.value(draws, likelihood, warmth), expected)
+
+
+def test_free_bits_stop_the_gradient_of_dimensions_that_are_below_them() -> None:
+    kl = torch.tensor([[0.01, 2.0], [0.03, 4.0]])
+    mu = torch.sqrt(2 * kl).requires_grad_()
+    draws = _draws(torch.ones(1, 2))._replace(mu=mu, logvar=torch.zeros(2, 2))
+    value = Objective(free_bits=0.1).value(draws, Likelihood("gaussian", 10, 1.0))
+    (gradient,) = torch.autograd.grad(value, mu)
+    assert gradient[:, 0].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(gradient[:, 1], -mu[:, 1].detach() / 2)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "bernoulli"])
+def test_several_draws_are_those_of_one_each(name: str) -> None:
+    network = VAENetwork((1, 8, 9), 3).eval()
+    image, eps, likelihood = torch.rand(5, 1, 8, 9), torch.randn(4, 5, 3), Likelihood(name, 72, 0.2)
     with torch.inference_mode():
-        free = elbo_terms(network, Likelihood("gaussian"), image, eps)
-        fixed = elbo_terms(network, Likelihood("gaussian", free.squared_error.mean().item() / 64), image, eps)
-        other = elbo_terms(network, Likelihood("gaussian", 0.5), image, eps)
-    torch.testing.assert_close(free.reconstruction, fixed.reconstruction)
-    assert other.reconstruction.mean() < free.reconstruction.mean()
+        together = draw(network, likelihood, image, eps)
+        alone = [draw(network, likelihood, image, row[None]) for row in eps]
+    assert together.z.shape == (4, 5, 3)
+    for part in ("z", "log_ratio", "misfit"):
+        torch.testing.assert_close(getattr(together, part), torch.cat([getattr(one, part) for one in alone]))
+    reconstructions = torch.stack([elbo_terms(one, likelihood).reconstruction for one in alone])
+    torch.testing.assert_close(elbo_terms(together, likelihood).reconstruction, reconstructions.mean(0))
+
+
+def test_the_log_ratio_is_that_of_torch_distributions() -> None:
+    network = VAENetwork((1, 8, 9), 3).eval()
+    with torch.inference_mode():
+        draws = draw(network, Likelihood("gaussian", 72), torch.rand(5, 1, 8, 9), torch.randn(4, 5, 3))
+    q, p = Normal(draws.mu, torch.exp(draws.logvar / 2)), Normal(0.0, 1.0)
+    log_ratio = (p.log_prob(draws.z) - q.log_prob(draws.z)).sum(2)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(draws.log_ratio, log_ratio)
+
+
+def test_joined_draws_are_those_of_all_images() -> None:
+    network, likelihood = VAENetwork((1, 8, 9), 3).eval(), Likelihood("gaussian", 72, 0.1)
+    image, eps = torch.rand(5, 1, 8, 9), torch.randn(4, 5, 3)
+    with torch.inference_mode():
+        whole = draw(network, likelihood, image, eps)
+        joined = Draws.joined(
+            [draw(network, likelihood, image[:2], eps[:, :2]), draw(network, likelihood, image[2:], eps[:, 2:])]
+        )
+    for one, other in zip(whole, joined, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 # A linear Gaussian model, x ~ N(½, W Wᵀ + sigma² I), whose log p(x) is known. W's columns are orthogonal, so that the
@@ -187,20 +358,62 @@ class _LinearEncoder(Encoder):
         return mu, (variance * self.factor).log().expand_as(mu)
 
 
-@pytest.mark.parametrize(("shift", "factor", "gap"), [(0.0, 1.0, 0.0), (0.2, 1.0, 0.05), (0.0, 2.0, 0.1)])
-def test_elbo_is_a_lower_bound_of_the_exact_log_likelihood(shift: float, factor: float, gap: float) -> None:
+def _linear_model(shift: float, factor: float) -> tuple[VAENetwork, MultivariateNormal]:
+    """The model with such an encoder, and its exact p(x)."""
     network = VAENetwork((1, 8, 8), _LATENT)
     network.encoder, network.decoder = _LinearEncoder(shift, factor), _LinearDecoder()
     covariance = _W @ _W.T + _SIGMA**2 * torch.eye(_PIXELS, dtype=torch.float64)
-    p = MultivariateNormal(torch.full((_PIXELS,), 0.5, dtype=torch.float64), covariance)
+    return network, MultivariateNormal(torch.full((_PIXELS,), 0.5, dtype=torch.float64), covariance)
+
+
+def _linear_draws(network: VAENetwork, x: Tensor, samples: int, repeats: int) -> Draws:
+    image = x.reshape(1, 1, 2, 2).expand(repeats, 1, 2, 2)
+    return draw(network, _LINEAR, image, torch.randn(samples, repeats, _LATENT, dtype=torch.float64))
+
+
+_LINEAR = Likelihood("gaussian", _PIXELS, _SIGMA**2)
+
+
+@pytest.mark.parametrize(("shift", "factor", "gap"), [(0.0, 1.0, 0.0), (0.2, 1.0, 0.05), (0.0, 2.0, 0.1)])
+def test_elbo_is_a_lower_bound_of_the_exact_log_likelihood(shift: float, factor: float, gap: float) -> None:
+    network, p = _linear_model(shift, factor)
     for x in p.sample((3,)):
-        draws = 200_000
-        image = x.reshape(1, 1, 2, 2).expand(draws, 1, 2, 2)
-        terms = elbo_terms(
-            network, Likelihood("gaussian", _SIGMA**2), image, torch.randn(draws, _LATENT, dtype=torch.float64)
-        )
-        elbo, exact = terms.elbo.mean().item(), p.log_prob(x).item()  # type: ignore[no-untyped-call]
+        terms = elbo_terms(_linear_draws(network, x, 200_000, 1), _LINEAR)
+        elbo, exact = terms.elbo.item(), p.log_prob(x).item()  # type: ignore[no-untyped-call]
         if gap:
             assert elbo < exact - gap
         else:  # with the exact posterior the bound is tight
             assert elbo == pytest.approx(exact, abs=0.02)
+
+
+def test_the_gap_of_the_elbo_is_the_divergence_from_the_exact_posterior() -> None:
+    network, p = _linear_model(0.2, 2.0)
+    exact_encoder = _LinearEncoder(0.0, 1.0)
+    for x in p.sample((3,)):
+        draws = _linear_draws(network, x, 400_000, 1)
+        mean, logvar = exact_encoder(x.reshape(1, 1, 2, 2))
+        gap = kl_gaussians(draws.mu[0], draws.logvar[0].exp().diag(), mean[0], logvar[0].exp().diag())
+        exact = p.log_prob(x).item()  # type: ignore[no-untyped-call]
+        assert elbo_terms(draws, _LINEAR).elbo.item() == pytest.approx(exact - gap.item(), abs=0.02)
+
+
+def test_the_iwae_bound_rises_with_k_from_the_elbo_to_the_exact_log_likelihood() -> None:
+    network, p = _linear_model(0.5, 2.0)
+    for x in p.sample((3,)):
+        exact = p.log_prob(x).item()  # type: ignore[no-untyped-call]
+        bounds = [
+            iwae_bound(_linear_draws(network, x, k, 400_000 // k), _LINEAR).mean().item() for k in (1, 4, 16, 64, 1024)
+        ]
+        elbo = elbo_terms(_linear_draws(network, x, 400_000, 1), _LINEAR).elbo.item()
+        assert bounds[0] == pytest.approx(elbo, abs=0.02)
+        assert bounds[0] < bounds[1] - 0.05
+        assert bounds == sorted(bounds)
+        assert bounds[-1] == pytest.approx(exact, abs=0.01)
+
+
+def test_with_the_exact_posterior_one_importance_sample_is_enough() -> None:
+    network, p = _linear_model(0.0, 1.0)
+    x = p.sample((1,))[0]
+    exact = p.log_prob(x)  # type: ignore[no-untyped-call]
+    bound = iwae_bound(_linear_draws(network, x, 1, 5), _LINEAR)
+    torch.testing.assert_close(bound, exact.expand(5), rtol=1e-6, atol=1e-6)

@@ -163,7 +163,12 @@ def test_a_damaged_config_is_named(run: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"unknown": 1}, {"latent": "two"}, {"latent": -1}, {"height": None}, {"channels": [3]}]
+    "changes",
+    [
+        *({"unknown": 1}, {"latent": "two"}, {"latent": -1}, {"height": None}, {"channels": [3]}),
+        *({"posterior": "full"}, {"objective": "gan"}, {"objective": "iwae"}, {"objective": "iwae", "iwae_samples": 0}),
+        *({"mc_samples": 0}, {"free_bits": -1}, {"beta_warmup": "slow"}, {"binarize": "twice"}, {"binarize": []}),
+    ],
 )
 def test_a_config_with_values_that_are_none_is_named(run: Path, changes: dict[str, Any]) -> None:
     change_config(run, **changes)

@@ -21,7 +21,16 @@ from vaekit.errors import RunError, SourceError, UsageError, VaekitError
 from vaekit.sources import Images
 from vaekit.training.networks import reparameterise
 from vaekit.training.run import CONFIG, HOLDOUT, METRICS, MODEL, PREVIEWS, Config, load_holdout, load_run
-from vaekit.training.trainer import HOLDOUT_IMAGES, Outcome, Progress, Trainer, learning_rate, split, steps_of
+from vaekit.training.trainer import (
+    HOLDOUT_IMAGES,
+    Outcome,
+    Progress,
+    Trainer,
+    kl_warmth,
+    learning_rate,
+    split,
+    steps_of,
+)
 
 MakeConfig = Callable[..., Config]
 
@@ -249,6 +258,106 @@ def test_beta_weighs_the_kl(tmp_path: Path, images: Images, make_config: MakeCon
         Trainer(make_config(steps=30, beta=beta, sigma=0.3), images, tmp_path / str(beta)).run() for beta in (0.0, 50.0)
     )
     assert heavy.kl < none.kl / 2
+
+
+def test_an_autoencoder_spreads_its_codes_and_prior_only_makes_all_the_same(
+    tmp_path: Path, images: Images, make_config: MakeConfig
+) -> None:
+    both, holes, same = (
+        Trainer(make_config(steps=120, objective=name, beta=beta), images, tmp_path / name).run()
+        for name, beta in (("elbo", 1.0), ("autoencoder", 0.0), ("prior-only", 1.0))
+    )
+    assert holes.kl > 1.5 * both.kl
+    assert holes.objective == holes.reconstruction > both.reconstruction
+    assert same.kl < 0.1 < both.kl
+    assert same.objective == pytest.approx(-same.kl)
+    assert same.reconstruction < both.reconstruction
+
+
+def test_iwae_trains_its_own_bound(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    outcome = Trainer(make_config(steps=60, objective="iwae", iwae_samples=4), images, tmp_path / "run").run()
+    first, *_, last = metrics(tmp_path / "run", "training")
+    assert last["objective"] > first["objective"] + 50
+    assert outcome.objective > outcome.elbo
+    assert load_run(tmp_path / "run").variance == pytest.approx((outcome.sigma or 0) ** 2)
+
+
+def test_several_monte_carlo_samples_train(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    Trainer(make_config(steps=20, mc_samples=3), images, tmp_path / "three").run()
+    Trainer(make_config(steps=20), images, tmp_path / "one").run()
+    three, one = (metrics(tmp_path / name, "training")[-1]["elbo"] for name in ("three", "one"))
+    assert math.isfinite(three)
+    assert three != one
+
+
+def test_an_isotropic_run_comes_back(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    Trainer(make_config(posterior="isotropic"), images, tmp_path / "run").run()
+    run = load_run(tmp_path / "run")
+    with torch.inference_mode():
+        _, logvar = run.network.encoder(torch.rand(4, 3, 12, 9))
+    assert torch.equal(logvar[:, 0], logvar[:, 1])
+
+
+def test_free_bits_keep_dimensions_from_dying(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    free, none = (
+        Trainer(make_config(steps=60, beta=50.0, sigma=0.5, free_bits=nats), images, tmp_path / str(nats)).run()
+        for nats in (1.0, 0.0)
+    )
+    assert none.kl < 0.2
+    assert free.kl > 0.7  # near a nat in a dimension costs nothing
+
+
+def test_the_kls_weight_rises_over_its_share_of_the_steps() -> None:
+    assert [kl_warmth(step, 100, 0.2) for step in (0, 5, 10, 20, 99)] == [0.0, 0.25, 0.5, 1.0, 1.0]
+    assert [kl_warmth(step, 100, 0.0) for step in (0, 99)] == [1.0, 1.0]
+    assert kl_warmth(5, None, 0.2) == 0.0
+    assert kl_warmth(5, None, 0.0) == 1.0
+
+
+def test_a_warm_up_is_in_force_while_training(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    peaks = []
+    for share in (0.0, 1.0):
+        path = tmp_path / str(share)
+        Trainer(make_config(steps=30, beta=20.0, sigma=0.1, beta_warmup=share), images, path).run()
+        peaks.append(max(record["kl"] for record in metrics(path, "training")))
+    assert peaks[1] > 1.3 * peaks[0]
+
+
+def test_the_checkpoint_kept_is_the_best_by_what_is_maximised(
+    tmp_path: Path, images: Images, make_config: MakeConfig
+) -> None:
+    Trainer(make_config(steps=200, beta=50.0, sigma=0.5), images, tmp_path / "run").run()
+    records = metrics(tmp_path / "run", "validation")
+    best = max(records, key=lambda record: record["objective"])
+    assert load_run(tmp_path / "run").summary["kept_step"] == best["step"]
+    assert best["objective"] == pytest.approx(best["reconstruction"] - 50 * best["kl"], rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["fixed", "dynamic"])
+def test_binarised_trainings_see_and_hold_out_binary_images(
+    tmp_path: Path, images: Images, make_config: MakeConfig, mode: str
+) -> None:
+    grey = dataclasses.replace(images, _read=lambda indices: np.full((len(indices), 3, 12, 9), 128, np.uint8))
+    trainer = Trainer(make_config(likelihood="bernoulli", binarize=mode), grey, tmp_path / "run")
+    batches = trainer._batches()
+    first = next(batches)
+    assert set(np.unique(first)) == {0, 255}
+    trainer.run()
+    held_out = load_holdout(load_run(tmp_path / "run"))
+    assert set(np.unique(held_out)) == {0, 255}
+    assert (held_out == 255).mean() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("mode", "same"), [("fixed", True), ("dynamic", False)])
+def test_fixed_images_stay_and_dynamic_ones_change_from_epoch_to_epoch(
+    tmp_path: Path, images: Images, make_config: MakeConfig, mode: str, same: bool
+) -> None:
+    grey = dataclasses.replace(
+        subset(images, 10), _read=lambda indices: np.full((len(indices), 3, 12, 9), 128, np.uint8)
+    )
+    batches = Trainer(make_config(batch_size=9, binarize=mode), grey, tmp_path / "run")._batches()
+    first, second = ({image.tobytes() for image in next(batches)} for _ in range(2))  # each is an epoch
+    assert (first == second) == same
 
 
 def test_training_that_diverges_says_so(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:

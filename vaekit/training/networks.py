@@ -17,21 +17,26 @@ _LOGVAR_BOUND = 10.0  # standard deviations from 0.0067 to 148: keeps exp(logvar
 
 
 class Encoder(nn.Module):
-    """q(z|x): image (B, C, H, W) in [0, 1] → mu and logvar, each (B, d); logvar is the log of the variance."""
+    """q(z|x): image (B, C, H, W) in [0, 1] → mu and logvar, each (B, d); logvar is the log of the variance.
 
-    def __init__(self, image_shape: tuple[int, int, int], latent: int) -> None:
+    The posterior is ``diagonal``, a variance for each dimension, or ``isotropic``, one for all: sigma²(x) I.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], latent: int, posterior: str = "diagonal") -> None:
         super().__init__()
+        self.latent, self.isotropic = latent, posterior == "isotropic"
         channels, height, width = image_shape
         widths = level_widths(height, width)
         ins = (channels, *widths[:-1])
         self.features = nn.Sequential(*(_halving(i, o) for i, o in zip(ins, widths, strict=True)), nn.Flatten())
         features = widths[-1] * math.prod(level_sizes(height, width)[-1])
         self.mu = nn.Linear(features, latent)
-        self.logvar = nn.Linear(features, latent)
+        self.logvar = nn.Linear(features, 1 if self.isotropic else latent)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(image)
-        return self.mu(features), self.logvar(features).clamp(-_LOGVAR_BOUND, _LOGVAR_BOUND)
+        logvar = self.logvar(features).clamp(-_LOGVAR_BOUND, _LOGVAR_BOUND)
+        return self.mu(features), logvar.expand(-1, self.latent) if self.isotropic else logvar
 
 
 class Decoder(nn.Module):
@@ -65,15 +70,15 @@ class Decoder(nn.Module):
 class VAENetwork(nn.Module):
     """The two halves together, as they are trained."""
 
-    def __init__(self, image_shape: tuple[int, int, int], latent: int) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], latent: int, posterior: str = "diagonal") -> None:
         super().__init__()
         self.image_shape, self.latent = image_shape, latent
-        self.encoder = Encoder(image_shape, latent)
+        self.encoder = Encoder(image_shape, latent, posterior)
         self.decoder = Decoder(image_shape, latent)
 
 
 def reparameterise(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
-    """z = mu + sigma · eps (Kingma and Welling 2014, section 2.4)."""
+    """z = mu + sigma · eps (Kingma and Welling 2014, section 2.4): (B, d) and eps (…, B, d) → (…, B, d)."""
     return mu + torch.exp(0.5 * logvar) * eps
 
 

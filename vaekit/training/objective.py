@@ -1,12 +1,14 @@
-"""The evidence lower bound (ELBO) in nats per image, with all its constants.
+"""What a training maximises: bounds on log p(x) in nats per image, with all their constants.
 
-ELBO = E_q[log p(x|z)] − KL(q(z|x) ‖ N(0, I)), for z = mu + sigma·eps (Kingma and Welling, "Auto-Encoding Variational
-Bayes", 2014, equation 10). Densities are over pixels in [0, 1].
+The evidence lower bound is ELBO = E_q[log p(x|z)] − KL(q(z|x) ‖ N(0, I)), for z = mu + sigma·eps (Kingma and Welling,
+"Auto-Encoding Variational Bayes", 2014, equation 10). Densities are over pixels in [0, 1].
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +21,8 @@ from vaekit.training.networks import VAENetwork, reparameterise
 VARIANCE_FLOOR = 1e-6
 """The least variance of the Gaussian likelihood: below it lies only the rounding of 8-bit pixels (1.3e-6)."""
 
+_EM_STEPS = 10  # towards the variance that IWAE's bound is highest at; with hundreds of pixels two or three suffice
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -26,16 +30,49 @@ class Likelihood:
 
     name: str
     """``gaussian`` or ``bernoulli``."""
-    variance: float | None = None
-    """Of the Gaussian, shared over pixels; None takes the batch's own maximum-likelihood value."""
+    pixels: int
+    """D = C·H·W, the numbers in an image."""
+    variance: Tensor | float | None = None
+    """Of the Gaussian, shared over pixels; None until it is fitted (``Objective.fitted``), and for Bernoulli."""
+
+    def log_density(self, misfit: Tensor) -> Tensor:
+        """log p(x|z) in nats, of any shape, from what ``Draws`` calls the misfit; a Gaussian needs its variance."""
+        if self.name == "bernoulli":
+            return -misfit
+        assert self.variance is not None
+        return gaussian_log_likelihood(misfit, self.pixels, self.variance)
+
+
+class Draws(NamedTuple):
+    """S draws of z from q(z|x) for each of B images, and how well the decoder's images fit them."""
+
+    mu: Tensor
+    """(B, d)."""
+    logvar: Tensor
+    """(B, d)."""
+    z: Tensor
+    """(S, B, d)."""
+    log_ratio: Tensor
+    """log p(z) − log q(z|x) in nats, (S, B)."""
+    misfit: Tensor
+    """(S, B): the squared error ‖x − mean‖² under a Gaussian likelihood, the cross-entropy in nats under Bernoulli."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Draws]) -> Draws:
+        """The draws of several batches of images, with equal S, as of one."""
+        mu, logvar, z, log_ratio, misfit = zip(*parts, strict=True)
+        return cls(torch.cat(mu), torch.cat(logvar), torch.cat(z, 1), torch.cat(log_ratio, 1), torch.cat(misfit, 1))
+
+    def to_float64(self) -> Draws:
+        """The same as float64 on the CPU."""
+        return Draws(*(part.cpu().double() for part in self))
 
 
 class Terms(NamedTuple):
-    """The two terms of the ELBO, each (B,) in nats, and the squared error ‖x − mean‖², (B,)."""
+    """The two terms of the ELBO, each (B,) in nats."""
 
     reconstruction: Tensor
     kl: Tensor
-    squared_error: Tensor
 
     @property
     def elbo(self) -> Tensor:
@@ -43,43 +80,148 @@ class Terms(NamedTuple):
         return self.reconstruction - self.kl
 
 
-def elbo_terms(network: VAENetwork, likelihood: Likelihood, image: Tensor, eps: Tensor) -> Terms:
-    """One Monte Carlo sample of the ELBO's terms for images (B, C, H, W) in [0, 1] and eps (B, d) ~ N(0, I)."""
+@dataclass(frozen=True)
+class Objective:
+    """What is maximised, averaged over a batch of images."""
+
+    name: str = "elbo"
+    """``elbo``: reconstruction − beta·KL. ``iwae``: the importance-weighted bound. ``autoencoder``: the reconstruction
+    alone, still at z = mu + sigma·eps: the ELBO without its KL. ``prior-only``: −KL alone."""
+    samples: int = 1
+    """Draws of z an image: L of the Monte Carlo average, or K of IWAE's bound."""
+    beta: float = 1.0
+    """Weight of the ELBO's KL (Higgins et al., "beta-VAE", 2017)."""
+    free_bits: float = 0.0
+    """Nats that each dimension's KL, averaged over the batch, counts at least (Kingma et al., "Improved Variational
+    Inference with Inverse Autoregressive Flow", 2016, equation 15)."""
+
+    def fitted(self, likelihood: Likelihood, draws: Draws) -> Likelihood:
+        """The likelihood with the variance that these draws make most likely, where it has none of its own.
+
+        That is the E_q‖x − mean‖² / D that the ELBO is highest at or, for ``iwae``, the variance that its bound is. It
+        carries no gradient, and needs none: at its maximum the bound's derivative by the variance is zero.
+        """
+        if likelihood.name == "bernoulli" or likelihood.variance is not None:
+            return likelihood
+        misfit, log_ratio = draws.misfit.detach(), draws.log_ratio.detach()
+        if self.name == "iwae":
+            return dataclasses.replace(likelihood, variance=iwae_variance(misfit, log_ratio, likelihood.pixels))
+        return dataclasses.replace(likelihood, variance=optimal_variance(misfit, likelihood.pixels))
+
+    def value(self, draws: Draws, likelihood: Likelihood, warmth: float = 1.0) -> Tensor:
+        """The mean over the batch in nats, a scalar; ``warmth`` in [0, 1] is the share of beta that is in force."""
+        if self.name == "iwae":
+            return iwae_bound(draws, likelihood).mean()
+        kl = kl_standard_normal(draws.mu, draws.logvar).mean(0)  # (d,)
+        if self.free_bits:
+            kl = kl.clamp_min(self.free_bits)
+        if self.name == "prior-only":
+            return -kl.sum()
+        reconstruction = likelihood.log_density(draws.misfit).mean()
+        if self.name == "autoencoder":
+            return reconstruction
+        return reconstruction - warmth * self.beta * kl.sum()
+
+
+def draw(network: VAENetwork, likelihood: Likelihood, image: Tensor, eps: Tensor) -> Draws:
+    """Draw z for images (B, C, H, W) in [0, 1] from noise eps (S, B, d) ~ N(0, I), and decode it."""
     mu, logvar = network.encoder(image)
-    logits = network.decoder.logits(reparameterise(mu, logvar, eps))
-    error = (torch.sigmoid(logits) - image).square().flatten(1).sum(1)
+    return draw_from(network, likelihood, image, mu, logvar, eps)
+
+
+def draw_from(
+    network: VAENetwork, likelihood: Likelihood, image: Tensor, mu: Tensor, logvar: Tensor, eps: Tensor
+) -> Draws:
+    """As ``draw``, for images that are encoded already, to mu and logvar (B, d)."""
+    z = reparameterise(mu, logvar, eps)
+    logits = network.decoder.logits(z.flatten(0, 1)).reshape(*z.shape[:2], *image.shape[1:])  # (S, B, C, H, W)
+    # log N(z | 0, I) − log N(z | mu, sigma²), whose constants cancel.
+    log_ratio = 0.5 * (eps.square() + logvar - z.square()).sum(2)
+    return Draws(mu, logvar, z, log_ratio, misfit(likelihood, image, logits))
+
+
+def misfit(likelihood: Likelihood, image: Tensor, logits: Tensor) -> Tensor:
+    """What ``Draws`` calls the misfit, of images (B, C, H, W) and logits (S, B, C, H, W): (S, B)."""
     if likelihood.name == "bernoulli":
-        reconstruction = bernoulli_log_likelihood(image, logits)
-    else:
-        pixels = image[0].numel()
-        variance = optimal_variance(error.detach(), pixels) if likelihood.variance is None else likelihood.variance
-        reconstruction = gaussian_log_likelihood(error, pixels, variance)
-    return Terms(reconstruction, kl_standard_normal(mu, logvar), error)
+        return -bernoulli_log_likelihood(image.expand_as(logits), logits)
+    return (torch.sigmoid(logits) - image).square().flatten(2).sum(2)
+
+
+def elbo_terms(draws: Draws, likelihood: Likelihood) -> Terms:
+    """The ELBO's terms, the reconstruction averaged over the draws and the KL in closed form."""
+    reconstruction = likelihood.log_density(draws.misfit).mean(0)
+    return Terms(reconstruction, kl_standard_normal(draws.mu, draws.logvar).sum(1))
+
+
+def iwae_bound(draws: Draws, likelihood: Likelihood) -> Tensor:
+    """The bound E[log 1/K Σ_k p(x, z_k) / q(z_k|x)] ≤ log p(x) of K draws, in nats, (B,).
+
+    (Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016, equation 8. Its gradient, through the
+    log-sum-exp, weighs the draws as their equation 14.) It rises with K; at K = 1 its mean is the ELBO's.
+    """
+    log_weights = likelihood.log_density(draws.misfit) + draws.log_ratio
+    return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, diag exp(logvar)) ‖ N(0, I)) in nats, (B, d) → (B,): ½ Σ (sigma² + mu² − 1 − ln sigma²)."""
-    return 0.5 * (logvar.exp() + mu.square() - 1.0 - logvar).sum(1)
+    """KL(N(mu, exp(logvar)) ‖ N(0, 1)) of each dimension in nats, ½ (sigma² + mu² − 1 − ln sigma²): (B, d) → (B, d).
+
+    Summed over dimensions it is that of the diagonal Gaussian, and with equal logvars that of the isotropic one,
+    ½ (d·sigma² + ‖mu‖² − d − d·ln sigma²): both are ``kl_gaussians`` at N(0, I).
+    """
+    return 0.5 * (logvar.exp() + mu.square() - 1.0 - logvar)
+
+
+def kl_gaussians(mean_0: Tensor, covariance_0: Tensor, mean_1: Tensor, covariance_1: Tensor) -> Tensor:
+    """KL(N(mean_0, covariance_0) ‖ N(mean_1, covariance_1)) in nats: (…, d) and (…, d, d) → (…).
+
+    ½ (tr(Σ₁⁻¹ Σ₀) − d + (μ₁ − μ₀)ᵀ Σ₁⁻¹ (μ₁ − μ₀) + ln det Σ₁ / det Σ₀), by Cholesky factors. Raises
+    torch.linalg.LinAlgError for a covariance that is not positive definite.
+    """
+    factor_0, factor_1 = torch.linalg.cholesky(covariance_0), torch.linalg.cholesky(covariance_1)
+    trace = torch.linalg.solve_triangular(factor_1, factor_0, upper=False).square().sum((-2, -1))
+    shift = torch.linalg.solve_triangular(factor_1, (mean_1 - mean_0)[..., None], upper=False).square().sum((-2, -1))
+    log_determinants = 2.0 * (_log_diagonal(factor_1) - _log_diagonal(factor_0)).sum(-1)
+    kl: Tensor = 0.5 * (trace - mean_0.shape[-1] + shift + log_determinants)
+    return kl
+
+
+def _log_diagonal(matrices: Tensor) -> Tensor:
+    diagonal: Tensor = torch.diagonal(matrices, dim1=-2, dim2=-1)
+    return diagonal.log()
 
 
 def gaussian_log_likelihood(squared_error: Tensor, pixels: int, variance: Tensor | float) -> Tensor:
-    """log N(x | mean, variance·I) in nats, (B,), from ‖x − mean‖² (B,) over D = ``pixels`` dimensions."""
+    """log N(x | mean, variance·I) in nats from ‖x − mean‖² of any shape, over D = ``pixels`` dimensions."""
     log_variance = torch.log(torch.as_tensor(variance))
     return -0.5 * (pixels * (math.log(2 * math.pi) + log_variance) + squared_error / variance)
 
 
 def bernoulli_log_likelihood(image: Tensor, logits: Tensor) -> Tensor:
-    """Σ x ln p + (1 − x) ln(1 − p) with p = sigmoid(logits), in nats, (B, C, H, W) → (B,).
+    """Σ x ln p + (1 − x) ln(1 − p) with p = sigmoid(logits), in nats, (…, C, H, W) → (…).
 
     A log probability for pixels of 0 and 1; for grey ones in between it is the usual cross-entropy, but no density.
     """
-    return -F.binary_cross_entropy_with_logits(logits, image, reduction="none").flatten(1).sum(1)
+    return -F.binary_cross_entropy_with_logits(logits, image, reduction="none").flatten(-3).sum(-1)
 
 
 def optimal_variance(squared_error: Tensor, pixels: int) -> Tensor:
-    """The maximum-likelihood variance E‖x − mean‖² / D of a batch's errors (B,), a scalar.
+    """The maximum-likelihood variance E‖x − mean‖² / D of squared errors of any shape, a scalar.
 
     (Rybkin, Daniilidis and Levine, "Simple and Effective VAE Training with Calibrated Decoders", 2021, equation 5.)
     The gradient of the likelihood with this variance held constant is that with it put in: D/2 · d ln variance.
     """
     return (squared_error.mean() / pixels).clamp_min(VARIANCE_FLOOR)
+
+
+def iwae_variance(squared_error: Tensor, log_ratio: Tensor, pixels: int) -> Tensor:
+    """The variance at which the mean IWAE bound of draws (K, B) is highest, a scalar.
+
+    There it is the mean squared error weighed by the normalised importance weights, which themselves follow the
+    variance: a fixed point, that the EM algorithm climbs to from the unweighted mean.
+    """
+    variance = optimal_variance(squared_error, pixels)
+    for _ in range(_EM_STEPS):
+        weights = torch.softmax(gaussian_log_likelihood(squared_error, pixels, variance) + log_ratio, 0)
+        variance = optimal_variance((weights * squared_error).sum(0), pixels)
+    return variance

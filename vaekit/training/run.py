@@ -33,6 +33,12 @@ MODEL, CONFIG, METRICS, HOLDOUT, PREVIEWS = (
 )
 FORMAT_VERSION = 1
 
+_CHOICES = {
+    "likelihood": ("gaussian", "bernoulli"),
+    "posterior": ("diagonal", "isotropic"),
+    "objective": ("elbo", "iwae", "autoencoder", "prior-only"),
+    "binarize": ("none", "fixed", "dynamic"),
+}
 _PRIOR_KEYS = ("prior.weights", "prior.means", "prior.cholesky")
 
 
@@ -55,6 +61,20 @@ class Config:
     lr: float
     """The learning rate at its peak."""
     seed: int
+    posterior: str = "diagonal"
+    """``diagonal`` or ``isotropic``."""
+    objective: str = "elbo"
+    """``elbo``, ``iwae``, ``autoencoder`` or ``prior-only``."""
+    mc_samples: int = 1
+    """Draws of z an image, over which the reconstruction is averaged."""
+    iwae_samples: int | None = None
+    """Draws of z in IWAE's bound; None for the other objectives."""
+    beta_warmup: float = 0.0
+    """Share of the steps over which the KL's weight rises from 0 to beta."""
+    free_bits: float = 0.0
+    """Nats that each dimension's KL counts at least."""
+    binarize: str = "none"
+    """``none``, ``fixed`` or ``dynamic``."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -149,7 +169,7 @@ def load_run(path: Path) -> Run:
         raise RunError(f"{model_path} cannot be read: {error}") from error
     variance = tensors.pop("likelihood.variance", None)
     prior = [tensors.pop(key, None) for key in _PRIOR_KEYS]
-    network = VAENetwork(config.image_shape, config.latent)
+    network = VAENetwork(config.image_shape, config.latent, config.posterior)
     try:
         network.load_state_dict(tensors)
         mixture = None if prior[0] is None else Mixture(*(part.numpy() for part in prior if part is not None))
@@ -168,7 +188,7 @@ def load_holdout(run: Run) -> NDArray[np.uint8]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             images: NDArray[np.uint8] = arrays["images"]
     except FileNotFoundError:
-        raise RunError(f"{path} is missing: export needs the held-out images to check the model on") from None
+        raise RunError(f"{path} is missing: it holds the held-out images that the model is checked on") from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if images.dtype != np.uint8 or images.shape[1:] != run.config.image_shape or not len(images):
@@ -195,16 +215,19 @@ def _load_config(path: Path) -> Config:
 def _check_values(config: Config) -> None:
     """Raise ValueError for values that no training has: config.json is a file that people edit."""
     least = {"channels": 1, "height": 8, "width": 8, "latent": 1, "steps": 1, "batch_size": 2, "seed": 0}
+    least |= {"mc_samples": 1} | ({"iwae_samples": 1} if config.objective == "iwae" else {})
     for name, bound in least.items():
         value = getattr(config, name)
         if type(value) is not int or value < bound:
             raise ValueError(f"{name} must be a whole number from {bound}, not {value!r}")
     positive = {"lr": config.lr} | ({} if config.sigma is None else {"sigma": config.sigma})
-    for name, value in ({"beta": config.beta} | positive).items():
+    others = {"beta": config.beta, "beta_warmup": config.beta_warmup, "free_bits": config.free_bits}
+    for name, value in (others | positive).items():
         if type(value) not in (int, float) or not 0 <= value < math.inf or (name in positive and value == 0):
             raise ValueError(f"{name} must be a positive number, not {value!r}")
-    if config.likelihood not in ("gaussian", "bernoulli"):
-        raise ValueError(f"likelihood must be gaussian or bernoulli, not {config.likelihood!r}")
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ from vaekit.machine import usable_cpus
 from vaekit.pictures import grid, save_picture
 from vaekit.prior import Mixture, draw_mixture
 from vaekit.sources import Images
+from vaekit.training.binarise import binarise_dynamic, binarise_fixed
 from vaekit.training.mixture import fit_mixture
-from vaekit.training.networks import VAENetwork, reparameterise
-from vaekit.training.objective import Likelihood, Terms, elbo_terms, optimal_variance
+from vaekit.training.networks import VAENetwork
+from vaekit.training.objective import Draws, Likelihood, Objective, draw, elbo_terms
 from vaekit.training.run import METRICS, PREVIEWS, Config, save_config, save_holdout, save_model, start_folder
 
 DEFAULT_STEPS = 1600
@@ -37,7 +38,7 @@ _LEAST_INTERVAL = 50  # steps between two validations
 _REPORT_EVERY = 10  # steps between two figures: reading them waits for the device
 _VARIANCE_DECAY = 0.98  # of the running variance, a step
 _GRADIENT_NORM = 1e5  # cuts only what would throw the weights far off
-_EVALUATION_BATCH = 250
+_EVALUATION_BATCH = 250  # decoded images
 _PREVIEW_IMAGES = 32
 
 _TIMED_STEPS = 30  # before a deadline becomes a number of steps; the first third is not timed
@@ -68,6 +69,8 @@ class Outcome:
     elbo: float
     reconstruction: float
     kl: float
+    objective: float
+    """What was maximised: the ELBO, IWAE's bound, or what else ``config.objective`` names."""
     sigma: float | None
     components: int
     """Of the fitted mixture prior; 0 where the images were too few to fit one."""
@@ -100,6 +103,30 @@ def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     order = np.random.default_rng(seed).permutation(count)
     held_out = min(HOLDOUT_IMAGES, max(1, count // 10))
     return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def objective_of(config: Config) -> Objective:
+    """What a training with these settings maximises."""
+    return Objective(config.objective, config.iwae_samples or config.mc_samples, config.beta, config.free_bits)
+
+
+def likelihood_of(config: Config, variance: float | None = None) -> Likelihood:
+    """p(x|z) of a model with these settings, with this fitted ``variance`` where the settings fix none."""
+    if config.likelihood == "bernoulli":
+        variance = None
+    elif config.sigma is not None:
+        variance = config.sigma**2
+    return Likelihood(config.likelihood, math.prod(config.image_shape), variance)
+
+
+def kl_warmth(step: int, total: int | None, share: float) -> float:
+    """The share of the KL's weight in force at a step: a linear rise from 0 over that ``share`` of the steps.
+
+    (Sønderby et al., "Ladder Variational Autoencoders", 2016.) While the number of steps is unknown it is 0.
+    """
+    if share == 0:
+        return 1.0
+    return 0.0 if total is None else min(1.0, step / (share * total))
 
 
 def learning_rate(step: int, total: int | None, warmup: int) -> float:
@@ -137,18 +164,19 @@ class Trainer:
             )
         torch.set_num_threads(usable_cpus())
         torch.manual_seed(_torch_seed(config.seed))
-        self.network = VAENetwork(config.image_shape, config.latent)
+        self.objective, self.likelihood = objective_of(config), likelihood_of(config)
+        self.network = VAENetwork(config.image_shape, config.latent, config.posterior)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
         self.noise = torch.Generator(self.device).manual_seed(_torch_seed(config.seed))
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.lr, fused=self.device.type != "mps")
         self.variance = torch.zeros((), device=self.device)  # running mean over batches, for validation
-        self.best: dict[str, float] = {"elbo": -math.inf}
+        self.best: dict[str, float] = {"objective": -math.inf}
         self.best_weights: dict[str, Tensor] = {}
 
     def run(self) -> Outcome:
-        """Train, keep the best weights by validation ELBO, freeze sigma, fit the prior, and write the run."""
+        """Train, keep the weights with the best validation, freeze sigma, fit the prior, and write the run."""
         start_folder(self.path)
-        self.holdout_images = self.images.read(self.holdout)
+        self.holdout_images = self._read(self.holdout)
         labels = None if self.images.labels is None else self.images.labels[self.holdout]
         save_holdout(self.path, self.holdout_images, labels)
         save_config(self.path, self.config)
@@ -173,25 +201,31 @@ class Trainer:
             if self.total is not None:
                 warmup = min(warmup, max(1, self.total // 5))
             self._set_learning_rate(learning_rate(step, self.total, warmup))
-            terms = self._step(self._to_device(pixels))
+            warmth = kl_warmth(step, self.total, self.config.beta_warmup)
+            draws, likelihood = self._step(to_device(pixels, self.device), warmth)
             if (step + 1) % _REPORT_EVERY == 0 or step + 1 == self.total:
-                self._report(step + 1, terms)
+                self._report(step + 1, draws, likelihood)
             if self.total is not None and (step + 1) % max(_LEAST_INTERVAL, self.total // _VALIDATIONS) == 0:
                 self._validate(step + 1)
         raise AssertionError("batches never end")
 
-    def _step(self, image: Tensor) -> Terms:
-        eps = torch.randn(len(image), self.config.latent, device=self.device, generator=self.noise)
+    def _step(self, image: Tensor, warmth: float) -> tuple[Draws, Likelihood]:
         self.network.train()
-        terms = elbo_terms(self.network, self._likelihood(), image, eps)
-        loss = (self.config.beta * terms.kl - terms.reconstruction).mean()
+        draws = draw(self.network, self.likelihood, image, self._eps(len(image), self.noise))
+        likelihood = self.objective.fitted(self.likelihood, draws)
+        loss = -self.objective.value(draws, likelihood, warmth)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
         self.optimiser.step()
-        batch = optimal_variance(terms.squared_error.detach(), image[0].numel())
-        self.variance = torch.where(self.variance == 0, batch, batch.lerp(self.variance, _VARIANCE_DECAY))
-        return terms
+        if likelihood.variance is not None:
+            batch = torch.as_tensor(likelihood.variance, device=self.device)
+            self.variance = torch.where(self.variance == 0, batch, batch.lerp(self.variance, _VARIANCE_DECAY))
+        return draws, likelihood
+
+    def _eps(self, images: int, noise: torch.Generator) -> Tensor:
+        """Noise for one step or evaluation of so many images, (S, B, d)."""
+        return torch.randn(self.objective.samples, images, self.config.latent, device=self.device, generator=noise)
 
     def _set_learning_rate(self, share: float) -> None:
         for group in self.optimiser.param_groups:
@@ -212,43 +246,41 @@ class Trainer:
         """Whether a machine that grew slower has used up the time kept for training."""
         return self.deadline is not None and self.total is not None and time.monotonic() > self.finish_by
 
-    def _report(self, step: int, terms: Terms) -> None:
-        elbo, reconstruction, kl = (part.mean().item() for part in (terms.elbo, terms.reconstruction, terms.kl))
-        self._check_finite(step, elbo)
-        self._log({"step": step, "split": "training", "elbo": elbo, "reconstruction": reconstruction, "kl": kl})
-        self.report(Progress(step, self.total, elbo, reconstruction, kl))
+    @torch.inference_mode()
+    def _report(self, step: int, draws: Draws, likelihood: Likelihood) -> None:
+        figures = self._figures(draws, likelihood)
+        self._check_finite(step, figures["objective"])
+        self._log({"step": step, "split": "training", **figures})
+        self.report(Progress(step, self.total, figures["elbo"], figures["reconstruction"], figures["kl"]))
 
-    def _check_finite(self, step: int, elbo: float) -> None:
-        if not math.isfinite(elbo):
+    def _check_finite(self, step: int, figure: float) -> None:
+        if not math.isfinite(figure):
             kept = f"the last good checkpoint is in {self.path}" if self.best_weights else "nothing was saved yet"
             raise VaekitError(f"training diverged at step {step}: the loss is not finite. Lower --lr; {kept}.")
 
     def _validate(self, step: int) -> None:
         """Measure the held-out images, draw the previews, and keep the weights where they are the best yet."""
-        likelihood = self._frozen_likelihood(self.variance.item() or 1.0)  # no batch yet: any will do
-        figures, latents, _ = self._evaluate(self.holdout_images, likelihood)
-        self._check_finite(step, figures["elbo"])
-        self._log({"step": step, "split": "validation", **figures, "variance": likelihood.variance})
-        self._preview(f"{step:06d}", fit_mixture(latents, seed=self.config.seed))
-        if figures["elbo"] > self.best["elbo"]:
+        likelihood = likelihood_of(self.config, self.variance.item() or 1.0)  # no batch yet: any will do
+        draws = self._evaluate([self.holdout_images])
+        figures = self._figures(draws, likelihood)
+        self._check_finite(step, figures["objective"])
+        self._log({"step": step, "split": "validation", **figures, "variance": _variance_of(likelihood)})
+        self._preview(f"{step:06d}", self._fit_prior(draws))
+        if figures["objective"] > self.best["objective"]:
             self.best = figures | {"step": step}
             self.best_weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-            save_model(self.path, self.network, likelihood.variance, None, self._summary(step))
+            save_model(self.path, self.network, _variance_of(likelihood), None, self._summary(step))
 
     def _finish(self, steps: int) -> Outcome:
         """Freeze the variance and fit the prior over training data, and write the model a last time."""
         chosen = self.training[:: -(-len(self.training) // FINISH_IMAGES)]
-        parts = [
-            self._evaluate(self.images.read(chosen[first : first + _EVALUATION_BATCH]), Likelihood("gaussian", 1.0))
-            for first in range(0, len(chosen), _EVALUATION_BATCH)
-        ]
-        latents, errors = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-        fitted = optimal_variance(torch.from_numpy(errors).double(), math.prod(self.config.image_shape)).item()
-        likelihood = self._frozen_likelihood(fitted)
-        figures, _, _ = self._evaluate(self.holdout_images, likelihood)
+        parts = np.array_split(chosen, -(-len(chosen) // _EVALUATION_BATCH))
+        draws = self._evaluate(map(self._read, parts))
+        variance = _variance_of(self.objective.fitted(self.likelihood, draws.to_float64()))
+        figures = self._figures(self._evaluate([self.holdout_images]), likelihood_of(self.config, variance))
         self.best = figures | {"step": self.best["step"]}
-        mixture = fit_mixture(latents, seed=self.config.seed)
-        save_model(self.path, self.network, likelihood.variance, mixture, self._summary(steps))
+        mixture = self._fit_prior(draws)
+        save_model(self.path, self.network, variance, mixture, self._summary(steps))
         self._preview("final", mixture)
         return Outcome(
             config=self.config,
@@ -257,34 +289,39 @@ class Trainer:
             elbo=figures["elbo"],
             reconstruction=figures["reconstruction"],
             kl=figures["kl"],
-            sigma=None if likelihood.variance is None else math.sqrt(likelihood.variance),
+            objective=figures["objective"],
+            sigma=None if variance is None else math.sqrt(variance),
             components=0 if mixture is None else len(mixture.weights),
         )
 
     @torch.inference_mode()
-    def _evaluate(
-        self, pixels: NDArray[np.uint8], likelihood: Likelihood
-    ) -> tuple[dict[str, float], NDArray[np.float32], NDArray[np.float32]]:
-        """Mean terms of images, their latents drawn from q (N, d), and their squared errors (N,); one fixed eps."""
+    def _evaluate(self, parts: Iterable[NDArray[np.uint8]]) -> Draws:
+        """Draws for images, in parts of any size, without learning; the noise is always the same."""
         self.network.eval()
         noise = torch.Generator(self.device).manual_seed(_torch_seed(self.config.seed + 1))
-        terms, latents = [], []
-        for first in range(0, len(pixels), _EVALUATION_BATCH):
-            image = self._to_device(pixels[first : first + _EVALUATION_BATCH])
-            eps = torch.randn(len(image), self.config.latent, device=self.device, generator=noise)
-            terms.append(elbo_terms(self.network, likelihood, image, eps))
-            mu, logvar = self.network.encoder(image)
-            latents.append(reparameterise(mu, logvar, eps))
-        reconstruction, kl, errors = (torch.cat(parts) for parts in zip(*terms, strict=True))
-        figures = {"reconstruction": reconstruction.mean().item(), "kl": kl.mean().item()}
-        figures = {"elbo": figures["reconstruction"] - figures["kl"], **figures}
-        return figures, torch.cat(latents).cpu().numpy(), errors.cpu().numpy()
+        size = max(1, _EVALUATION_BATCH // self.objective.samples)
+        return Draws.joined(
+            [
+                draw(self.network, self.likelihood, to_device(pixels, self.device), self._eps(len(pixels), noise))
+                for part in parts
+                for pixels in (part[first : first + size] for first in range(0, len(part), size))
+            ]
+        )
+
+    def _figures(self, draws: Draws, likelihood: Likelihood) -> dict[str, float]:
+        """The ELBO, its terms and the objective at its full weights, in nats per image."""
+        reconstruction, kl = (part.mean().item() for part in elbo_terms(draws, likelihood))
+        objective = self.objective.value(draws, likelihood).item()
+        return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl, "objective": objective}
+
+    def _fit_prior(self, draws: Draws) -> Mixture | None:
+        return fit_mixture(draws.z[0].cpu().numpy(), seed=self.config.seed)
 
     @torch.inference_mode()
     def _preview(self, name: str, mixture: Mixture | None) -> None:
         """Write held-out images above their reconstructions, and samples from a mixture of the latents."""
         self.network.eval()
-        originals = self._to_device(self.holdout_images[:_PREVIEW_IMAGES])
+        originals = to_device(self.holdout_images[:_PREVIEW_IMAGES], self.device)
         reconstructions = self.network.decoder(self.network.encoder(originals)[0])
         rows = torch.stack((originals, reconstructions), 1).cpu().numpy()  # (N, 2, C, H, W)
         columns = min(8, len(rows))
@@ -296,29 +333,28 @@ class Trainer:
             samples = self.network.decoder(z).cpu().numpy()
             save_picture(grid(samples, 8), self.path / PREVIEWS / f"samples-{name}.png")
 
-    def _likelihood(self) -> Likelihood:
-        sigma = self.config.sigma
-        return Likelihood(self.config.likelihood, None if sigma is None else sigma**2)
-
-    def _frozen_likelihood(self, fitted_variance: float) -> Likelihood:
-        """The likelihood with the variance that was fixed, or else the one fitted; Bernoulli has none."""
-        likelihood = self._likelihood()
-        if likelihood.name == "bernoulli" or likelihood.variance is not None:
-            return likelihood
-        return Likelihood("gaussian", fitted_variance)
-
     def _batches(self) -> Iterator[NDArray[np.uint8]]:
         """Shuffled batches without end, each epoch in an order of its own; the rest short of a batch is left out."""
+        steps = enumerate(self._batch_indices())
         if self.images.in_memory:
-            yield from map(self.images.read, self._batch_indices())
+            yield from (self._read_batch(*step) for step in steps)
             return
-        indices = self._batch_indices()
         with ThreadPoolExecutor(1) as pool:  # reads the next batch while this one is trained on
-            ahead = pool.submit(self.images.read, next(indices))
+            ahead = pool.submit(self._read_batch, *next(steps))
             while True:
                 batch = ahead.result()
-                ahead = pool.submit(self.images.read, next(indices))
+                ahead = pool.submit(self._read_batch, *next(steps))
                 yield batch
+
+    def _read_batch(self, step: int, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if self.config.binarize == "dynamic":
+            return binarise_dynamic(self.images.read(indices), np.random.default_rng((self.config.seed, step, 1)))
+        return self._read(indices)
+
+    def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Images to train on or to measure; what is measured is binarised once, so that figures can be compared."""
+        pixels = self.images.read(indices)
+        return pixels if self.config.binarize == "none" else binarise_fixed(pixels, indices)
 
     def _batch_indices(self) -> Iterator[NDArray[np.int64]]:
         size = self.config.batch_size
@@ -328,17 +364,22 @@ class Trainer:
             yield from (order[first : first + size] for first in range(0, len(order) - size + 1, size))
             epoch += 1
 
-    def _to_device(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """uint8 (N, C, H, W) → float32 in [0, 1] on the device; it travels as bytes."""
-        moved = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
-        return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
-
     def _summary(self, step: int) -> dict[str, object]:
-        return {"steps": step, "kept_step": self.best["step"], "validation": {k: self.best[k] for k in _TERMS}}
+        return {"steps": step, "kept_step": self.best["step"], "validation": {k: self.best[k] for k in _FIGURES}}
 
     def _log(self, record: dict[str, object]) -> None:
         with open(self.path / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def to_device(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """uint8 (N, C, H, W) → float32 in [0, 1] on the device; it travels as bytes."""
+    moved = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, non_blocking=True)
+    return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def _variance_of(likelihood: Likelihood) -> float | None:
+    return None if likelihood.variance is None else float(likelihood.variance)
 
 
 def _torch_seed(seed: int) -> int:
@@ -346,4 +387,4 @@ def _torch_seed(seed: int) -> int:
     return seed % 2**63
 
 
-_TERMS = ("elbo", "reconstruction", "kl")
+_FIGURES = ("elbo", "reconstruction", "kl", "objective")

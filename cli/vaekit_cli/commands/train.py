@@ -16,14 +16,17 @@ import typer
 from vaekit.errors import UsageError
 from vaekit_cli.console import command_line, no_bar, speaker, stderr
 from vaekit_cli.options import QuietOption, SeedOption, parse_sigma, parse_size
+from vaekit_cli.workstation import SOURCE_HELP, Binarize, Device, DeviceOption, read_source
 
 if TYPE_CHECKING:
     from vaekit.sources import Images
+    from vaekit.training.run import Config
     from vaekit.training.trainer import Outcome
 
 DEFAULT_RUN = Path("vae")
 
 _BATCH_SIZE = 64
+_IWAE_SAMPLES = 8
 _NAMED_FILES = 10  # of those left out; the rest is counted
 
 
@@ -34,30 +37,70 @@ class LikelihoodName(StrEnum):
     BERNOULLI = "bernoulli"
 
 
-class Device(StrEnum):
-    """Where training runs."""
+class Posterior(StrEnum):
+    """q(z|x): a variance for each dimension, or one for all."""
 
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
+    DIAGONAL = "diagonal"
+    ISOTROPIC = "isotropic"
+
+
+class ObjectiveName(StrEnum):
+    """What is maximised."""
+
+    ELBO = "elbo"
+    IWAE = "iwae"
+    AUTOENCODER = "autoencoder"
+    PRIOR_ONLY = "prior-only"
+
+
+_OBJECTIVES_OF = {  # the options that not every objective has
+    "--beta": (ObjectiveName.ELBO,),
+    "--beta-warmup": (ObjectiveName.ELBO,),
+    "--free-bits": (ObjectiveName.ELBO,),
+    "--mc-samples": (ObjectiveName.ELBO, ObjectiveName.AUTOENCODER),
+    "--iwae-samples": (ObjectiveName.IWAE,),
+}
 
 
 def train(
     source: Annotated[
         str,
-        typer.Argument(
-            help="Images: a folder, a picture or glob, .npy, .npz, IDX, or shapes, fashion-mnist, mnist.",
-        ),
+        typer.Argument(help=SOURCE_HELP),
     ] = "shapes",
     output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The run.")] = DEFAULT_RUN,
     size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Height and width.", show_default="the images' own, or 64")
     ] = None,
     latent: Annotated[int, typer.Option(min=1, help="Dimensions of the latent.")] = 16,
+    posterior: Annotated[
+        Posterior, typer.Option(help="q(z|x): a variance for each dimension, or one for all.")
+    ] = Posterior.DIAGONAL,
     likelihood: Annotated[LikelihoodName, typer.Option(help="p(x|z).")] = LikelihoodName.GAUSSIAN,
-    sigma: Annotated[str, typer.Option(metavar="optimal|FLOAT", help="Of the Gaussian likelihood.")] = "optimal",
-    beta: Annotated[float, typer.Option(min=0.0, help="Weight of the KL; 1 is the ELBO.")] = 1.0,
+    sigma: Annotated[
+        str | None,
+        typer.Option(metavar="optimal|FLOAT", help="Of the Gaussian likelihood.", show_default="optimal"),
+    ] = None,
+    objective: Annotated[
+        ObjectiveName,
+        typer.Option(help="elbo; iwae, its importance-weighted kin; the reconstruction alone; or the KL alone."),
+    ] = ObjectiveName.ELBO,
+    beta: Annotated[float | None, typer.Option(min=0.0, help="Weight of the ELBO's KL.", show_default="1")] = None,
+    beta_warmup: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Share of the steps, to 1, over which the KL's weight rises from 0."),
+    ] = None,
+    free_bits: Annotated[
+        float | None, typer.Option(min=0.0, metavar="NATS", help="What each dimension's KL counts at least.")
+    ] = None,
+    mc_samples: Annotated[
+        int | None, typer.Option(min=1, metavar="L", help="Draws of z an image and step.", show_default="1")
+    ] = None,
+    iwae_samples: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Draws of z in the IWAE's bound.", show_default="8")
+    ] = None,
+    binarize: Annotated[
+        Binarize, typer.Option(help="Draw pixels 0 or 1 with their grey as probability: once, or each time seen.")
+    ] = Binarize.NONE,
     epochs: Annotated[int | None, typer.Option(min=1, help="Length in passes over the training images.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length in batches.", show_default="1600")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Length of the whole command.")] = None,
@@ -66,14 +109,25 @@ def train(
     ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate at its peak.")] = 1.2e-2,
     seed: SeedOption = 0,
-    device: Annotated[Device, typer.Option(help="auto takes cuda, then mps, then cpu.")] = Device.AUTO,
+    device: DeviceOption = Device.AUTO,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a VAE and write a run. Ctrl-C ends early and keeps what was learnt."""
     started = time.monotonic()
-    _check_numbers(epochs, steps, max_minutes, lr, beta, likelihood, sigma)
-    image_size, fixed_sigma = parse_size(size), parse_sigma(sigma)
+    _check_numbers(epochs, steps, max_minutes, lr)
+    _check_weights(beta, beta_warmup, free_bits)
+    given = {
+        "--beta": beta,
+        "--beta-warmup": beta_warmup,
+        "--free-bits": free_bits,
+        "--mc-samples": mc_samples,
+        "--iwae-samples": iwae_samples,
+    }
+    _check_objective(objective, {option for option, value in given.items() if value is not None})
+    if likelihood is LikelihoodName.BERNOULLI and sigma is not None:
+        raise UsageError("--sigma belongs to the gaussian likelihood; bernoulli has none")
+    image_size, fixed_sigma = parse_size(size), parse_sigma(sigma or "optimal")
 
     from vaekit.training.run import Config, check_target
     from vaekit.training.trainer import Trainer, choose_device, split, steps_of
@@ -81,7 +135,7 @@ def train(
     check_target(output, overwrite)
     chosen_device = choose_device(device.value)
     say = speaker(quiet)
-    images = _open(source, image_size, quiet)
+    images = read_source(source, image_size, quiet)
     training, holdout = split(len(images), seed)
     batch = batch_size or min(_BATCH_SIZE, len(training))
     _describe(images, len(training), len(holdout), chosen_device, say)
@@ -92,13 +146,21 @@ def train(
         width=images.shape[2],
         latent=latent,
         likelihood=likelihood.value,
-        sigma=fixed_sigma if likelihood is LikelihoodName.GAUSSIAN else None,
-        beta=beta,
+        sigma=fixed_sigma,
+        beta=_kl_weight(objective, beta),
         steps=steps_of(len(training), batch, epochs=epochs, steps=steps),
         batch_size=batch,
         lr=lr,
         seed=seed,
+        posterior=posterior.value,
+        objective=objective.value,
+        mc_samples=mc_samples or 1,
+        iwae_samples=(iwae_samples or _IWAE_SAMPLES) if objective is ObjectiveName.IWAE else None,
+        beta_warmup=beta_warmup or 0.0,
+        free_bits=free_bits or 0.0,
+        binarize=binarize.value,
     )
+    say(loss_in_words(config))
     deadline = None if max_minutes is None else started + 60 * max_minutes
     with _interrupts(say) as stop, _progress_bar(quiet) as report:
         trainer = Trainer(config, images, output, device=chosen_device, deadline=deadline, stop=stop, report=report)
@@ -106,37 +168,61 @@ def train(
     _summarise(outcome, output, say)
 
 
-def _check_numbers(
-    epochs: int | None,
-    steps: int | None,
-    max_minutes: float | None,
-    lr: float,
-    beta: float,
-    likelihood: LikelihoodName,
-    sigma: str,
-) -> None:
+def _check_numbers(epochs: int | None, steps: int | None, max_minutes: float | None, lr: float) -> None:
     if sum(length is not None for length in (epochs, steps, max_minutes)) > 1:
         raise UsageError("--epochs, --steps and --max-minutes each set the length: give one of them")
     if max_minutes is not None and not 0 < max_minutes < float("inf"):
         raise UsageError(f"--max-minutes must be positive, not {max_minutes:g}")
     if not 0 < lr < float("inf"):
         raise UsageError(f"--lr must be positive, not {lr:g}")
-    if not 0 <= beta < float("inf"):
-        raise UsageError(f"--beta must be 0 or more, not {beta:g}")
-    if likelihood is LikelihoodName.BERNOULLI and sigma != "optimal":
-        raise UsageError("--sigma belongs to the gaussian likelihood; bernoulli has none")
 
 
-def _open(source: str, size: tuple[int, int] | None, quiet: bool) -> Images:
-    from rich.progress import Progress
+def _check_weights(beta: float | None, beta_warmup: float | None, free_bits: float | None) -> None:
+    for option, value in (("--beta", beta), ("--free-bits", free_bits)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise UsageError(f"{option} must be 0 or more, not {value:g}")
+    if beta_warmup is not None and not 0 < beta_warmup <= 1:
+        raise UsageError(f"--beta-warmup is a share of the steps, above 0 and up to 1, not {beta_warmup:g}")
+    if beta == 0 and (beta_warmup or free_bits):
+        raise UsageError("--beta 0 leaves out the KL: --beta-warmup and --free-bits need one")
 
-    from vaekit.sources import open_source
 
-    with Progress(console=stderr(), transient=True, disable=no_bar(quiet)) as bar:
-        task = bar.add_task(f"reading {source}", total=None)
-        return open_source(
-            source, size=size, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+def _check_objective(objective: ObjectiveName, given: set[str]) -> None:
+    """Raise UsageError where one of the options given says nothing under this objective."""
+    for option, objectives in _OBJECTIVES_OF.items():
+        if option in given and objective not in objectives:
+            names = " or ".join(f"--objective {name.value}" for name in objectives)
+            raise UsageError(f"{option} belongs to {names}, not to {objective.value}")
+
+
+def _kl_weight(objective: ObjectiveName, beta: float | None) -> float:
+    if objective is ObjectiveName.AUTOENCODER:
+        return 0.0
+    return 1.0 if beta is None else beta
+
+
+def loss_in_words(config: Config) -> str:
+    """What a training minimises, with the weights of its terms."""
+    if config.objective == "prior-only":
+        return "loss in nats per image: 1 x KL, and nothing else: the decoder stays as it is"
+    misfit = "cross-entropy" if config.likelihood == "bernoulli" else _squared_error_in_words(config.sigma)
+    if config.objective == "iwae":
+        draws = f"-log of the mean of exp(-m) over {config.iwae_samples} draws of z"
+        return f"loss in nats per image: {draws}, m = {misfit} + 1 x (log q(z|x) - log p(z))"
+    parts = [f"loss in nats per image: {misfit} + {config.beta:g} x KL"]
+    if config.beta_warmup:
+        parts.append(f"the KL's weight rises from 0 over the first {config.beta_warmup:.0%} of the steps")
+    if config.free_bits:
+        parts.append(f"each dimension's KL counts at least {config.free_bits:g} nats")
+    if config.mc_samples > 1:
+        parts.append(f"averaged over {config.mc_samples} draws of z")
+    return "; ".join(parts)
+
+
+def _squared_error_in_words(sigma: float | None) -> str:
+    if sigma is None:
+        return "1/(2 sigma^2) x squared error (sigma: each batch's best; at 0.1 the weight is 50)"
+    return f"{0.5 / sigma**2:g} x squared error (1/(2 sigma^2), sigma {sigma:g})"
 
 
 def _describe(images: Images, training: int, held_out: int, device: str, say: Callable[[str], None]) -> None:
@@ -195,13 +281,17 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[..., None]]:
 
 
 def _summarise(outcome: Outcome, run: Path, say: Callable[[str], None]) -> None:
-    sigma = "" if outcome.sigma is None else f"; sigma {outcome.sigma:.4f}"
+    sigma = (
+        "" if outcome.sigma is None else f"; sigma {outcome.sigma:.4f}: 1/(2 sigma^2) = {0.5 / outcome.sigma**2:.4g}"
+    )
+    samples = outcome.config.iwae_samples
+    bound = "" if samples is None else f", IWAE bound of {samples} draws {outcome.objective:.1f}"
     prior = (
         f"mixture of {outcome.components} Gaussians" if outcome.components else "N(0, I): too few images for a mixture"
     )
     stopped = "stopped early, " if outcome.interrupted else ""
     say(
         f"{run}: {stopped}{outcome.steps} steps; held out: ELBO {outcome.elbo:.1f} = reconstruction "
-        f"{outcome.reconstruction:.1f} - KL {outcome.kl:.1f} nats per image{sigma}; prior: {prior}"
+        f"{outcome.reconstruction:.1f} - KL {outcome.kl:.1f} nats per image{bound}{sigma}; prior: {prior}"
     )
     say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")

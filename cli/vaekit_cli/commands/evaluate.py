@@ -1,0 +1,172 @@
+"""`vaekit evaluate`: what a trained model is worth, in nats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vaekit.errors import SourceError
+from vaekit_cli.commands.train import DEFAULT_RUN
+from vaekit_cli.console import command_line, no_bar, speaker, stderr
+from vaekit_cli.options import JsonOption, QuietOption, parse_size
+from vaekit_cli.workstation import SOURCE_HELP, Binarize, Device, DeviceOption, read_source
+
+if TYPE_CHECKING:
+    from vaekit.training.evaluation import Evaluation, Read
+    from vaekit.training.run import Config, Run
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The run that `vaekit train` wrote.")] = DEFAULT_RUN,
+    source: Annotated[
+        str | None,
+        typer.Argument(help=SOURCE_HELP, show_default="the test part of fashion-mnist and mnist, else held-out images"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Take at most N images, evenly spread.", show_default="all")
+    ] = None,
+    iwae_samples: Annotated[int, typer.Option(min=1, metavar="K", help="Draws of z an image.")] = 50,
+    size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Resize SOURCE's images.", show_default="their own size")
+    ] = None,
+    binarize: Annotated[
+        Binarize | None,
+        typer.Option(help="Draw pixels 0 or 1: once and for all, or by --seed.", show_default="as in training"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of the draws; they are the same each time.")] = 0,
+    device: DeviceOption = Device.AUTO,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through a network at a time.")] = 250,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure a run's bounds, its likelihood, and what each latent dimension carries, on images it has not seen."""
+    image_size = parse_size(size)
+
+    from vaekit.training.evaluation import evaluate as measure
+    from vaekit.training.evaluation import spread
+    from vaekit.training.run import load_run
+    from vaekit.training.trainer import choose_device
+
+    silent = quiet or as_json
+    say = speaker(silent)
+    trained = load_run(run)
+    chosen_device = choose_device(device.value)
+    name, count, read = _open_images(trained, source, image_size, silent)
+    mode = Binarize(trained.config.binarize) if binarize is None else binarize
+    indices = spread(count, limit)
+    say(f"{run} on {name}: {len(indices):,} images, {iwae_samples} draws of z each, on {chosen_device}")
+    with _progress_bar(silent) as progress:
+        figures = measure(
+            trained,
+            _binarised(read, mode, seed),
+            indices,
+            samples=iwae_samples,
+            seed=seed,
+            device=chosen_device,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps(figures.to_json(), allow_nan=False))
+        return
+    for label, value in _rows(figures):
+        print(f"{label:<14} {value}")
+    for warning in _warnings(figures, trained.config):
+        say(f"warning: {warning}")
+    say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")
+
+
+def _open_images(run: Run, source: str | None, size: tuple[int, int] | None, quiet: bool) -> tuple[str, int, Read]:
+    """The images to measure: their name, number and reader. Raises SourceError where they do not fit the run."""
+    from vaekit.sources import find_test_part
+    from vaekit.training.run import load_holdout
+
+    config = run.config
+    if source is None:
+        test_part = find_test_part(config.source)
+        if test_part is None:
+            held_out = load_holdout(run)
+            return "its held-out images", len(held_out), held_out.__getitem__
+        test_images = read_source(test_part, (config.height, config.width), quiet)
+        return f"the test part of {config.source}", len(test_images), test_images.read
+    images = read_source(source, size, quiet)
+    _check_fit(source, images.shape, run)
+    return source, len(images), images.read
+
+
+def _check_fit(source: str, shape: tuple[int, int, int], run: Run) -> None:
+    wanted = run.config.image_shape
+    if shape == wanted:
+        return
+    colours = "grey" if wanted[0] == 1 else "RGB"
+    mend = f"convert them to {colours}" if shape[0] != wanted[0] else f"--size {wanted[1]}x{wanted[2]} resizes them"
+    raise SourceError(
+        f"{source} has {_in_words(shape)} images, but {run.path} was trained on {_in_words(wanted)} ones: {mend}"
+    )
+
+
+def _in_words(shape: tuple[int, int, int]) -> str:
+    return f"{shape[1]} x {shape[2]} {'grey' if shape[0] == 1 else 'RGB'}"
+
+
+def _binarised(read: Read, mode: Binarize, seed: int) -> Read:
+    import numpy as np
+
+    from vaekit.training.binarise import binarise_dynamic, binarise_fixed
+
+    if mode is Binarize.FIXED:
+        return lambda indices: binarise_fixed(read(indices), indices)
+    if mode is Binarize.DYNAMIC:
+        generator = np.random.default_rng(seed)
+        return lambda indices: binarise_dynamic(read(indices), generator)
+    return read
+
+
+@contextmanager
+def _progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress
+
+    with Progress(console=stderr(), transient=True, disable=no_bar(quiet)) as bar:
+        task = bar.add_task("evaluating", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _rows(figures: Evaluation) -> list[tuple[str, str]]:
+    from vaekit.training.evaluation import ACTIVE_VARIANCE
+
+    dimensions = len(figures.kl_per_dimension)
+    active = "unknown from one image" if figures.active_units is None else f"{figures.active_units} of {dimensions}"
+    return [
+        ("images", f"{figures.images:,}; figures are means over them, in nats per image"),
+        ("ELBO", f"{figures.elbo:.2f} = reconstruction {figures.reconstruction:.2f} - KL {figures.kl:.2f}"),
+        ("NLL", f"{figures.nll:.2f}, -log p(x) by {figures.nll_samples} importance samples an image"),
+        ("active units", f"{active} (the variance over images of the mean of q(z_j|x) is above {ACTIVE_VARIANCE:g})"),
+        ("KL of each", " ".join(f"{kl:.2f}" for kl in figures.kl_per_dimension)),
+        ("all codes", f"at least {figures.aggregate_kl:.2f} of the KL is their distance as a whole from N(0, I)"),
+        ("at z = mu", f"PSNR {figures.psnr:.2f} dB, MSE {figures.mse:.3g} a pixel"),
+        ("sigma", "none: Bernoulli" if figures.sigma is None else f"{figures.sigma:.4f}"),
+    ]
+
+
+def _warnings(figures: Evaluation, config: Config) -> Iterator[str]:
+    if config.likelihood == "bernoulli" and not figures.binary:
+        yield (
+            "under the Bernoulli likelihood grey pixels have no density: ELBO and NLL are cross-entropies and compare "
+            "with no table of log p(x). --binarize fixed or dynamic draws them 0 or 1"
+        )
+    if figures.active_units == 0:
+        yield (
+            "the posterior has collapsed: no latent dimension follows the image, and the decoder draws one mean image. "
+            "Train with --sigma optimal, a lower --beta, --beta-warmup 0.3 or --free-bits 0.1"
+        )
+    elif figures.active_units is not None and figures.dead:
+        yield (
+            f"{len(figures.dead)} of {config.latent} latent dimensions are dead (from 0: "
+            f"{', '.join(map(str, figures.dead))}): they do not follow the image. A smaller --latent may do as well; "
+            "--beta-warmup 0.3 or --free-bits 0.1 may wake them"
+        )
