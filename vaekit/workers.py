@@ -12,8 +12,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from vaekit.errors import VaekitError
@@ -23,6 +24,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _AHEAD = 2  # pieces under way for each process: one being worked on, one waiting
+_PATIENCE = 0.1  # seconds
+_DEFERRED = (signal.SIGINT, signal.SIGTERM)
 
 
 def ordered_map(function: Callable[[T], R], pieces: Iterable[T], *, processes: int | None = None) -> Iterator[R]:
@@ -42,31 +45,50 @@ def ordered_map(function: Callable[[T], R], pieces: Iterable[T], *, processes: i
     except BrokenProcessPool as error:
         raise VaekitError("a process that reads or writes pictures died; it may have run out of memory") from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with deferred_signals():
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _through(pool: ProcessPoolExecutor, function: Callable[[T], R], pieces: Iterator[T], ahead: int) -> Iterator[R]:
     under_way: deque[Future[R]] = deque()
     for piece in pieces:
-        with _no_interrupts():
+        with deferred_signals():
             under_way.append(pool.submit(function, piece))
         if len(under_way) >= ahead:
-            yield under_way.popleft().result()
+            yield _result(under_way.popleft())
     while under_way:
-        yield under_way.popleft().result()
+        yield _result(under_way.popleft())
+
+
+def _result(future: Future[R]) -> R:
+    """A future's result; signals are heard every so often."""
+    while True:
+        with deferred_signals(), suppress(FutureTimeout):
+            return future.result(_PATIENCE)
 
 
 @contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block; processes that start within it never see one: it is their parent's."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+def deferred_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block.
+
+    An exception that a handler raises within the executor's code leaves its locks held, and its threads waiting for
+    them for ever. Blocking signals in this thread alone does not help: others, such as ONNX Runtime's, then receive
+    them, and Python still runs the handler in this one. It does keep them from processes that start in the block.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    received: list[int] = []
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handlers = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in _DEFERRED}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        for caught in received[:1]:
+            signal.raise_signal(caught)
 
 
 def _start() -> None:

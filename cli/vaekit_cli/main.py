@@ -57,6 +57,8 @@ app.command("doctor")(doctor.doctor)
 
 _INTERRUPTED = 128 + signal.SIGINT
 
+_received: list[int] = []  # signals that asked to end
+
 
 class _Terminated(BaseException):
     """SIGTERM arrived."""
@@ -64,7 +66,10 @@ class _Terminated(BaseException):
 
 def main() -> NoReturn:
     """Run the command and exit with its code; every failure is one line on stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
+    _received.clear()
+    signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _end)
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -104,6 +109,9 @@ def _top(
 
 
 def _fail(message: str, code: int) -> int:
+    if _received:  # whatever the signal's exception became on its way: imports turn it into ImportError
+        code = 128 + _received[0]
+        message = "terminated" if _received[0] == signal.SIGTERM else "interrupted"
     if os.environ.get("VAEKIT_DEBUG") == "1":
         traceback.print_exc()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
@@ -120,5 +128,6 @@ def _help_of(error: typer.TyperException) -> str:
     return f"{context.command_path if context else 'vaekit'} --help"
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    _received.append(number)
+    raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
