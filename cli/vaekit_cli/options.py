@@ -10,7 +10,7 @@ import typer
 from vaekit.errors import UsageError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results and errors.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Image k of a seed is always the same.")]
 ModelOption = Annotated[
     Path,

@@ -104,6 +104,7 @@ def test_reconstruct_shows_originals_above_reconstructions_with_their_psnr(
         "output": "pairs.png",
         "images": [{"path": f"images.npy[{k}]", "psnr": pytest.approx(psnr[k], rel=1e-5)} for k in range(10)],
         "psnr": pytest.approx(sum(psnr) / 10, rel=1e-5),
+        "failures": 0,
         "provider": "cpu",
         "model": str(tiny_bundle),
     }
@@ -191,6 +192,8 @@ def test_interpolate_goes_between_seeds_on_a_line_or_a_circle(vaekit: Run, tiny_
         told, following = result.stderr.splitlines()
         assert all(word in told for word in (f"{mode}.png", "18 images", "seeds 3 and", mode))
         assert following.startswith("next: vaekit interpolate --from-seed 3 ")
+        assert ("--mode slerp" in following) is (mode == "slerp")
+        assert "--prior normal" in following
         strips.append(picture(tmp_path / f"{mode}.png"))
         assert strips[-1].shape == (2 + 2 * (PITCH + LINE), 2 + 16 * PITCH, 3)  # at most sixteen in a row
         for number, image in enumerate(vae.interpolate(a, b, 18, mode=mode)):
@@ -273,6 +276,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "interpolate three pictures": (("interpolate", "a.png", "a.png", "a.png"), 2, ("two pictures",)),
     "interpolate one seed": (("interpolate", "--to-seed", "1"), 2, ("--from-seed", "--to-seed")),
     "interpolate pictures and seeds": (("interpolate", "a.png", "a.png", *SEEDS), 2, ("two pictures",)),
+    "interpolate seeds of one size": (("interpolate", *SEEDS, "--no-resize"), 2, ("seeds have no size",)),
     "interpolate a picture and a seed": (("interpolate", "a.png", "--to-seed", "1"), 2, ("two pictures",)),
     "interpolate pictures by a prior": (("interpolate", "a.png", "a.png", "--prior", "normal"), 2, ("--prior",)),
     "interpolate by another prior": (("interpolate", *SEEDS, "--prior", "flat"), 2, ("flat", "mixture", "normal")),

@@ -54,7 +54,7 @@ def interpolate(
     from vaekit.pictures import ANIMATIONS, FORMATS, check_size, save_animation, save_picture
 
     say = speaker(quiet or as_json)
-    pictures = _check_ends(ends or [], from_seed, to_seed, prior)
+    pictures = _check_ends(ends or [], from_seed, to_seed, prior, no_resize)
     check_file_target(output, (*FORMATS, *ANIMATIONS))
     vae = runtime.load()
     check_size(steps + len(pictures), _WIDEST, vae.image_shape[1:], "take fewer --steps")
@@ -75,15 +75,19 @@ def interpolate(
         return
     between = " and ".join(map(str, pictures)) if pictures else f"the samples of seeds {from_seed} and {to_seed}"
     say(f"{output}: {steps} images between {between}, {mode.value}, on {provider}")
-    say(f"next: {_animate(runtime.model, pictures, from_seed, to_seed)}")
+    say(f"next: {_animate(runtime.model, pictures, from_seed, to_seed, mode, prior)}")
 
 
-def _check_ends(ends: list[Path], from_seed: int | None, to_seed: int | None, prior: str | None) -> list[Path]:
+def _check_ends(
+    ends: list[Path], from_seed: int | None, to_seed: int | None, prior: str | None, no_resize: bool
+) -> list[Path]:
     seeds = sum(seed is not None for seed in (from_seed, to_seed))
     if (len(ends), seeds) not in ((2, 0), (0, 2)):
         raise UsageError("give two pictures, or --from-seed and --to-seed, to interpolate between")
     if ends and prior is not None:
         raise UsageError("--prior is for seeds: pictures are encoded")
+    if seeds and no_resize:
+        raise UsageError("--no-resize is for pictures: seeds have no size")
     return ends
 
 
@@ -111,13 +115,17 @@ def _strip(images: NDArray[np.float32], originals: NDArray[np.float32]) -> NDArr
     return grid(images, min(_WIDEST, len(images)), captions=shares)
 
 
-def _animate(model: Path, pictures: list[Path], from_seed: int | None, to_seed: int | None) -> str:
+def _animate(
+    model: Path, pictures: list[Path], from_seed: int | None, to_seed: int | None, mode: Mode, prior: str | None
+) -> str:
     named = (("", path, None) for path in pictures)
     seeds = (("--from-seed", from_seed, None), ("--to-seed", to_seed, None))
     return command_line(
         "vaekit interpolate",
         *named,
         *seeds,
+        ("--mode", mode.value, Mode.LINEAR.value),
+        ("--prior", prior, None),
         ("--steps", 32, None),
         ("-o", "way.gif", None),
         ("-m", model, DEFAULT_MODEL),

@@ -80,6 +80,7 @@ def plot(
     done = f"{output} shows {len(mu):,} images"
     if as_json:
         document = {"output": str(output), "images": len(mu), "classes": classes, "axes": list(projection.names)}
+        document |= {"failures": unreadable.count}
         print(json.dumps(document | {"provider": provider, "model": str(runtime.model)}))
     else:
         coloured = f"{classes} classes" if classes > 1 else "no classes, so in one colour"
@@ -95,12 +96,14 @@ def _encoded(
     import numpy as np
 
     parts, labels, missing = [np.empty((0, *vae.latent_shape), np.float32)], list[str](), False
+    done = 0
     for chunk in stream.chunks(every=-(-len(stream) // limit)):
         unreadable.note(chunk)
         parts.append(vae.encode(chunk.images)[0])
         labels += chunk.labels or ()
         missing = missing or chunk.labels is None
-        progress(len(labels))
+        done += len(chunk.images)
+        progress(done)
     return np.concatenate(parts), None if missing else labels
 
 

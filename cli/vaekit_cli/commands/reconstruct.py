@@ -68,8 +68,8 @@ def reconstruct(
     done = f"{output} shows {len(paths)} images and their reconstructions"
     if as_json:
         rows = [{"path": path, "psnr": value} for path, value in zip(paths, psnr, strict=True)]
-        document = {"output": str(output), "images": rows, "psnr": mean, "provider": provider}
-        print(json.dumps(document | {"model": str(runtime.model)}))
+        document = {"output": str(output), "images": rows, "psnr": mean, "failures": unreadable.count}
+        print(json.dumps(document | {"provider": provider, "model": str(runtime.model)}))
     else:
         of = f" of {total:,}" if total > len(paths) else ""
         say(f"{output}: {len(paths)}{of} images above their reconstructions, mean PSNR {mean:.1f} dB, on {provider}")
