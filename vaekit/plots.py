@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vaekit.errors import MissingExtraError
 from vaekit.files import check_file_target, replacing_file
+from vaekit.pictures import grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ Array = NDArray[np.float32]
 
 _LEGEND_ENTRIES = 20  # classes that are told apart by colour; more are drawn in one
 _DOTS_PER_INCH = 150
+_PLANE_STEPS = 16  # decoded latents along each axis
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,12 @@ def legend(axes: Axes, labels: Sequence[str] | None) -> None:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=3)
 
 
-def decoded_plane(axes: Axes, plane: NDArray[np.uint8], reach: float) -> None:
-    """Draw a picture of decoded latents (height, width, 3), each at its place in the plane out to ``reach``."""
+def decoded_plane(axes: Axes, decode: Callable[[Array], Array], reach: float) -> None:
+    """Draw what latents (N, 2) evenly spaced over the plane, out to ``reach``, decode to, each at its place."""
+    line = np.linspace(-reach, reach, 2 * _PLANE_STEPS + 1)[1::2]  # the middles of the cells
+    x, y = np.meshgrid(line, line[::-1])  # z1 upwards
+    images = decode(np.stack((x.ravel(), y.ravel()), axis=1).astype(np.float32))
+    plane = grid(images, _PLANE_STEPS, padding=0)
     axes.imshow(plane, extent=(-reach, reach, -reach, reach), interpolation="nearest")
     axes.set_xlabel("z0")
     axes.set_ylabel("z1")

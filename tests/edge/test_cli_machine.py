@@ -199,7 +199,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_wrong_options_end_in_one_line(vaekit: Run, assert_fails: Fails, tiny_bundle: Path, what: str) -> None:
     arguments, words = REFUSED[what]
-    result = vaekit(*arguments, env={"VAEKIT_MODEL": str(tiny_bundle)})
+    result = vaekit(*arguments, env={"VAEKIT_MODEL": str(tiny_bundle), "VAEKIT_PROVIDER": "auto"})
     assert_fails(result, 2, *words)
     assert (result.stdout, len(result.stderr.splitlines())) == ("", 1)
 

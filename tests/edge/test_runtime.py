@@ -251,9 +251,8 @@ def test_options_out_of_range_are_refused(tiny_bundle: Path, options: dict[str, 
         load(tiny_bundle, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("provider", ["auto", "cpu"])
-def test_the_providers_of_this_version_run_on_the_cpu(tiny_bundle: Path, provider: str) -> None:
-    vae = load(tiny_bundle, provider=provider, threads=1)
+def test_where_a_graph_was_placed_can_be_read(tiny_bundle: Path) -> None:
+    vae = load(tiny_bundle, provider="cpu", threads=1)
     assert vae.graph("decoder").placement == {"CPUExecutionProvider": 6}
 
 

@@ -144,12 +144,15 @@ class Trainer:
         images: Images,
         path: Path,
         *,
+        network: VAENetwork | None = None,
         device: str = "cpu",
         deadline: float | None = None,
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         """``deadline`` (of time.monotonic) becomes the number of steps after a warm-up; ``stop`` ends it early.
+
+        ``network`` is trained in place of the one that the settings name; its run is not for ``load_run``.
 
         Raises UsageError for a batch larger than the training part, SourceError for too few images.
         """
@@ -165,7 +168,7 @@ class Trainer:
         torch.set_num_threads(usable_cpus())
         torch.manual_seed(_torch_seed(config.seed))
         self.objective, self.likelihood = objective_of(config), likelihood_of(config)
-        self.network = VAENetwork(config.image_shape, config.latent, config.posterior)
+        self.network = network or VAENetwork(config.image_shape, config.latent, config.posterior)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
         self.noise = torch.Generator(self.device).manual_seed(_torch_seed(config.seed))
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.lr, fused=self.device.type != "mps")

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from vaekit.runtime import VAE
     from vaekit.stream import ImageStream
 
-_PLANE_STEPS = 16  # decoded latents along each axis
 _INCHES = 6.0
 
 
@@ -117,17 +116,6 @@ def _drawn(vae: VAE, mu: NDArray[np.float32], labels: list[str] | None, reach: f
     legend(left, labels)
     left.set_title(f"mu of {len(mu):,} images")
     if right:
-        decoded_plane(right[0], _plane(vae, reach), reach)
+        decoded_plane(right[0], vae.decode, reach)
         right[0].set_title("decoded plane")
     return figure
-
-
-def _plane(vae: VAE, reach: float) -> NDArray[np.uint8]:
-    """Images decoded from latents evenly spaced over the plane, the second axis upwards, as one picture."""
-    import numpy as np
-
-    from vaekit.pictures import grid
-
-    line = np.linspace(-reach, reach, 2 * _PLANE_STEPS + 1)[1::2]  # the middles of the cells
-    x, y = np.meshgrid(line, line[::-1])
-    return grid(vae.decode(np.stack((x.ravel(), y.ravel()), axis=1)), _PLANE_STEPS, padding=0)
