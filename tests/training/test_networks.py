@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -78,3 +80,14 @@ def test_a_diagonal_posterior_has_a_variance_for_each_dimension() -> None:
     with torch.no_grad():
         _, logvar = VAENetwork((1, 8, 8), 4).eval().encoder(torch.rand(6, 1, 8, 8))
     assert len(set(logvar.flatten().tolist())) == 24
+
+
+def test_presets_grow_in_both_halves() -> None:
+    sizes = [
+        [sum(p.numel() for p in half.parameters()) for half in (network.encoder, network.decoder)]
+        for network in (VAENetwork((1, 28, 28), 16, preset=name) for name in ("tiny", "small", "base"))
+    ]
+    for smaller, larger in itertools.pairwise(sizes):
+        assert 2 * smaller[0] < larger[0]
+        assert 2 * smaller[1] < larger[1]
+    assert sizes[1] == [sum(p.numel() for p in half.parameters()) for half in VAENetwork((1, 28, 28), 16).children()]

@@ -156,7 +156,12 @@ def test_a_newer_format_asks_for_an_upgrade(run: Path) -> None:
     refused(lambda: load_run(run), str(run), "newer", "pip install -U vaekit")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 1}', '{"format_version": "x"}', "\ud800"])
+def test_an_older_format_asks_to_train_again(run: Path) -> None:
+    change_config(run, format_version=1)
+    refused(lambda: load_run(run), str(run), "older", "train again")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 2}', '{"format_version": "x"}', "\ud800"])
 def test_a_damaged_config_is_named(run: Path, text: str) -> None:
     (run / CONFIG).write_bytes(text.encode("utf-8", "surrogatepass"))
     refused(lambda: load_run(run), str(run / CONFIG), "damaged")

@@ -1,19 +1,38 @@
-"""The encoder and the decoder: plain stacks of convolutions for any height and width from 8, 1 or 3 channels.
+"""The encoder and the decoder: convolutions around a hidden layer, for any height and width from 8, 1 or 3 channels.
 
-Each is a module of its own that can be exported alone. Batch normalisation follows every convolution and folds into
-it at inference.
+Each is a module of its own that can be exported alone. Batch normalisation follows every layer and folds into it at
+inference. Between the convolutions and the latent lies a hidden layer, and what goes into it goes on beside it too:
+without that way past, the same network learns far more slowly (benchmarks/quality.py measures what was chosen).
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-_WIDTHS = (32, 64, 128, 256)  # channels after each halving; later ones keep the last
-_SMALLEST_SIDE = 4  # of the feature map between the convolutions and the latent
+DEFAULT_PRESET = "small"
+
+_SMALLEST_SIDE = 4  # of the feature map between the convolutions and the hidden layer
 _LOGVAR_BOUND = 10.0  # standard deviations from 0.0067 to 148: keeps exp(logvar) finite whatever the input
+
+
+class Preset(NamedTuple):
+    """How large a network is."""
+
+    widths: tuple[int, ...]
+    """Channels after each halving of the image; further halvings keep the last."""
+    hidden: int
+    """Units of the layer between the convolutions and the latent."""
+
+
+PRESETS = {
+    "tiny": Preset((16, 32, 64), 128),
+    "small": Preset((32, 64, 128), 256),
+    "base": Preset((64, 128, 256), 512),
+}
 
 
 class Encoder(nn.Module):
@@ -22,19 +41,23 @@ class Encoder(nn.Module):
     The posterior is ``diagonal``, a variance for each dimension, or ``isotropic``, one for all: sigma²(x) I.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], latent: int, posterior: str = "diagonal") -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], latent: int, posterior: str = "diagonal", preset: str = DEFAULT_PRESET
+    ) -> None:
         super().__init__()
         self.latent, self.isotropic = latent, posterior == "isotropic"
         channels, height, width = image_shape
-        widths = level_widths(height, width)
+        hidden, widths = PRESETS[preset].hidden, level_widths(height, width, preset)
         ins = (channels, *widths[:-1])
         self.features = nn.Sequential(*(_halving(i, o) for i, o in zip(ins, widths, strict=True)), nn.Flatten())
         features = widths[-1] * math.prod(level_sizes(height, width)[-1])
-        self.mu = nn.Linear(features, latent)
-        self.logvar = nn.Linear(features, 1 if self.isotropic else latent)
+        self.hidden = _layer(features, hidden)
+        self.mu = nn.Linear(hidden + features, latent)
+        self.logvar = nn.Linear(hidden + features, 1 if self.isotropic else latent)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(image)
+        features = torch.cat((self.hidden(features), features), 1)
         logvar = self.logvar(features).clamp(-_LOGVAR_BOUND, _LOGVAR_BOUND)
         return self.mu(features), logvar.expand(-1, self.latent) if self.isotropic else logvar
 
@@ -42,25 +65,23 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The mean of p(x|z): z (B, d) → image (B, C, H, W) in [0, 1]."""
 
-    def __init__(self, image_shape: tuple[int, int, int], latent: int) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], latent: int, preset: str = DEFAULT_PRESET) -> None:
         super().__init__()
         channels, height, width = image_shape
-        widths = level_widths(height, width)
+        hidden, widths = PRESETS[preset].hidden, level_widths(height, width, preset)
         sizes = level_sizes(height, width)
         self.top = (widths[-1], *sizes[-1])
-        top = math.prod(self.top)
-        self.expand = nn.Sequential(nn.Linear(latent, top, bias=False), nn.BatchNorm1d(top), nn.SiLU())
+        self.hidden = _layer(latent, hidden)
+        self.expand = _layer(hidden + latent, math.prod(self.top))
         self.doublings = nn.Sequential()
         for level in range(len(widths) - 1, 0, -1):
             width_out = widths[level - 1]
             self.doublings.append(_normalised(_doubling(widths[level], width_out, sizes[level]), width_out))
-            # A convolution at each size is worth more, on the built-in shapes, than the steps that its time would buy.
-            self.doublings.append(_normalised(nn.Conv2d(width_out, width_out, 3, 1, 1, bias=False), width_out))
         self.doublings.append(_doubling(widths[0], channels, (height, width), bias=True))
 
     def logits(self, z: Tensor) -> Tensor:
         """The image before the sigmoid, (B, C, H, W)."""
-        logits: Tensor = self.doublings(self.expand(z).reshape(-1, *self.top))
+        logits: Tensor = self.doublings(self.expand(torch.cat((self.hidden(z), z), 1)).reshape(-1, *self.top))
         return logits
 
     def forward(self, z: Tensor) -> Tensor:
@@ -70,11 +91,13 @@ class Decoder(nn.Module):
 class VAENetwork(nn.Module):
     """The two halves together, as they are trained."""
 
-    def __init__(self, image_shape: tuple[int, int, int], latent: int, posterior: str = "diagonal") -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], latent: int, posterior: str = "diagonal", preset: str = DEFAULT_PRESET
+    ) -> None:
         super().__init__()
         self.image_shape, self.latent = image_shape, latent
-        self.encoder = Encoder(image_shape, latent, posterior)
-        self.decoder = Decoder(image_shape, latent)
+        self.encoder = Encoder(image_shape, latent, posterior, preset)
+        self.decoder = Decoder(image_shape, latent, preset)
 
 
 def reparameterise(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
@@ -82,22 +105,31 @@ def reparameterise(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
     return mu + torch.exp(0.5 * logvar) * eps
 
 
-def level_widths(height: int, width: int) -> tuple[int, ...]:
-    """Channels after each halving of an image of that size: as many halvings as leave its shorter side near four."""
-    levels = max(1, round(math.log2(min(height, width) / _SMALLEST_SIDE)))
-    return tuple(_WIDTHS[min(level, len(_WIDTHS) - 1)] for level in range(levels))
+def level_widths(height: int, width: int, preset: str = DEFAULT_PRESET) -> tuple[int, ...]:
+    """Channels after each halving of an image of that size."""
+    widths = PRESETS[preset].widths
+    return tuple(widths[min(level, len(widths) - 1)] for level in range(_levels(height, width)))
 
 
 def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
     """(height, width) of the image and after each of its halvings, odd sides rounded up."""
     sizes = [(height, width)]
-    for _ in level_widths(height, width):
+    for _ in range(_levels(height, width)):
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     return sizes
 
 
+def _levels(height: int, width: int) -> int:
+    """As many halvings as leave an image's shorter side near four."""
+    return max(1, round(math.log2(min(height, width) / _SMALLEST_SIDE)))
+
+
 def _halving(channels_in: int, channels_out: int) -> nn.Sequential:
     return _normalised(nn.Conv2d(channels_in, channels_out, 3, 2, 1, bias=False), channels_out)
+
+
+def _layer(ins: int, outs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(ins, outs, bias=False), nn.BatchNorm1d(outs), nn.SiLU())
 
 
 def _normalised(convolution: nn.Module, channels: int) -> nn.Sequential:

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from vaekit.errors import RunError
 from vaekit.files import check_writable, replacing_file, write_text
 from vaekit.prior import Mixture
-from vaekit.training.networks import VAENetwork
+from vaekit.training.networks import DEFAULT_PRESET, PRESETS, VAENetwork
 
 MODEL, CONFIG, METRICS, HOLDOUT, PREVIEWS = (
     "model.safetensors",
@@ -31,9 +31,10 @@ MODEL, CONFIG, METRICS, HOLDOUT, PREVIEWS = (
     "holdout.npz",
     "previews",
 )
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _CHOICES = {
+    "preset": tuple(PRESETS),
     "likelihood": ("gaussian", "bernoulli"),
     "posterior": ("diagonal", "isotropic"),
     "objective": ("elbo", "iwae", "autoencoder", "prior-only"),
@@ -61,6 +62,8 @@ class Config:
     lr: float
     """The learning rate at its peak."""
     seed: int
+    preset: str = DEFAULT_PRESET
+    """The network's size: ``tiny``, ``small`` or ``base``."""
     posterior: str = "diagonal"
     """``diagonal`` or ``isotropic``."""
     objective: str = "elbo"
@@ -169,7 +172,7 @@ def load_run(path: Path) -> Run:
         raise RunError(f"{model_path} cannot be read: {error}") from error
     variance = tensors.pop("likelihood.variance", None)
     prior = [tensors.pop(key, None) for key in _PRIOR_KEYS]
-    network = VAENetwork(config.image_shape, config.latent, config.posterior)
+    network = VAENetwork(config.image_shape, config.latent, config.posterior, config.preset)
     try:
         network.load_state_dict(tensors)
         mixture = None if prior[0] is None else Mixture(*(part.numpy() for part in prior if part is not None))
@@ -205,6 +208,8 @@ def _load_config(path: Path) -> Config:
         document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         if document["format_version"] > FORMAT_VERSION:
             raise RunError(f"{path} was trained by a newer vaekit: upgrade this one (pip install -U vaekit)")
+        if document["format_version"] < FORMAT_VERSION:
+            raise RunError(f"{path} was trained by an older vaekit, with networks that this one has not: train again")
         config = Config(**document)
         _check_values(config)
     except (ValueError, TypeError, KeyError) as error:

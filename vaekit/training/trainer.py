@@ -27,7 +27,7 @@ from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import Draws, Likelihood, Objective, draw, elbo_terms
 from vaekit.training.run import METRICS, PREVIEWS, Config, save_config, save_holdout, save_model, start_folder
 
-DEFAULT_STEPS = 1600
+DEFAULT_STEPS = 2400
 HOLDOUT_IMAGES = 1000
 FINISH_IMAGES = 12_000
 """Training images, evenly spread, that the frozen variance and the prior are fitted on."""
@@ -168,7 +168,7 @@ class Trainer:
         torch.set_num_threads(usable_cpus())
         torch.manual_seed(_torch_seed(config.seed))
         self.objective, self.likelihood = objective_of(config), likelihood_of(config)
-        self.network = network or VAENetwork(config.image_shape, config.latent, config.posterior)
+        self.network = network or VAENetwork(config.image_shape, config.latent, config.posterior, config.preset)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
         self.noise = torch.Generator(self.device).manual_seed(_torch_seed(config.seed))
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.lr, fused=self.device.type != "mps")

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 DEFAULT_RUN = Path("vae")
 
-_BATCH_SIZE = 64
+DEFAULT_BATCH_SIZE = 64
+DEFAULT_LR = 1e-2
+
 _IWAE_SAMPLES = 8
 _NAMED_FILES = 10  # of those left out; the rest is counted
 
@@ -35,6 +37,14 @@ class LikelihoodName(StrEnum):
 
     GAUSSIAN = "gaussian"
     BERNOULLI = "bernoulli"
+
+
+class PresetName(StrEnum):
+    """Sizes of the network."""
+
+    TINY = "tiny"
+    SMALL = "small"
+    BASE = "base"
 
 
 class Posterior(StrEnum):
@@ -72,6 +82,7 @@ def train(
         str | None, typer.Option(metavar="N|HxW", help="Height and width.", show_default="the images' own, or 64")
     ] = None,
     latent: Annotated[int, typer.Option(min=1, help="Dimensions of the latent.")] = 16,
+    preset: Annotated[PresetName, typer.Option(help="How large the network is.")] = PresetName.SMALL,
     posterior: Annotated[
         Posterior, typer.Option(help="q(z|x): a variance for each dimension, or one for all.")
     ] = Posterior.DIAGONAL,
@@ -102,12 +113,12 @@ def train(
         Binarize, typer.Option(help="Draw pixels 0 or 1 with their grey as probability: once, or each time seen.")
     ] = Binarize.NONE,
     epochs: Annotated[int | None, typer.Option(min=1, help="Length in passes over the training images.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Length in batches.", show_default="1600")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length in batches.", show_default="2400")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Length of the whole command.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Images a step.", show_default=f"{_BATCH_SIZE}, or all if fewer")
+        int | None, typer.Option(min=2, help="Images a step.", show_default=f"{DEFAULT_BATCH_SIZE}, or all if fewer")
     ] = None,
-    lr: Annotated[float, typer.Option(help="Learning rate at its peak.")] = 1.2e-2,
+    lr: Annotated[float, typer.Option(help="Learning rate at its peak.")] = DEFAULT_LR,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
@@ -137,7 +148,7 @@ def train(
     say = speaker(quiet)
     images = read_source(source, image_size, quiet)
     training, holdout = split(len(images), seed)
-    batch = batch_size or min(_BATCH_SIZE, len(training))
+    batch = batch_size or min(DEFAULT_BATCH_SIZE, len(training))
     _describe(images, len(training), len(holdout), chosen_device, say)
     config = Config(
         source=source,
@@ -152,6 +163,7 @@ def train(
         batch_size=batch,
         lr=lr,
         seed=seed,
+        preset=preset.value,
         posterior=posterior.value,
         objective=objective.value,
         mc_samples=mc_samples or 1,

@@ -1,0 +1,169 @@
+"""What the training benchmarks share: the data, and one measure for every model. Not a benchmark itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vaekit.sources import Images, find_test_part, open_source
+from vaekit.training.evaluation import evaluate
+from vaekit.training.networks import VAENetwork
+from vaekit.training.objective import Likelihood, draw, optimal_variance
+from vaekit.training.run import Config, Run
+from vaekit.training.trainer import FINISH_IMAGES, Trainer, to_device
+
+LATENT = 16
+PIXELS = 28 * 28
+
+_BATCH = 500
+
+
+def pair(encoder: nn.Module, decoder: nn.Module) -> VAENetwork:
+    """An encoder and a decoder that are measured, and may be trained, as vaekit's own network is."""
+    network = nn.Module()
+    network.encoder, network.decoder = encoder, decoder
+    return cast(VAENetwork, network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]  # stub lacks it
+
+
+class Heads(nn.Module):
+    """image → mu and logvar, from features of some width."""
+
+    def __init__(self, features: nn.Module, width: int) -> None:
+        super().__init__()
+        self.features = features
+        self.mu, self.logvar = nn.Linear(width, LATENT), nn.Linear(width, LATENT)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(image)
+        return self.mu(features), self.logvar(features).clamp(-10, 10)
+
+
+class Sigmoid(nn.Module):
+    """z → image, from a stack that ends before the sigmoid."""
+
+    def __init__(self, stack: nn.Module) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def logits(self, z: Tensor) -> Tensor:
+        """The image before the sigmoid, (B, 1, 28, 28)."""
+        logits: Tensor = self.stack(z)
+        return logits
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(self.logits(z))
+
+
+def fashion_mnist() -> tuple[Images, Images]:
+    """The training and the test part."""
+    test = find_test_part("fashion-mnist")
+    assert test is not None
+    return open_source("fashion-mnist"), open_source(test)
+
+
+def settings(batch_size: int, lr: float) -> Config:
+    """vaekit's settings for Fashion-MNIST with a Gaussian likelihood of optimal sigma, d = 16."""
+    return Config(
+        source="fashion-mnist",
+        channels=1,
+        height=28,
+        width=28,
+        latent=LATENT,
+        likelihood="gaussian",
+        sigma=None,
+        beta=1.0,
+        steps=1,  # the deadline sets it
+        batch_size=batch_size,
+        lr=lr,
+        seed=0,
+    )
+
+
+def train_in_vaekit(
+    network: VAENetwork | None, config: Config, images: Images, minutes: float, path: Path
+) -> tuple[Trainer, int]:
+    """Train by vaekit's own trainer, all of its work within so many minutes; the trainer, and images seen."""
+    trainer = Trainer(config, images, path, network=network, deadline=time.monotonic() + 60 * minutes)
+    outcome = trainer.run()
+    return trainer, outcome.steps * config.batch_size
+
+
+def measure(network: VAENetwork, train: Images, test: Images) -> dict[str, Any]:
+    """-ELBO and its terms on the test part in nats per image, with sigma frozen over training images, and the PSNR."""
+    network.eval()
+    config = settings(2, 1.0)
+    run = Run(Path(), config, network, _frozen_variance(network, train), None, {})
+    found = evaluate(run, test.read, np.arange(len(test)), samples=1, batch_size=_BATCH)
+    return {
+        "minus_elbo": -found.elbo,
+        "kl": found.kl,
+        "sigma": found.sigma,
+        "psnr": found.psnr,
+        "active_units": found.active_units,
+    }
+
+
+@torch.inference_mode()
+def _frozen_variance(network: VAENetwork, train: Images) -> float:
+    """E_q‖x − mean‖² / D over as many training images as vaekit freezes its own sigma on."""
+    chosen = np.arange(len(train))[:: -(-len(train) // FINISH_IMAGES)]
+    noise = torch.Generator().manual_seed(1)
+    likelihood, device = Likelihood("gaussian", PIXELS), torch.device("cpu")
+    misfits = []
+    for part in np.array_split(chosen, -(-len(chosen) // _BATCH)):
+        eps = torch.randn(1, len(part), LATENT, generator=noise)
+        image = to_device(train.read(part), device)
+        misfits.append(draw(network, likelihood, image, eps).misfit)
+    return float(optimal_variance(torch.cat(misfits, 1).double(), PIXELS))
+
+
+def squared_error_and_kl(network: VAENetwork, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a batch (B, 1, 28, 28), with one draw of z an image: ‖x − mean‖² and KL(q ‖ N(0, I)), each (B,)."""
+    mu, logvar = network.encoder(image)
+    z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+    error = (network.decoder(z) - image).square().flatten(1).sum(1)
+    return error, 0.5 * (logvar.exp() + mu.square() - 1 - logvar).sum(1)
+
+
+def plain_loop(
+    network: VAENetwork,
+    images: Images,
+    minutes: float,
+    *,
+    batch_size: int,
+    lr: Callable[[int, float], float],
+) -> int:
+    """The loop that one writes in an afternoon: AdamW on -ELBO with optimal sigma; the number of images seen.
+
+    ``lr`` gives the learning rate from the images seen and the share of the time gone.
+    """
+    torch.manual_seed(0)
+    pixels = torch.from_numpy(images.read(np.arange(len(images))))
+    optimiser = torch.optim.AdamW(network.parameters(), lr(0, 0.0))
+    network.train()
+    started, seen = time.monotonic(), 0
+    while True:
+        for index in torch.split(torch.randperm(len(pixels)), batch_size)[:-1]:
+            gone = (time.monotonic() - started) / (60 * minutes)
+            if gone >= 1:
+                return seen
+            for group in optimiser.param_groups:
+                group["lr"] = lr(seen, gone)
+            error, kl = squared_error_and_kl(network, pixels[index].float() / 255)
+            loss = PIXELS / 2 * torch.log(error.mean() / PIXELS) + kl.mean()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimiser.step()
+            seen += len(index)
+
+
+def one_cycle(peak: float) -> Callable[[int, float], float]:
+    """A rise over 10,000 images, then half a cosine down to nearly nothing."""
+    return lambda seen, gone: peak * min(1.0, seen / 10_000) * 0.5 * (1 + math.cos(math.pi * gone)) + 1e-6
