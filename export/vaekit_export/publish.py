@@ -246,7 +246,8 @@ def _latent_spec(run: Run, encoder: Graph, images: Array) -> LatentSpec:
     mu, logvar = in_batches(torch_runner(encoder.module), images, _BATCH)
     kl = kl_standard_normal(mu, logvar).mean(axis=0)
     mean, std = mu.mean(axis=0, dtype=np.float64), mu.std(axis=0, dtype=np.float64)
-    return LatentSpec((run.config.latent,), *(tuple(map(float, numbers)) for numbers in (mean, std, kl)))
+    mean, std, kl = (tuple(map(float, numbers)) for numbers in (mean, std, kl))
+    return LatentSpec((run.config.latent,), mean, std, kl)
 
 
 def _graph_spec(file: str, graph: Graph) -> GraphSpec:
