@@ -61,10 +61,13 @@ def _table(done: Export) -> list[str]:
         for r in done.results
     ]
     parity = done.manifest.parity
+    if done.delta_elbo is None:
+        elbo = f"no scores: {done.manifest.why_no_elbo}"
+    else:
+        elbo = f"ELBO of held-out images {parity['elbo']:.2f} nats, in ONNX Runtime {done.delta_elbo:+.1e}"
     return [
         head,
         *rows,
         f"parity holds at batch sizes {', '.join(map(str, parity['batch_sizes']))} "
-        f"(atol {parity['atol']:g}, rtol {parity['rtol']:g}); "
-        f"ELBO of held-out images {parity['elbo']:.2f} nats, in ONNX Runtime {done.delta_elbo:+.1e}",
+        f"(atol {parity['atol']:g}, rtol {parity['rtol']:g}); {elbo}",
     ]
