@@ -42,7 +42,7 @@ def project(mu: Array, what: str = "mu") -> Projection:
     """
     n, d = mu.shape
     if d <= 2:
-        return Projection(mu.astype(np.float64), tuple(f"z{j}" if what == "mu" else f"{what} {j}" for j in range(d)))
+        return Projection(mu.astype(np.float64), tuple(f"z{j}" if what == "mu" else f"{what}, {j}" for j in range(d)))
     centred = mu.astype(np.float64) - mu.mean(axis=0, dtype=np.float64)
     covariance = centred.T @ centred / max(1, n - 1)
     variances, directions = np.linalg.eigh(covariance)  # ascending

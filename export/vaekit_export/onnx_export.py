@@ -76,7 +76,7 @@ def export_onnx(
     inputs = [_declared(input_name, example)]
     declared = [_declared(name, output) for name, output in zip(output_names, outputs, strict=True)]
     try:
-        with _quiet():
+        with quietly():
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -237,8 +237,8 @@ def _probe_model(opset: int) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter says of itself, warnings and prints: what it wrote is checked afterwards."""
+def quietly() -> Iterator[None]:
+    """Without what other libraries say and print of themselves: what they made is checked afterwards."""
     logging.disable(logging.ERROR)
     unheard = io.StringIO()
     try:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _PLANE_STEPS = 16  # decoded latents along each axis
 _INCHES = 6.0
-_CHANNEL_MEANS = "mean of mu's channel"
+_CHANNEL_MEANS = "channel means of mu"
 
 
 @runs_a_bundle
