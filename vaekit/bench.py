@@ -105,4 +105,4 @@ def _work(vae: VAE, setting: Setting) -> tuple[str, list[str], dict[str, np.ndar
     if setting.graph == "decode":
         return "decoder", ["image"], {"z": vae.sample_latents(setting.batch)}
     images = np.random.default_rng(0).random((setting.batch, *vae.image_shape), np.float32)
-    return "encoder", ["mu", "logvar"], {"image": images}
+    return "encoder", list(vae.manifest.encoder_outputs), {"image": images}

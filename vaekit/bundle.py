@@ -21,9 +21,13 @@ from vaekit.onnx_file import OnnxInfo, TensorInfo, read_onnx
 from vaekit.prior import Mixture
 
 FORMAT = "vaekit-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST, ENCODER, DECODER, GOLDEN = "manifest.json", "encoder.onnx", "decoder.onnx", "golden.npz"
 FILE_NAMES = (MANIFEST, ENCODER, DECODER, GOLDEN)
+
+LIKELIHOODS = ("gaussian", "bernoulli", "none")
+DETERMINISTIC = "deterministic"
+"""The posterior of an encoder that gives mu alone."""
 
 _LARGEST_FILE = 2**31  # protocol buffers, and so single-file ONNX, end at two gigabytes
 
@@ -45,25 +49,63 @@ class ImageSpec:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """How a model that was trained on the latents takes them: (z − shift) · factor. The graphs' own z is without it."""
+
+    factor: float
+    shift: float
+
+
+@dataclass(frozen=True)
 class LatentSpec:
-    """The latent, and its statistics over the held-out images, one number a dimension."""
+    """The latent, a vector (d,) or a map (c, h, w), and its statistics over the held-out images.
+
+    The statistics are one number for each dimension of a vector or channel of a map, over all positions of it.
+    """
 
     shape: tuple[int, ...]
-    """(d,)."""
     mean: tuple[float, ...]
     """Mean of mu."""
     std: tuple[float, ...]
     """Standard deviation of mu."""
     kl: tuple[float, ...]
-    """KL(q(z_j|x) ‖ N(0, 1)) in nats, averaged over the images."""
+    """KL(q(z_j|x) ‖ N(0, 1)) in nats, summed over positions and averaged over the images; empty where the encoder is
+    deterministic."""
+    scaling: Scaling | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether a latent is a map (c, h, w)."""
+        return len(self.shape) == 3
+
+    @property
+    def size(self) -> int:
+        """Numbers in one latent."""
+        return math.prod(self.shape)
+
+    def describe(self) -> str:
+        """The shape in words."""
+        sizes = " x ".join(map(str, self.shape))
+        return f"maps of {sizes} (channels x height x width)" if self.is_map else f"{sizes} dimensions"
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """p(x|z): ``gaussian`` with a variance sigma² shared over pixels, or ``bernoulli``, which has no sigma."""
+    """p(x|z): ``gaussian`` with a variance sigma² shared over pixels, ``bernoulli``, or ``none`` where none is known.
+
+    The last two have no sigma.
+    """
 
     name: str
     sigma: float | None
+
+    def __post_init__(self) -> None:
+        if self.name not in LIKELIHOODS:
+            raise ValueError(f"there is no likelihood {self.name!r}: it is one of {', '.join(LIKELIHOODS)}")
+        if self.name == "gaussian" and not (self.sigma is not None and 0 < self.sigma < math.inf):
+            raise ValueError(f"the sigma of a gaussian likelihood is a positive number, not {self.sigma}")
+        if self.name != "gaussian" and self.sigma is not None:
+            raise ValueError(f"the likelihood {self.name} has no sigma")
 
 
 @dataclass(frozen=True)
@@ -137,6 +179,26 @@ class Manifest:
     provenance: dict[str, Any]
     """Versions of the tools, data set, settings and results of the training."""
 
+    @property
+    def encoder_outputs(self) -> tuple[str, ...]:
+        """What the encoder gives: ``mu``, and ``logvar`` unless it is deterministic."""
+        return ("mu",) if self.posterior == DETERMINISTIC else ("mu", "logvar")
+
+    @property
+    def why_no_elbo(self) -> str | None:
+        """Why images have no ELBO under this model, in words; None where they have one."""
+        if self.posterior == DETERMINISTIC:
+            return "its encoder is deterministic (mu without logvar), so there is no q(z|x) to take an ELBO of"
+        if self.likelihood.name == "none":
+            return "it states no likelihood p(x|z), so there is no ELBO; export it with one, such as --sigma 0.1"
+        return None
+
+    @property
+    def format_version(self) -> int:
+        """The lowest format that can say this, so that an older vaekit reads whatever it can use."""
+        is_new = self.latent.is_map or self.posterior == DETERMINISTIC or self.likelihood.name == "none"
+        return 2 if is_new else 1
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as a JSON object."""
         prior: dict[str, Any] = {"default": "normal" if self.mixture is None else "mixture"}
@@ -148,9 +210,9 @@ class Manifest:
             }
         return {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "image": dataclasses.asdict(self.image) | {"range": [0.0, 1.0], "layout": "NCHW"},
-            "latent": dataclasses.asdict(self.latent),
+            "latent": {key: value for key, value in dataclasses.asdict(self.latent).items() if value is not None},
             "posterior": self.posterior,
             "likelihood": dataclasses.asdict(self.likelihood),
             "prior": prior,
@@ -176,10 +238,7 @@ class Manifest:
             image=ImageSpec(
                 int(image["channels"]), int(image["height"]), int(image["width"]), str(image["preprocessing"])
             ),
-            latent=LatentSpec(
-                tuple(int(size) for size in latent["shape"]),
-                *(tuple(float(number) for number in latent[key]) for key in ("mean", "std", "kl")),
-            ),
+            latent=_latent_from_json(latent),
             posterior=str(document["posterior"]),
             likelihood=Likelihood(str(likelihood["name"]), _optional_float(likelihood["sigma"])),
             mixture=None if mixture is None else _mixture_from_json(mixture),
@@ -317,11 +376,13 @@ def _check_hashes(path: Path, manifest: Manifest, files: Mapping[str, bytes]) ->
 def _check_declarations(path: Path, manifest: Manifest) -> None:
     """The manifest's parts must fit each other: sizes, the graphs' tensors and the mixture."""
     image = TensorInfo("image", "float32", ("batch", *manifest.image.shape))
-    mu, logvar, z = (TensorInfo(name, "float32", ("batch", *manifest.latent.shape)) for name in ("mu", "logvar", "z"))
+    *codes, z = (
+        TensorInfo(name, "float32", ("batch", *manifest.latent.shape)) for name in (*manifest.encoder_outputs, "z")
+    )
     encoder, decoder = manifest.graphs["encoder"], manifest.graphs["decoder"]
     wanted = {
         "the encoder's inputs": (encoder.inputs, (image,)),
-        "the encoder's outputs": (encoder.outputs, (mu, logvar)),
+        "the encoder's outputs": (encoder.outputs, tuple(codes)),
         "the decoder's inputs": (decoder.inputs, (z,)),
         "the decoder's outputs": (decoder.outputs, (image,)),
     }
@@ -333,11 +394,14 @@ def _check_declarations(path: Path, manifest: Manifest) -> None:
             )
     if missing := {graph.precision for graph in manifest.graphs.values()} - set(manifest.tolerances):
         raise BundleError(f"{path} contradicts itself: it has no tolerances for {', '.join(sorted(missing))} graphs")
-    d = manifest.latent.shape[0]
-    if any(len(numbers) != d for numbers in (manifest.latent.mean, manifest.latent.std, manifest.latent.kl)):
+    latent, d = manifest.latent, manifest.latent.shape[0]
+    kl = 0 if manifest.posterior == DETERMINISTIC else d
+    if (len(latent.mean), len(latent.std), len(latent.kl)) != (d, d, kl):
         raise BundleError(f"{path} contradicts itself: its latent statistics are not of {d} dimensions")
-    if manifest.mixture is not None and manifest.mixture.means.shape[1] != d:
+    if manifest.mixture is not None and manifest.mixture.means.shape[1:] != latent.shape:
         raise BundleError(f"{path} contradicts itself: its mixture prior has not the latent's {d} dimensions")
+    if manifest.scores is not None and manifest.why_no_elbo is not None:
+        raise BundleError(f"{path} contradicts itself: it has scores, but {manifest.why_no_elbo}")
 
 
 def _check_graph(path: Path, declared: GraphSpec, data: bytes) -> None:
@@ -365,6 +429,21 @@ def _check_versions(path: Path, info: OnnxInfo, declared: GraphSpec) -> None:
 
 def _describe(tensors: list[TensorInfo] | tuple[TensorInfo, ...]) -> str:
     return ", ".join(f"{t.name} {t.dtype} ({', '.join(map(str, t.shape))})" for t in tensors) or "none"
+
+
+def _latent_from_json(document: Mapping[str, Any]) -> LatentSpec:
+    shape = tuple(int(size) for size in document["shape"])
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise ValueError(f"a latent is a vector (d,) or a map (c, h, w), not of shape {shape}")
+    scaling = document.get("scaling")
+    mean, std, kl = (tuple(float(number) for number in document[key]) for key in ("mean", "std", "kl"))
+    return LatentSpec(
+        shape,
+        mean,
+        std,
+        kl,
+        None if scaling is None else Scaling(_finite(scaling["factor"]), _finite(scaling["shift"])),
+    )
 
 
 def _graph_from_json(document: Mapping[str, Any]) -> GraphSpec:
@@ -406,6 +485,13 @@ def _scores_from_json(document: Mapping[str, Any]) -> ScoreStatistics:
 
 def _mixture_from_json(document: Mapping[str, Any]) -> Mixture:
     return Mixture(*(np.asarray(document[key], np.float64) for key in ("weights", "means", "cholesky")))
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a finite number")
+    return number
 
 
 def _optional_float(value: Any) -> float | None:

@@ -7,6 +7,7 @@ paths one after the other, and ``state.json``, replaced after each batch, which 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -27,26 +28,26 @@ from vaekit.files import check_file_target, replacing_file
 SUFFIXES = (".npz", ".npy", ".parquet")
 
 _STATE = "state.json"
-_PARTS = ("mu", "logvar", "paths")
-_ROWS_AT_ONCE = 16_384  # that are copied, or make a row group of a .parquet
+_PARQUET_SHAPE = b"latent_shape"
+_ROWS_AT_ONCE = 16_384  # that are copied, or make a row group of a .parquet, where latents are small
+_NUMBERS_AT_ONCE = 1 << 22
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # so that the same latents give the same bytes
 
 
-def open_latents(path: Path, dimensions: int) -> RowFile | ParquetRows:
-    """Latents (N, d) to be read by rows: ``z`` or ``mu`` of a .npz or .parquet, or a .npy.
+def open_latents(path: Path, shape: tuple[int, ...]) -> RowFile | ParquetRows:
+    """Latents (N, *shape) to be read by rows: ``z`` or ``mu`` of a .npz or .parquet, or a .npy.
 
-    Raises SourceError where there is no such file, or it cannot be read, or does not hold rows of ``dimensions``
-    numbers.
+    Raises SourceError where there is no such file, or it cannot be read, or does not hold latents of that shape.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} holds no latents that vaekit reads: give one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise SourceError(f"there is no file {path}: `vaekit encode IMAGES -o {path}` writes one")
-    rows = ParquetRows(path, dimensions) if path.suffix.lower() == ".parquet" else RowFile(path, ("z", "mu"))
-    if rows.dtype.kind != "f" or len(rows.shape) != 2 or rows.shape[1] != dimensions:
+    rows = ParquetRows(path, shape) if path.suffix.lower() == ".parquet" else RowFile(path, ("z", "mu"))
+    if rows.dtype.kind != "f" or rows.shape[1:] != shape:
         raise SourceError(
             f"{path} holds {rows.dtype} of shape {rows.shape}, where this bundle's latents are floats of shape "
-            f"(N, {dimensions})"
+            f"{_rows_of(shape)}"
         )
     if not len(rows):
         raise SourceError(f"{path} holds no latents")
@@ -54,10 +55,10 @@ def open_latents(path: Path, dimensions: int) -> RowFile | ParquetRows:
 
 
 class ParquetRows:
-    """The column ``z`` or ``mu`` of a .parquet file, lists of float32, by rows."""
+    """The column ``z`` or ``mu`` of a .parquet file, lists of floats, by rows; a map's are its numbers in C order."""
 
-    def __init__(self, path: Path, dimensions: int) -> None:
-        """Raises SourceError where the file cannot be read, or has no such column of lists of so many floats."""
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        """Raises SourceError where the file cannot be read, or has no such column of lists of floats."""
         _, parquet = _import_pyarrow()
         try:
             self._file = parquet.ParquetFile(path)
@@ -72,21 +73,24 @@ class ParquetRows:
         if not width or str(kind.value_type) not in ("halffloat", "float", "double"):
             raise SourceError(
                 f"{path} holds {kind} as {self._column}, where this bundle's latents are floats of shape "
-                f"(N, {dimensions}), in fixed-size lists"
+                f"{_rows_of(shape)}, in fixed-size lists"
             )
         self.path, self.dtype = path, np.dtype(np.float32)
-        self.shape = (self._file.metadata.num_rows, width)
+        stated = (columns.metadata or {}).get(_PARQUET_SHAPE, b"").decode("utf-8", "replace")
+        own = shape if width == math.prod(shape) and stated in ("", _shape_text(shape)) else (stated or width,)
+        self.shape: tuple[Any, ...] = (self._file.metadata.num_rows, *own)
 
     def __len__(self) -> int:
         return int(self.shape[0])
 
     def chunks(self, rows: int) -> Iterator[NDArray[Any]]:
-        """Up to ``rows`` rows at a time, float32 (n, d)."""
+        """Up to ``rows`` latents at a time, float32 (n, *shape)."""
         batches = self._file.iter_batches(rows, columns=[self._column])
         while (batch := self._next(batches)) is not None:
             if batch.column(0).null_count:
                 raise SourceError(f"{self.path} has rows without latents")
-            yield batch.column(0).flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(batch), -1)
+            flat = batch.column(0).flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+            yield flat.reshape(len(batch), *self.shape[1:])
 
     def _next(self, batches: Iterator[Any]) -> Any:
         try:
@@ -98,8 +102,19 @@ class ParquetRows:
 class Spill:
     """The growing latents of one output file."""
 
-    def __init__(self, output: Path, dimensions: int, identity: str, *, resume: bool, overwrite: bool) -> None:
-        """``identity`` tells the work apart from any other: only the same is gone on with.
+    def __init__(
+        self,
+        output: Path,
+        shape: tuple[int, ...],
+        identity: str,
+        *,
+        resume: bool,
+        overwrite: bool,
+        arrays: tuple[str, ...] = ("mu", "logvar"),
+    ) -> None:
+        """``shape`` is one latent's; ``identity`` tells the work apart from any other: only the same is gone on with.
+
+        ``arrays`` are ``mu`` and ``logvar``, or ``mu`` alone.
 
         Raises VaekitError where unfinished work is in the way or is not the same, UsageError for a suffix that is none
         of SUFFIXES, MissingExtraError for .parquet without pyarrow.
@@ -107,7 +122,7 @@ class Spill:
         check_file_target(output, SUFFIXES)
         if output.suffix.lower() == ".parquet":
             _import_pyarrow()
-        self.output, self.dimensions = output, dimensions
+        self.output, self.shape, self.arrays = output, shape, arrays
         self.folder = output.with_name(f"{output.name}.partial")
         fresh = {"identity": identity, "rows": 0, "failures": 0, "longest": 0, "path_bytes": 0}
         found = _read_state(self.folder)
@@ -140,11 +155,13 @@ class Spill:
         return int(self.state["failures"])
 
     def append(
-        self, mu: NDArray[np.float32], logvar: NDArray[np.float32], paths: tuple[bytes, ...], failures: int
+        self, mu: NDArray[np.float32], logvar: NDArray[np.float32] | None, paths: tuple[bytes, ...], failures: int
     ) -> None:
-        """Add latents (n, d) each, the paths of their images, and how many more could not be read."""
+        """Add latents (n, *shape) each, the paths of their images, and how many more could not be read."""
         joined = b"".join(path + b"\0" for path in paths)
-        for name, data in zip(_PARTS, (mu.tobytes(), logvar.tobytes(), joined), strict=True):
+        found = (mu,) if logvar is None else (mu, logvar)
+        parts = (*(array.tobytes() for array in found), joined)
+        for name, data in zip((*self.arrays, "paths"), parts, strict=True):
             self._files[name].write(data)
             self._files[name].flush()
         self.state["rows"] += len(paths)
@@ -180,8 +197,8 @@ class Spill:
 
     def _open(self) -> None:
         """Open the parts for appending, cut to what the state counts."""
-        row_bytes = 4 * self.dimensions * self.rows
-        sizes = {"mu": row_bytes, "logvar": row_bytes, "paths": int(self.state["path_bytes"])}
+        sizes = dict.fromkeys(self.arrays, 4 * math.prod(self.shape) * self.rows)
+        sizes["paths"] = int(self.state["path_bytes"])
         self._stack = ExitStack()
         try:
             self.folder.mkdir(exist_ok=True)
@@ -208,48 +225,63 @@ class Spill:
         text = np.dtype(f"S{self.state['longest']}")
         float32 = np.dtype(np.float32)
         with zipfile.ZipFile(path, "w") as archive:
-            for name in _PARTS:
+            for name in (*self.arrays, "paths"):
                 entry = zipfile.ZipInfo(f"{name}.npy", _ZIP_TIME)
                 with archive.open(entry, "w", force_zip64=True) as member:
                     if name == "paths":
                         write_header(member, text, (self.rows,))
                         member.writelines(np.array(paths, text).tobytes() for paths in self._paths())
                     else:
-                        write_header(member, float32, (self.rows, self.dimensions))
+                        write_header(member, float32, (self.rows, *self.shape))
                         self._copy(name, member)
 
     def _write_npy(self, path: Path) -> None:
         with open(path, "wb") as file:
-            write_header(file, np.dtype(np.float32), (self.rows, self.dimensions))
+            write_header(file, np.dtype(np.float32), (self.rows, *self.shape))
             self._copy("mu", file)
 
     def _write_parquet(self, path: Path) -> None:
-        """Columns ``path``, and ``mu`` and ``logvar`` as lists of d float32, a row group at a time."""
+        """Columns ``path``, and ``mu`` and ``logvar`` as lists of float32, a row group at a time.
+
+        A map is flattened in C order, and the file's own metadata state its shape, as those of a vector do.
+        """
         pa, parquet = _import_pyarrow()
-        vector = pa.list_(pa.float32(), self.dimensions)
-        schema = pa.schema([("path", pa.string()), ("mu", vector), ("logvar", vector)])
+        size = math.prod(self.shape)
+        fields = [("path", pa.string()), *((name, pa.list_(pa.float32(), size)) for name in self.arrays)]
+        schema = pa.schema(fields, metadata={_PARQUET_SHAPE: _shape_text(self.shape).encode()})
         with parquet.ParquetWriter(path, schema) as writer:
-            for paths, mu, logvar in zip(self._paths(), self._rows("mu"), self._rows("logvar"), strict=True):
+            for paths, *parts in zip(self._paths(), *map(self._rows, self.arrays), strict=True):
                 names = pa.array([name.decode("utf-8", "backslashreplace") for name in paths], pa.string())
-                vectors = [
-                    pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), self.dimensions) for part in (mu, logvar)
-                ]
+                vectors = [pa.FixedSizeListArray.from_arrays(pa.array(part), size) for part in parts]
                 writer.write_table(pa.Table.from_arrays([names, *vectors], schema=schema))
+
+    @property
+    def _rows_at_once(self) -> int:
+        return min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // math.prod(self.shape)))
 
     def _copy(self, name: str, target: IO[bytes]) -> None:
         self._files[name].seek(0)
         shutil.copyfileobj(self._files[name], target, 1 << 20)
 
     def _rows(self, name: str) -> Iterator[NDArray[np.float32]]:
-        file, row_bytes = self._files[name], 4 * self.dimensions
+        """The numbers of so many rows at a time, flat."""
+        file, row_bytes = self._files[name], 4 * math.prod(self.shape)
         file.seek(0)
-        while data := file.read(_ROWS_AT_ONCE * row_bytes):
-            yield np.frombuffer(data, np.float32).reshape(-1, self.dimensions)
+        while data := file.read(self._rows_at_once * row_bytes):
+            yield np.frombuffer(data, np.float32)
 
     def _paths(self) -> Iterator[list[bytes]]:
         paths = split_strings(self._files["paths"], 0)
-        while some := list(islice(paths, _ROWS_AT_ONCE)):
+        while some := list(islice(paths, self._rows_at_once)):
             yield some
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _rows_of(shape: tuple[int, ...]) -> str:
+    return f"(N, {', '.join(map(str, shape))})"
 
 
 def _read_state(folder: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Paths through the latent space. Latents are float arrays (d,), results float32."""
+"""Paths through the latent space. Latents are float arrays (d,) or (c, h, w), results float32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PARALLEL = 1e-6  # radians from 0 or pi within which two directions span no pla
 
 
 def interpolate(a: Latent, b: Latent, steps: int, mode: str = "linear") -> NDArray[np.float32]:
-    """``steps`` latents from a to b, both included: (d,), (d,) → float32 (steps, d).
+    """``steps`` latents from a to b, both included: two of shape (d,) or (c, h, w) → float32 (steps, …).
 
     ``linear`` goes straight; ``slerp`` along the great circle between their directions (Shoemake, "Animating rotation
     with quaternion curves", SIGGRAPH 1985), the length going linearly: a straight line between two samples of a wide
@@ -30,6 +30,7 @@ def interpolate(a: Latent, b: Latent, steps: int, mode: str = "linear") -> NDArr
     if mode not in MODES:
         raise UsageError(f"there is no interpolation mode {mode!r}: choose one of {', '.join(MODES)}")
     start, end = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    shape, start, end = start.shape, start.ravel(), end.ravel()
     t = np.linspace(0.0, 1.0, steps)[:, None]
     path = (1.0 - t) * start + t * end
     angle = _angle(start, end)
@@ -37,13 +38,20 @@ def interpolate(a: Latent, b: Latent, steps: int, mode: str = "linear") -> NDArr
         lengths = np.linalg.norm(start), np.linalg.norm(end)
         direction = np.sin((1.0 - t) * angle) * start / lengths[0] + np.sin(t * angle) * end / lengths[1]
         path = ((1.0 - t) * lengths[0] + t * lengths[1]) * direction / np.sin(angle)
-    return path.astype(np.float32)
+    return path.astype(np.float32).reshape(steps, *shape)
 
 
 def traversal(base: Latent, dimension: int, values: Latent) -> NDArray[np.float32]:
     """A latent (d,) with one dimension set to each of the values (n,): float32 (n, d)."""
     latents = np.repeat(np.asarray(base, np.float32)[None], len(values), axis=0)
     latents[:, dimension] = values
+    return latents
+
+
+def channel_shift(base: Latent, channel: int, offsets: Latent) -> NDArray[np.float32]:
+    """A latent (c, h, w) with each of the offsets (n,) added to one channel, everywhere: float32 (n, c, h, w)."""
+    latents = np.repeat(np.asarray(base, np.float32)[None], len(offsets), axis=0)
+    latents[:, channel] += np.asarray(offsets, np.float32)[:, None, None]
     return latents
 
 

@@ -37,19 +37,19 @@ class Projection:
     """What each axis is."""
 
 
-def project(mu: Array) -> Projection:
+def project(mu: Array, what: str = "mu") -> Projection:
     """mu (N, d) as it is for d of 1 or 2, else on its first two principal components.
 
-    The share of the variance that each component holds stands in its name.
+    The share of the variance that each component holds stands in its name, which says ``what`` the numbers are.
     """
     n, d = mu.shape
     if d <= 2:
-        return Projection(mu.astype(np.float64), tuple(f"z{j}" for j in range(d)))
+        return Projection(mu.astype(np.float64), tuple(f"z{j}" if what == "mu" else f"{what}, {j}" for j in range(d)))
     centred = mu.astype(np.float64) - mu.mean(axis=0, dtype=np.float64)
     covariance = centred.T @ centred / max(1, n - 1)
     variances, directions = np.linalg.eigh(covariance)  # ascending
     shares = variances[::-1] / max(float(variances.sum()), 1e-300)
-    names = tuple(f"principal component {k + 1} of mu ({shares[k]:.0%} of its variance)" for k in range(2))
+    names = tuple(f"principal component {k + 1} of {what} ({shares[k]:.0%} of its variance)" for k in range(2))
     return Projection(centred @ directions[:, :-3:-1], names)
 
 

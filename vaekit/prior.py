@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from vaekit import noise
 
-_CHUNK = 4096  # samples drawn at a time; the result does not depend on it
+_CHUNK = 1 << 18  # normals drawn at a time; the result does not depend on it
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ def draw_normal(
 ) -> NDArray[np.float32]:
     """Samples ``start`` to ``start + count - 1`` of a seed from N(0, temperature² I), float32 (count, dimensions)."""
     out = np.empty((count, dimensions), np.float32)
-    for first in range(0, count, _CHUNK):
-        part = out[first : first + _CHUNK]
+    for first, part in _chunks(out):
         with np.errstate(over="ignore"):
             part[:] = temperature * noise.standard_normal(seed, start + first, len(part), dimensions)
     return out
@@ -55,14 +55,19 @@ def draw_mixture(
     """
     dimensions = mixture.means.shape[1]
     out = np.empty((count, dimensions), np.float32)
-    for first in range(0, count, _CHUNK):
-        part = out[first : first + _CHUNK]
+    for first, part in _chunks(out):
         raw = noise.words(seed, start + first, len(part), noise.block_words(dimensions))
         component = _components(mixture.weights, noise.uniforms(raw[:, -1]))
         eps = temperature * noise.normals(raw, dimensions)
         with np.errstate(over="ignore"):
             part[:] = mixture.means[component] + _rows_times(mixture.cholesky, component, eps)
     return out
+
+
+def _chunks(rows: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Rows (N, d) some at a time, each part with the number of its first."""
+    step = max(1, _CHUNK // rows.shape[1])
+    return ((first, rows[first : first + step]) for first in range(0, len(rows), step))
 
 
 def _components(weights: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:

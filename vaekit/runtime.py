@@ -32,7 +32,8 @@ Array = NDArray[np.float32]
 class VAE:
     """A variational auto-encoder in a bundle, run by ONNX Runtime.
 
-    Images are float32 (N, C, H, W) in [0, 1]; latents are float32 (N, d). Work goes through the graphs
+    Images are float32 (N, C, H, W) in [0, 1]; latents are float32 (N, …), each of ``latent_shape``: (d,), or (c, h, w)
+    for models whose latent is a map. Work goes through the graphs
     ``batch_size`` rows at a time, so that memory beyond the result does not grow with N.
     """
 
@@ -64,7 +65,7 @@ class VAE:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Shape of one latent, (d,)."""
+        """Shape of one latent, (d,) or (c, h, w)."""
         return self.manifest.latent.shape
 
     @property
@@ -74,23 +75,37 @@ class VAE:
 
     @property
     def dimensions(self) -> tuple[int, ...]:
-        """The latent's dimensions, the most active first: by KL(q(z_j|x) ‖ N(0, 1)) over held-out images."""
-        kl = self.manifest.latent.kl
-        return tuple(sorted(range(len(kl)), key=lambda j: -kl[j]))
+        """The latent's dimensions, or a map's channels, the most active first.
 
-    def encode(self, images: Floats) -> tuple[Array, Array]:
-        """mu and logvar (natural logarithm of the variance) of q(z|x), each float32 (N, d).
+        By KL(q(z_j|x) ‖ N(0, 1)) over held-out images, or by mu's standard deviation over them where the encoder is
+        deterministic.
+        """
+        activity = self.manifest.latent.kl or self.manifest.latent.std
+        return tuple(sorted(range(len(activity)), key=lambda j: -activity[j]))
 
-        Raises UsageError unless ``images`` are finite floats (N, C, H, W) in [0, 1].
+    def encode(self, images: Floats) -> tuple[Array, Array | None]:
+        """mu and logvar (natural logarithm of the variance) of q(z|x), each float32 (N, d) or (N, c, h, w).
+
+        A deterministic encoder gives None for logvar. Raises UsageError unless ``images`` are finite floats
+        (N, C, H, W) in [0, 1].
         """
         checked = self._checked_images(images)
-        mu, logvar = (np.empty((len(checked), *self.latent_shape), np.float32) for _ in range(2))
+        names = list(self.manifest.encoder_outputs)
+        outputs = [np.empty((len(checked), *self.latent_shape), np.float32) for _ in names]
         for part in self._batches(len(checked)):
-            mu[part], logvar[part] = self.graph("encoder").run(["mu", "logvar"], {"image": checked[part]})
+            for output, rows in zip(outputs, self.graph("encoder").run(names, {"image": checked[part]}), strict=True):
+                output[part] = rows
+        return outputs[0], outputs[1] if len(outputs) > 1 else None
+
+    def posterior(self, images: Floats) -> tuple[Array, Array]:
+        """mu and logvar as ``encode`` gives them. Raises UsageError where the encoder is deterministic."""
+        mu, logvar = self.encode(images)
+        if logvar is None:
+            raise UsageError(f"{self.bundle.path} has a deterministic encoder: it gives mu, and no logvar")
         return mu, logvar
 
     def decode(self, z: Floats) -> Array:
-        """The mean of p(x|z): images, float32 (N, C, H, W) in [0, 1]. Raises UsageError unless z is finite, (N, d)."""
+        """The mean of p(x|z): images, float32 (N, C, H, W) in [0, 1]. Raises UsageError unless z is finite and fits."""
         checked = self._checked_latents(z)
         images = np.empty((len(checked), *self.image_shape), np.float32)
         for part in self._batches(len(checked)):
@@ -111,7 +126,7 @@ class VAE:
     def sample_latents(
         self, n: int = 1, *, seed: int = 0, prior: str | None = None, temperature: float = 1.0, start: int = 0
     ) -> Array:
-        """Latents ``start`` to ``start + n - 1`` of a seed from the prior, float32 (n, d).
+        """Latents ``start`` to ``start + n - 1`` of a seed from the prior, float32 (n, d) or (n, c, h, w).
 
         Latent k of a seed has the same bits on every machine. ``prior`` is ``mixture`` (fitted to the encoded training
         images; the default where the bundle has one) or ``normal``, N(0, I). ``temperature`` scales standard
@@ -125,7 +140,8 @@ class VAE:
         if prior not in PRIORS:
             raise UsageError(f"there is no prior {prior!r}: choose one of {', '.join(self.priors)}")
         if prior == "normal":
-            return draw_normal(self.latent_shape[0], n, seed=seed, start=start, temperature=temperature)
+            flat = draw_normal(self.manifest.latent.size, n, seed=seed, start=start, temperature=temperature)
+            return flat.reshape(n, *self.latent_shape)
         if self.manifest.mixture is None:
             raise UsageError(f"{self.bundle.path} carries no mixture prior: use the prior normal")
         return draw_mixture(self.manifest.mixture, n, seed=seed, start=start, temperature=temperature)
@@ -133,8 +149,9 @@ class VAE:
     def interpolate(self, a: Floats, b: Floats, steps: int = 8, *, mode: str = "linear") -> Array:
         """Images on the way from a to b, float32 (steps, C, H, W), the decoded ends included.
 
-        a and b are each an image (C, H, W), of which mu is taken, or a latent (d,); ``mode`` is ``linear`` or
-        ``slerp`` (see ``vaekit.latents.interpolate``). Raises UsageError for other shapes, modes, or under two steps.
+        a and b are each an image (C, H, W), of which mu is taken, or a latent of ``latent_shape``; ``mode`` is
+        ``linear`` or ``slerp`` (see ``vaekit.latents.interpolate``). Raises UsageError for other shapes, modes, or
+        under two steps.
         """
         return self.decode(latents.interpolate(self._as_latent(a), self._as_latent(b), steps, mode))
 
@@ -149,10 +166,12 @@ class VAE:
     ) -> Array:
         """One latent dimension after another moved through its range, float32 (dimensions, steps, C, H, W).
 
-        ``base`` is an image (C, H, W), of which mu is taken, or a latent (d,), from which all other dimensions keep
+        ``base`` is an image (C, H, W), of which mu is taken, or a latent, from which all other dimensions keep
         their values; by default sample 0 of ``seed``. ``dimensions`` are all by default, the most active first. Each
         goes through ``span`` standard deviations of mu over the held-out images, at least ``span``, to either side of
-        its mean. Raises UsageError for dimensions that are not there, under two steps or a span that is not positive.
+        its mean. Of a map (c, h, w) the channels are moved, each at all positions at once, to either side of what the
+        base has there. Raises UsageError for dimensions that are not there, under two steps or a span that is not
+        positive.
         """
         chosen = self.dimensions if dimensions is None else tuple(dimensions)
         d = self.latent_shape[0]
@@ -161,32 +180,41 @@ class VAE:
         if steps < 2 or not (0 < span < _WIDEST_SPAN):
             raise UsageError(f"a traversal takes 2 steps or more and a positive span, not {steps} and {span}")
         latent = self.sample_latents(1, seed=seed)[0] if base is None else self._as_latent(base)
-        rows = [latents.traversal(latent, j, self.traversed_values(j, steps, span)) for j in chosen]
+        move = latents.channel_shift if self.manifest.latent.is_map else latents.traversal
+        rows = [move(latent, j, self.traversed_values(j, steps, span)) for j in chosen]
         return self.decode(np.concatenate(rows)).reshape(len(chosen), steps, *self.image_shape)
 
     def traversed_values(self, dimension: int, steps: int, span: float) -> NDArray[np.float64]:
-        """The values that ``traverse`` gives to a dimension, float64 (steps,)."""
-        mean, std = self.manifest.latent.mean[dimension], self.manifest.latent.std[dimension]
-        reach = span * max(std, 1.0)
-        return np.linspace(mean - reach, mean + reach, steps)
+        """The values that ``traverse`` gives to a dimension, or adds to a map's channel, float64 (steps,)."""
+        latent = self.manifest.latent
+        middle = 0.0 if latent.is_map else latent.mean[dimension]
+        reach = span * max(latent.std[dimension], 1.0)
+        return np.linspace(middle - reach, middle + reach, steps)
 
     def elbo_terms(self, images: Floats, *, seed: int = 0) -> Terms:
         """reconstruction E_q log p(x|z) and KL(q ‖ N(0, I)) of each image, float64 (N,) each, in nats.
 
         One Monte Carlo sample (L = 1), with one eps for every image, sample 0 of the seed: an image's terms do not
-        depend on its neighbours. Raises UsageError as ``encode`` does.
+        depend on its neighbours. Raises UsageError as ``encode`` does, and with the reason where the bundle has no
+        ELBO: a deterministic encoder, or no likelihood.
         """
+        self.check_elbo()
         checked = self._checked_images(images)
         reconstruction, kl = np.empty((2, len(checked)))
         for part in self._batches(len(checked)):
             reconstruction[part], kl[part] = elbo_terms(
-                checked[part], self.encode, self.decode, self.manifest.likelihood, seed=seed
+                checked[part], self.posterior, self.decode, self.manifest.likelihood, seed=seed
             )
         return Terms(reconstruction, kl)
 
     def score(self, images: Floats, *, seed: int = 0) -> NDArray[np.float64]:
         """−ELBO of each image in nats, float64 (N,), the higher the stranger: see ``elbo_terms``."""
         return -self.elbo_terms(images, seed=seed).elbo
+
+    def check_elbo(self) -> None:
+        """Raise UsageError with the reason where images have no ELBO under this model, and so no score."""
+        if reason := self.manifest.why_no_elbo:
+            raise UsageError(f"{self.bundle.path} cannot score images: {reason}")
 
     def verify(self) -> Verification:
         """Replay the golden vectors on this machine's provider: see ``vaekit.verification.verify``."""
@@ -215,7 +243,7 @@ class VAE:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]
 
     def _as_latent(self, value: Floats) -> Array:
-        """mu of an image (C, H, W), or a latent (d,) as it is."""
+        """mu of an image (C, H, W), or a latent as it is. Where both have one shape, it is taken for an image."""
         array = np.asarray(value)
         if array.shape == self.image_shape:
             return np.asarray(self.encode(array[None])[0][0])
@@ -232,7 +260,7 @@ class VAE:
         return array
 
     def _checked_latents(self, z: Floats) -> Array:
-        array = _as_float32(z, "latents", "(N, d)", self.latent_shape)
+        array = _as_float32(z, "latents", "(N, …)", self.latent_shape)
         if not np.isfinite(array).all():
             raise UsageError("latents must be finite: these hold NaN or infinity")
         return array

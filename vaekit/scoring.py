@@ -36,12 +36,16 @@ class Terms(NamedTuple):
 def elbo_terms(images: Array, encode: Encode, decode: Decode, likelihood: Likelihood, *, seed: int = 0) -> Terms:
     """The ELBO's terms of images (N, C, H, W), with one Monte Carlo sample and one eps for every image.
 
+    Latents are (N, d) or (N, c, h, w).
+
     The same eps for all makes a score independent of an image's place in a list; it is sample 0 of the seed.
     """
     mu, logvar = encode(images)
-    eps = noise.standard_normal(seed, 0, 1, mu.shape[1])
+    eps = noise.standard_normal(seed, 0, 1, math.prod(mu.shape[1:])).reshape(mu.shape[1:])
     z = (mu + np.exp(0.5 * logvar.astype(np.float64)) * eps).astype(np.float32)
-    return Terms(log_likelihood(images, decode(z), likelihood), kl_standard_normal(mu, logvar).sum(axis=1))
+    return Terms(
+        log_likelihood(images, decode(z), likelihood), kl_standard_normal(mu, logvar).reshape(len(mu), -1).sum(axis=1)
+    )
 
 
 def threshold(text: str, statistics: ScoreStatistics | None) -> float:
@@ -73,13 +77,16 @@ def _finite(value: float) -> float:
 
 
 def kl_standard_normal(mu: Array, logvar: Array) -> NDArray[np.float64]:
-    """KL(N(mu, exp(logvar)) ‖ N(0, 1)) of each dimension in nats: (N, d) → float64 (N, d)."""
+    """KL(N(mu, exp(logvar)) ‖ N(0, 1)) of each dimension in nats: (N, …) → float64 (N, …)."""
     mean, log_variance = mu.astype(np.float64), logvar.astype(np.float64)
     return 0.5 * (np.exp(log_variance) + mean**2 - 1.0 - log_variance)
 
 
 def log_likelihood(images: Array, means: Array, likelihood: Likelihood) -> NDArray[np.float64]:
-    """log p(x|z) in nats, float64 (N,), of images (N, C, H, W) under the decoder's means of the same shape."""
+    """log p(x|z) in nats, float64 (N,), of images (N, C, H, W) under the decoder's means of the same shape.
+
+    The likelihood is gaussian or bernoulli.
+    """
     x = images.reshape(len(images), -1).astype(np.float64)
     mean = means.reshape(len(means), -1).astype(np.float64)
     if likelihood.sigma is None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -73,7 +76,7 @@ def export_onnx(
     inputs = [_declared(input_name, example)]
     declared = [_declared(name, output) for name, output in zip(output_names, outputs, strict=True)]
     try:
-        with _quiet():
+        with quietly():
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -86,10 +89,10 @@ def export_onnx(
                 verbose=False,
             )
     except Exception as error:  # the exporter raises its own, torch.export's and Python's errors alike
-        raise ExportError(f"PyTorch could not export the module: {_first_line(error)}") from error
+        raise ExportError(f"PyTorch could not export the module: {_reason(error)}") from error
     if program is None:
         raise ExportError("PyTorch returned no ONNX model")
-    data = _tidy(program.model_proto)
+    data = _tidy(_at_opset(program.model_proto, opset))
     check_onnx(data, inputs=inputs, outputs=declared, opset=opset)
     return data
 
@@ -145,6 +148,51 @@ def minimum_onnxruntime(opset: int) -> str:
     return _MINIMUM_ONNXRUNTIME.get(opset, str(onnxruntime.__version__))
 
 
+def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The model at an opset: where the exporter itself stayed above it, converted by onnx.
+
+    Raises ExportError naming the operator that has no form there, and the opset that has it.
+    """
+    written = _standard_opset(model)
+    if written is not None and written > opset:
+        try:
+            model = onnx.version_converter.convert_version(model, opset)
+        except Exception as error:  # the converter's failed assertions are RuntimeErrors, but not promised to be
+            raise ExportError(_without_a_form(str(error), opset, written)) from error
+    _drop_later_attributes(model, opset)
+    return model
+
+
+def _without_a_form(complaint: str, opset: int, written: int) -> str:
+    """The converter's complaint in words, with an opset that will do."""
+    if found := re.search(r"No Previous Version of (\w+) exists", complaint):
+        name = found.group(1)
+        first = min(schema.since_version for schema in onnx.defs.get_all_schemas_with_history() if schema.name == name)
+        return f"the model needs the operator {name}, which opset {opset} does not have; --opset {first} has it"
+    reason = complaint.rpartition("failed: ")[2].splitlines()[0]
+    return f"an operator of this model has no form in opset {opset}: {reason} --opset {written} has it"
+
+
+def _drop_later_attributes(model: onnx.ModelProto, opset: int) -> None:
+    """Take out attributes that converting down leaves behind, where the older operator means the same without them.
+
+    Before opset 18, Split without sizes splits into as many equal parts as it has outputs, and reductions over no axes
+    reduce all.
+    """
+    for node in model.graph.node:
+        if node.domain:
+            continue
+        known = onnx.defs.get_schema(node.op_type, opset).attributes
+        for attribute in list(node.attribute):
+            idle = attribute.name == "num_outputs" or (attribute.name == "noop_with_empty_axes" and not attribute.i)
+            if idle and attribute.name not in known:
+                node.attribute.remove(attribute)
+
+
+def _standard_opset(model: onnx.ModelProto) -> int | None:
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+
+
 def _declared(name: str, tensor: Tensor) -> TensorInfo:
     return TensorInfo(name, str(tensor.dtype).removeprefix("torch."), (_FREE_AXIS, *tensor.shape[1:]))
 
@@ -155,7 +203,7 @@ def _tidy(model: onnx.ModelProto) -> bytes:
         for field in ("metadata_props", "doc_string"):
             if field in holder.DESCRIPTOR.fields_by_name:
                 holder.ClearField(field)
-    standard = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    standard = _standard_opset(model)
     if standard is not None:
         model.ir_version = lowest_ir_version(standard)
     data: bytes = model.SerializeToString(deterministic=True)
@@ -189,16 +237,40 @@ def _probe_model(opset: int) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings about itself: what it wrote is checked afterwards."""
+def quietly() -> Iterator[None]:
+    """Without what other libraries say and print of themselves: what they made is checked afterwards."""
     logging.disable(logging.ERROR)
+    unheard = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(unheard), redirect_stderr(unheard):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """Why an export failed, in one line: what lies behind the exporter's own words, explained where it is known."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error)
+    if type(error).__name__ == "GuardOnDataDependentSymNode":
+        calls = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)', text)
+        file, line, function, code = calls[-1] if calls else ("", "", "forward", "")
+        place = f" ({Path(file).name}, line {line}: `{code.strip()}`)" if file else ""
+        return (
+            f"its control flow depends on the data in {function}{place}, and a graph takes one way for all inputs. Use "
+            "torch.where, or decide by shapes"
+        )
+    if "inferred a static shape" in text:
+        return (
+            "it works for one batch size only; let reshapes and loops take the first axis as it comes, such as "
+            f"x.reshape(x.shape[0], ...): {text.splitlines()[-1].strip(' -')}"
+        )
+    if found := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text):
+        return f"PyTorch has no ONNX form of the operator {found.group(1)}, at any opset"
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

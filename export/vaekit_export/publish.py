@@ -1,10 +1,11 @@
-"""A run becomes a bundle: export, prove, describe, and only then publish."""
+"""A model becomes a bundle: export, prove, describe, and only then publish."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import io
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ import onnxruntime
 import onnxscript
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 import vaekit
 from vaekit.bundle import (
     DECODER,
+    DETERMINISTIC,
     ENCODER,
     GOLDEN,
     MANIFEST,
@@ -30,6 +33,7 @@ from vaekit.bundle import (
     LatentSpec,
     Likelihood,
     Manifest,
+    Scaling,
     ScoreStatistics,
     Tolerance,
     dump_json,
@@ -40,13 +44,14 @@ from vaekit.errors import BundleError, UsageError, VaekitError
 from vaekit.files import check_writable, replacing_folder
 from vaekit.images import preprocessing_rule
 from vaekit.onnx_file import read_onnx
-from vaekit.prior import draw_mixture, draw_normal
+from vaekit.prior import Mixture, draw_mixture, draw_normal
 from vaekit.scoring import Decode, Encode, elbo_terms, kl_standard_normal
 from vaekit.training.run import Run, load_holdout, load_run
 from vaekit_export.onnx_export import check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
     BATCH_SIZES,
     Graph,
+    Outputs,
     Result,
     Runner,
     Tolerances,
@@ -56,8 +61,8 @@ from vaekit_export.parity import (
     torch_runner,
 )
 
-_PRIOR_SAMPLES = 256
-_FAR_LATENTS = 256
+_LATENTS = 256  # of each kind that the decoder is checked on, where images are small
+_PIXELS = 1 << 22  # numbers in all the images that are compared at a time
 _FAR = 6.0  # each coordinate of a far latent lies in [-6, 6]
 _GOLDEN_ROWS = 8
 _BATCH = 64
@@ -68,14 +73,35 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Model:
+    """What becomes a bundle, wherever it was trained."""
+
+    encoder: nn.Module
+    """image (B, C, H, W) in [0, 1] → mu and logvar, or mu alone where the posterior is ``deterministic``."""
+    decoder: nn.Module
+    """z → image (B, C, H, W) in [0, 1]."""
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
+    """(d,) or (c, h, w)."""
+    posterior: str
+    likelihood: Likelihood
+    scaling: Scaling | None
+    mixture: Mixture | None
+    images: Array
+    """Held-out images (N, C, H, W) in [0, 1]: for parity, statistics, scores and golden vectors."""
+    provenance: dict[str, Any]
+    """Where it comes from, without the versions of the tools."""
+
+
+@dataclass(frozen=True)
 class Export:
     """A published bundle and what was proved of it."""
 
     path: Path
     manifest: Manifest
     results: list[Result]
-    delta_elbo: float
-    """ONNX Runtime's mean ELBO less PyTorch's on the held-out images, nats per image."""
+    delta_elbo: float | None
+    """ONNX Runtime's mean ELBO less PyTorch's on the held-out images, nats per image; None where there is no ELBO."""
     files: dict[str, int]
     """Bytes of each file."""
 
@@ -95,44 +121,57 @@ def export_run(
     data that must not travel). Raises UsageError for an opset or tolerances out of range, RunError for a run that
     cannot be read, ExportError for graphs that are not what was asked for, ParityError where results differ.
     """
-    tolerances = tolerances or Tolerances()
+    target = Path(bundle_path)
+    check_request(target, opset, golden)
+    return publish(_model_of(load_run(Path(run_path))), target, opset, tolerances or Tolerances(), golden, say)
+
+
+def check_request(target: Path, opset: int, golden: str) -> None:
+    """Refuse, before any work, what cannot be exported or written. Raises UsageError or BundleError."""
     if golden not in ("images", "samples"):
         raise UsageError(f"golden vectors are of images or of samples, not of {golden!r}")
     check_opset(opset)
-    target = Path(bundle_path)
     _check_target(target)
-    run = load_run(Path(run_path))
-    images = load_holdout(run).astype(np.float32) / np.float32(255)
 
+
+def publish(model: Model, target: Path, opset: int, tolerances: Tolerances, golden: str, say: Say) -> Export:
+    """Export a model, check it against PyTorch, and publish the bundle whole or not at all.
+
+    Raises ExportError and ParityError as ``export_run`` does.
+    """
     say(f"exporting encoder and decoder at opset {opset}")
-    encoder, decoder = _graphs(run, opset)
-    say(f"checking parity on {len(images)} held-out images, prior samples and far latents")
+    encoder, decoder = _graphs(model, opset)
+    say(f"checking parity on {len(model.images)} held-out images, prior samples and far latents")
+    codes = in_batches(torch_runner(encoder.module), model.images, _BATCH)
     results = [
-        *check_parity(encoder, {"held-out images": images}, tolerances),
-        *check_parity(decoder, _latents(run), tolerances),
+        *check_parity(encoder, {"held-out images": model.images}, tolerances),
+        *check_parity(decoder, _latents(model, codes[0]), tolerances),
     ]
-    likelihood = Likelihood(run.config.likelihood, None if run.variance is None else run.variance**0.5)
-    by_torch, by_onnx = _scores(encoder, decoder, images, likelihood)
-    elbo, delta_elbo = -float(by_torch.mean()), float((by_torch - by_onnx).mean())
     contents = {
         ENCODER: encoder.onnx,
         DECODER: decoder.onnx,
-        GOLDEN: _golden(run, encoder, decoder, images if golden == "images" else None),
+        GOLDEN: _golden(model, encoder, decoder, model.images if golden == "images" else None),
     }
     manifest = Manifest(
-        image=_image_spec(run),
-        latent=_latent_spec(run, encoder, images),
-        posterior=run.config.posterior,
-        likelihood=likelihood,
-        mixture=run.mixture,
+        image=ImageSpec(*model.image_shape, preprocessing=preprocessing_rule(*model.image_shape)),
+        latent=_latent_spec(model, codes),
+        posterior=model.posterior,
+        likelihood=model.likelihood,
+        mixture=model.mixture,
         graphs={"encoder": _graph_spec(ENCODER, encoder), "decoder": _graph_spec(DECODER, decoder)},
         golden=FileSpec(GOLDEN, hashlib.sha256(contents[GOLDEN]).hexdigest()),
-        parity=_parity_record(tolerances, results, elbo, delta_elbo),
+        parity=_parity_record(tolerances, results),
         tolerances={"fp32": _verify_tolerances(tolerances)},
-        scores=_score_statistics(by_onnx),
+        scores=None,
         minimum_onnxruntime=minimum_onnxruntime(opset),
-        provenance=_provenance(run),
+        provenance={"tools": _tools(), **model.provenance},
     )
+    delta_elbo = None
+    if manifest.why_no_elbo is None:
+        by_torch, by_onnx = _scores(encoder, decoder, model.images, model.likelihood)
+        delta_elbo = float((by_torch - by_onnx).mean())
+        manifest.parity.update(elbo=-float(by_torch.mean()), delta_elbo=delta_elbo)
+        manifest = dataclasses.replace(manifest, scores=_score_statistics(by_onnx))
     contents[MANIFEST] = dump_json(manifest.to_json()).encode()
     _publish(target, contents)
     return Export(target, manifest, results, delta_elbo, {name: len(data) for name, data in contents.items()})
@@ -146,11 +185,29 @@ def _check_target(target: Path) -> None:
     check_writable(target)
 
 
-def _graphs(run: Run, opset: int) -> tuple[Graph, Graph]:
-    image = torch.rand(2, *run.config.image_shape)
-    z = torch.randn(2, run.config.latent)
-    encoder_outputs, decoder_outputs = ("mu", "logvar"), ("image",)
-    encoder, decoder = run.network.encoder, run.network.decoder
+def _model_of(run: Run) -> Model:
+    settings = dataclasses.asdict(run.config)
+    settings["source"] = Path(run.config.source).resolve().name  # a data set on disk is named by its last part only
+    return Model(
+        encoder=run.network.encoder,
+        decoder=run.network.decoder,
+        image_shape=run.config.image_shape,
+        latent_shape=(run.config.latent,),
+        posterior=run.config.posterior,
+        likelihood=Likelihood(run.config.likelihood, None if run.variance is None else run.variance**0.5),
+        scaling=None,
+        mixture=run.mixture,
+        images=load_holdout(run).astype(np.float32) / np.float32(255),
+        provenance={"dataset": settings["source"], "settings": settings, "training": run.summary},
+    )
+
+
+def _graphs(model: Model, opset: int) -> tuple[Graph, Graph]:
+    image = torch.rand(2, *model.image_shape)
+    z = torch.randn(2, *model.latent_shape)
+    encoder_outputs = ("mu",) if model.posterior == DETERMINISTIC else ("mu", "logvar")
+    decoder_outputs = ("image",)
+    encoder, decoder = model.encoder, model.decoder
     return (
         Graph(
             "encoder",
@@ -169,14 +226,28 @@ def _graphs(run: Run, opset: int) -> tuple[Graph, Graph]:
     )
 
 
-def _latents(run: Run) -> dict[str, Array]:
-    """The latents that the decoder is checked on."""
-    d = run.config.latent
-    far = np.random.default_rng(0).uniform(-_FAR, _FAR, (_FAR_LATENTS, d)).astype(np.float32)
-    latents = {"samples of N(0, I)": draw_normal(d, _PRIOR_SAMPLES), f"far latents, up to {_FAR:g}": far}
-    if run.mixture is not None:
-        latents["samples of the mixture prior"] = draw_mixture(run.mixture, _PRIOR_SAMPLES)
+def rows_of_images(image_shape: tuple[int, int, int], most: int) -> int:
+    """How many images of that shape are enough, and few enough, to compare: ``most`` of small ones, fewer of large."""
+    return min(most, max(_GOLDEN_ROWS, _PIXELS // math.prod(image_shape)))
+
+
+def _latents(model: Model, mu: Array) -> dict[str, Array]:
+    """The latents that the decoder is checked on, given mu of the held-out images."""
+    rows = rows_of_images(model.image_shape, _LATENTS)
+    far = np.random.default_rng(0).uniform(-_FAR, _FAR, (rows, *model.latent_shape)).astype(np.float32)
+    latents = {"samples of N(0, I)": _draw(model, None, rows), f"far latents, up to {_FAR:g}": far}
+    if model.mixture is not None:
+        latents["samples of the mixture prior"] = _draw(model, model.mixture, rows)
+    else:  # without which no prior says where the latents of images lie
+        latents["mu of the images"] = mu[:rows]
     return latents
+
+
+def _draw(model: Model, mixture: Mixture | None, count: int) -> Array:
+    """Latents of the mixture, or of N(0, I)."""
+    if mixture is not None:
+        return draw_mixture(mixture, count)
+    return draw_normal(math.prod(model.latent_shape), count).reshape(count, *model.latent_shape)
 
 
 def _scores(
@@ -222,31 +293,32 @@ def _verify_tolerances(gate: Tolerances) -> dict[str, Tolerance]:
     }
 
 
-def _golden(run: Run, encoder: Graph, decoder: Graph, images: Array | None) -> bytes:
-    """golden.npz: a few images with PyTorch's mu and logvar, a few latents z with PyTorch's ``decoded`` images."""
-    draw = draw_normal(run.config.latent, 2 * _GOLDEN_ROWS)
-    if run.mixture is not None:
-        draw = draw_mixture(run.mixture, 2 * _GOLDEN_ROWS)
+def _golden(model: Model, encoder: Graph, decoder: Graph, images: Array | None) -> bytes:
+    """golden.npz: a few images with the encoder's outputs in PyTorch, a few latents z with the ``decoded`` images."""
+    draw = _draw(model, model.mixture, 2 * _GOLDEN_ROWS)
     z, others = draw[:_GOLDEN_ROWS], draw[_GOLDEN_ROWS:]
     decode = torch_runner(decoder.module)
     chosen = decode(others)[0] if images is None else images[:_GOLDEN_ROWS]
-    mu, logvar = torch_runner(encoder.module)(chosen)
+    codes = dict(zip(encoder.output_names, torch_runner(encoder.module)(chosen), strict=True))
     (decoded,) = decode(z)
+    arrays: dict[str, Any] = {"image": chosen, **codes, "z": z, "decoded": decoded}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, image=chosen, mu=mu, logvar=logvar, z=z, decoded=decoded)
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
-def _image_spec(run: Run) -> ImageSpec:
-    shape = run.config.image_shape
-    return ImageSpec(*shape, preprocessing=preprocessing_rule(*shape))
+def _latent_spec(model: Model, codes: Outputs) -> LatentSpec:
+    """The latent with its statistics, given the encoder's outputs for the held-out images."""
+    mu = codes[0]
+    positions = tuple(range(2, mu.ndim))  # of a map; a vector has none
+    over = (0, *positions)
+    kl = kl_standard_normal(*codes).sum(axis=positions).mean(axis=0) if len(codes) > 1 else np.empty(0)
+    mean, std = mu.mean(axis=over, dtype=np.float64), mu.std(axis=over, dtype=np.float64)
+    return LatentSpec(model.latent_shape, _numbers(mean), _numbers(std), _numbers(kl), model.scaling)
 
 
-def _latent_spec(run: Run, encoder: Graph, images: Array) -> LatentSpec:
-    mu, logvar = in_batches(torch_runner(encoder.module), images, _BATCH)
-    kl = kl_standard_normal(mu, logvar).mean(axis=0)
-    mean, std = mu.mean(axis=0, dtype=np.float64), mu.std(axis=0, dtype=np.float64)
-    return LatentSpec((run.config.latent,), *(tuple(map(float, numbers)) for numbers in (mean, std, kl)))
+def _numbers(array: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(map(float, array))
 
 
 def _graph_spec(file: str, graph: Graph) -> GraphSpec:
@@ -262,7 +334,7 @@ def _graph_spec(file: str, graph: Graph) -> GraphSpec:
     )
 
 
-def _parity_record(tolerances: Tolerances, results: list[Result], elbo: float, delta_elbo: float) -> dict[str, Any]:
+def _parity_record(tolerances: Tolerances, results: list[Result]) -> dict[str, Any]:
     return {
         "passed": True,
         "atol": tolerances.atol,
@@ -270,26 +342,18 @@ def _parity_record(tolerances: Tolerances, results: list[Result], elbo: float, d
         "batch_sizes": list(BATCH_SIZES),
         "provider": "CPUExecutionProvider",
         "optimisation": "ORT_ENABLE_ALL",
-        "elbo": elbo,
-        "delta_elbo": delta_elbo,
+        "elbo": None,
+        "delta_elbo": None,
         "results": [dataclasses.asdict(result) for result in results],
     }
 
 
-def _provenance(run: Run) -> dict[str, Any]:
-    """Where the bundle comes from; a data set on disk is named by its last part only."""
-    settings = dataclasses.asdict(run.config)
-    settings["source"] = Path(run.config.source).resolve().name
+def _tools() -> dict[str, str]:
     modules = (torch, onnx, onnxscript, onnxruntime, np)
     return {
-        "tools": {
-            "vaekit": vaekit.__version__,
-            "python": platform.python_version(),
-            **{module.__name__: str(module.__version__) for module in modules},
-        },
-        "dataset": settings["source"],
-        "settings": settings,
-        "training": run.summary,
+        "vaekit": vaekit.__version__,
+        "python": platform.python_version(),
+        **{module.__name__: str(module.__version__) for module in modules},
     }
 
 

@@ -212,7 +212,7 @@ def test_the_settings_are_recorded_and_exported(in_process: Run, shapes: Path, t
     assert exported.returncode == 0, exported.stderr
     vae = library.load(tmp_path / "vae-onnx")
     assert vae.manifest.posterior == "isotropic"
-    mu, logvar = vae.encode(vae.sample(3))
+    mu, logvar = vae.posterior(vae.sample(3))
     assert mu.shape == logvar.shape == (3, 2)
     assert np.array_equal(logvar[:, 0], logvar[:, 1])
 

@@ -41,7 +41,7 @@ def listed(folder: Path) -> set[str]:
 
 def encoded(tiny_bundle: Path, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What the library makes of grey pictures (N, 8, 8)."""
-    return package.load(tiny_bundle).encode(pixels[:, None].astype(np.float32) / np.float32(255))
+    return package.load(tiny_bundle).posterior(pixels[:, None].astype(np.float32) / np.float32(255))
 
 
 def assert_same_latents(actual: NDArray[Any], expected: NDArray[np.float32]) -> None:

@@ -38,7 +38,7 @@ def latents(count: int = len(PATHS)) -> tuple[Array, Array]:
 
 
 def spill(output: Path, *, identity: str = "this work", resume: bool = False, overwrite: bool = False) -> Spill:
-    return Spill(output, WIDTH, identity, resume=resume, overwrite=overwrite)
+    return Spill(output, (WIDTH,), identity, resume=resume, overwrite=overwrite)
 
 
 def add(work: Spill, *, first: int = 0, last: int = len(PATHS), batch: int = 4) -> None:
@@ -205,7 +205,7 @@ def test_without_pyarrow_the_extra_is_named_before_any_work(tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a.parquet").touch()
     with pytest.raises(MissingExtraError, match=r"pip install 'vaekit\[bulk\]'"):
-        open_latents(tmp_path / "a.parquet", WIDTH)
+        open_latents(tmp_path / "a.parquet", (WIDTH,))
     assert_holds_all(write(tmp_path / "a.npz"))
 
 
@@ -422,14 +422,14 @@ def save(path: Path, array: NDArray[Any], name: str = "mu") -> Path:
 
 
 def rows_of(path: Path, count: int = 4, width: int = WIDTH) -> Array:
-    return np.concatenate(list(open_latents(path, width).chunks(count)))
+    return np.concatenate(list(open_latents(path, (width,)).chunks(count)))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("count", [1, 4, 100])
 def test_written_latents_are_read_back(tmp_path: Path, suffix: str, count: int) -> None:
     needs(suffix)
-    rows = open_latents(write(tmp_path / f"a{suffix}"), WIDTH)
+    rows = open_latents(write(tmp_path / f"a{suffix}"), (WIDTH,))
     assert (len(rows), rows.shape, rows.dtype) == (len(PATHS), (len(PATHS), WIDTH), np.dtype(np.float32))
     parts = list(rows.chunks(count))
     assert max(map(len, parts)) <= count
@@ -476,7 +476,7 @@ def test_arrays_that_are_no_latents_are_refused(tmp_path: Path, suffix: str, wha
     array = NO_LATENTS[what]
     path = save(tmp_path / f"a{suffix}", array)
     with pytest.raises(SourceError, match=rf"a{suffix} holds .*floats of shape \(N, {WIDTH}\)") as caught:
-        open_latents(path, WIDTH)
+        open_latents(path, (WIDTH,))
     assert str(array.shape) in str(caught.value)
     assert str(array.dtype) in str(caught.value)
 
@@ -488,25 +488,25 @@ def test_a_file_of_no_latents_is_refused(tmp_path: Path, suffix: str) -> None:
         work.append(*latents(0), (), 1)
         work.finish()
     with pytest.raises(SourceError, match="holds no latents"):
-        open_latents(tmp_path / f"a{suffix}", WIDTH)
+        open_latents(tmp_path / f"a{suffix}", (WIDTH,))
 
 
 @pytest.mark.parametrize("name", ["none.npz", "none.npy", "none.parquet"])
 def test_a_file_that_is_not_there_says_what_writes_one(tmp_path: Path, name: str) -> None:
     with pytest.raises(SourceError, match=rf"there is no file .*{name}: `vaekit encode IMAGES -o .*{name}`"):
-        open_latents(tmp_path / name, WIDTH)
+        open_latents(tmp_path / name, (WIDTH,))
 
 
 def test_a_file_of_another_kind_is_a_wrong_option(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,2,3")
     with pytest.raises(UsageError, match=r"a\.csv holds no latents .*\.npz, \.npy, \.parquet"):
-        open_latents(tmp_path / "a.csv", WIDTH)
+        open_latents(tmp_path / "a.csv", (WIDTH,))
 
 
 def test_pickled_latents_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", mu=np.array([[None] * WIDTH]))
     with pytest.raises(SourceError, match="pickled objects"):
-        open_latents(tmp_path / "a.npz", WIDTH)
+        open_latents(tmp_path / "a.npz", (WIDTH,))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -515,7 +515,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path, suffix: str, data
     needs(suffix)
     (tmp_path / f"a{suffix}").write_bytes(data)
     with pytest.raises(SourceError, match=f"a{suffix} cannot be read") as caught:
-        open_latents(tmp_path / f"a{suffix}", WIDTH)
+        open_latents(tmp_path / f"a{suffix}", (WIDTH,))
     assert "\n" not in str(caught.value)
 
 
@@ -557,19 +557,19 @@ def test_parquet_of_doubles_is_read(tmp_path: Path) -> None:
 def test_parquet_without_such_a_column_says_which_there_are(tmp_path: Path) -> None:
     path = save_parquet(tmp_path / "a.parquet", x=[1.0], y=[2.0])
     with pytest.raises(SourceError, match="has the columns x, y: name the latents `z` or `mu`"):
-        open_latents(path, WIDTH)
+        open_latents(path, (WIDTH,))
 
 
 def test_parquet_of_another_width_is_refused(tmp_path: Path) -> None:
     path = save_parquet(tmp_path / "a.parquet", z=vectors([[1.0, 2.0]], size=2))
     with pytest.raises(SourceError, match=rf"shape \(1, 2\).*\(N, {WIDTH}\)"):
-        open_latents(path, WIDTH)
+        open_latents(path, (WIDTH,))
 
 
 def test_parquet_of_single_numbers_is_refused(tmp_path: Path) -> None:
     path = save_parquet(tmp_path / "a.parquet", z=[1.0, 2.0])
     with pytest.raises(SourceError, match=rf"\(N, {WIDTH}\)"):
-        open_latents(path, WIDTH)
+        open_latents(path, (WIDTH,))
 
 
 @pytest.mark.parametrize("number", ["int64", "bool_", "string"])
@@ -577,7 +577,7 @@ def test_parquet_of_other_types_is_refused(tmp_path: Path, number: str) -> None:
     value: Any = "1" if number == "string" else 1 if number == "int64" else True
     path = save_parquet(tmp_path / "a.parquet", z=vectors([[value] * WIDTH] * 2, number))
     with pytest.raises(SourceError, match=rf"(?i)holds .*floats of shape \(N, {WIDTH}\)"):
-        open_latents(path, WIDTH)
+        open_latents(path, (WIDTH,))
 
 
 @pytest.mark.parametrize("rows", [[[1.0, 2.0, 3.0], None], [None, [1.0, 2.0, 3.0]], [None, None]])

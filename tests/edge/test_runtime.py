@@ -51,7 +51,7 @@ def test_shapes_are_the_bundles(vae: VAE) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 7, 65, 129])
 def test_what_comes_back_has_the_form_that_is_promised(vae: VAE, count: int) -> None:
-    mu, logvar = vae.encode(images(count))
+    mu, logvar = vae.posterior(images(count))
     assert (mu.shape, logvar.shape) == ((count, 4), (count, 4))
     decoded = vae.decode(mu)
     assert decoded.shape == (count, 1, 8, 8)
@@ -117,7 +117,7 @@ def test_a_sample_depends_neither_on_n_nor_on_the_batch_size(tiny_bundle: Path, 
 
 
 def test_codes_do_not_depend_on_the_batch_size(tiny_bundle: Path) -> None:
-    one, many = (load(tiny_bundle, batch_size=size).encode(images(70)) for size in (1, 64))
+    one, many = (load(tiny_bundle, batch_size=size).posterior(images(70)) for size in (1, 64))
     assert np.concatenate(one) == pytest.approx(np.concatenate(many), abs=1e-5)
 
 
@@ -431,7 +431,7 @@ def test_traversals_out_of_range_are_refused(vae: VAE, what: str) -> None:
 
 def test_the_terms_of_the_elbo_are_those_of_scoring(vae: VAE, digits: Array) -> None:
     found = vae.elbo_terms(digits, seed=5)
-    expected = scoring.elbo_terms(digits, vae.encode, vae.decode, vae.manifest.likelihood, seed=5)
+    expected = scoring.elbo_terms(digits, vae.posterior, vae.decode, vae.manifest.likelihood, seed=5)
     assert found.reconstruction.dtype == found.kl.dtype == np.float64
     assert found.reconstruction == pytest.approx(expected.reconstruction)
     assert found.kl == pytest.approx(expected.kl)

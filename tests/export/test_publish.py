@@ -109,7 +109,7 @@ def assert_untouched(older_bundle: tuple[Path, Files]) -> None:
 def test_golden_vectors_replay_at_the_edge(published: Export) -> None:
     vae = vaekit.load(published.path)
     golden = golden_of(published.path)
-    mu, logvar = vae.encode(golden["image"])
+    mu, logvar = vae.posterior(golden["image"])
     for actual, expected in (
         (mu, golden["mu"]),
         (logvar, golden["logvar"]),
@@ -139,7 +139,7 @@ def test_the_manifest_carries_what_the_run_learnt(published: Export, tiny_run: R
     for part in ("weights", "means", "cholesky"):
         assert np.array_equal(getattr(manifest.mixture, part), getattr(tiny_run.mixture, part))
     images = load_holdout(tiny_run).astype(np.float32) / 255
-    mu, logvar = vaekit.load(published.path).encode(images)
+    mu, logvar = vaekit.load(published.path).posterior(images)
     assert manifest.latent.shape == (2,)
     np.testing.assert_allclose(manifest.latent.mean, mu.mean(0), atol=1e-4)
     np.testing.assert_allclose(manifest.latent.std, mu.std(0), atol=1e-4)
@@ -444,7 +444,7 @@ def test_golden_samples_hold_no_held_out_image(tiny_run: Run, tmp_path: Path, re
         assert np.abs(held_out - image).max(axis=(1, 2, 3)).min() > 0.02
     for name, data in files_of(tmp_path / "bundle").items():
         assert all(image.tobytes() not in data for image in held_out), name
-    mu, logvar = vaekit.load(tmp_path / "bundle").encode(golden["image"])
+    mu, logvar = vaekit.load(tmp_path / "bundle").posterior(golden["image"])
     np.testing.assert_allclose(mu, golden["mu"], atol=1e-5, rtol=1e-4)
     np.testing.assert_allclose(logvar, golden["logvar"], atol=1e-5, rtol=1e-4)
     assert vaekit.load(tmp_path / "bundle", provider="cpu").verify().passed

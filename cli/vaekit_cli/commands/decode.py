@@ -40,7 +40,7 @@ def decode(
 
     say = speaker(quiet or as_json)
     vae = runtime.load(spinning=False)
-    rows = open_latents(latents, vae.latent_shape[0])
+    rows = open_latents(latents, vae.latent_shape)
     check_pictures_target(output, len(rows), columns, vae.image_shape)
     provider = say_where(vae, say, "decoder")
     with progress_bar("decoding", len(rows), quiet or as_json) as progress:
@@ -59,7 +59,7 @@ def _decoded(vae: VAE, rows: RowFile | ParquetRows) -> Iterator[NDArray[np.float
     first = 0
     for part in rows.chunks(max(vae.batch_size, 256)):
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named as such
-            bad = ~np.isfinite(part.astype(np.float32)).all(axis=1)
+            bad = ~np.isfinite(part.astype(np.float32)).reshape(len(part), -1).all(axis=1)
         if bad.any():
             raise SourceError(
                 f"{rows.path} holds NaN or infinity in row {first + int(np.argmax(bad))}: nothing was written"

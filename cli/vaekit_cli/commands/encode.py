@@ -46,14 +46,15 @@ def encode(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Encode any number of images: mu and logvar of q(z|x) for each."""
+    """Encode any number of images: mu and logvar of q(z|x) for each, or mu alone where the encoder is deterministic."""
     from vaekit.latent_files import Spill
 
     say = speaker(quiet or as_json)
     vae = runtime.load(spinning=False)
     with open_stream(images, from_file, vae.image_shape, no_resize=no_resize) as stream:
         identity = _identity(vae, stream, no_resize)
-        with Spill(output, vae.latent_shape[0], identity, resume=resume, overwrite=overwrite) as spill:
+        arrays = vae.manifest.encoder_outputs
+        with Spill(output, vae.latent_shape, identity, resume=resume, overwrite=overwrite, arrays=arrays) as spill:
             if spill.consumed:
                 say(f"going on after {spill.consumed:,} of {len(stream):,} images")
             provider = say_where(vae, say, "encoder")
@@ -75,7 +76,7 @@ def encode(
         document = {"output": str(output), "images": spill.rows, "failures": unreadable.count, "provider": provider}
         print(json.dumps(document | {"model": str(runtime.model)}))
     else:
-        say(f"{done}, {vae.latent_shape[0]} dimensions, encoded on {provider}")
+        say(f"{done}, {vae.manifest.latent.describe()}, encoded on {provider}")
         say(f"next: {command_line('vaekit decode', ('', output, None), ('-m', runtime.model, DEFAULT_MODEL))}")
     unreadable.end(len(stream), done, skip_errors=skip_errors)
 

@@ -1,19 +1,33 @@
-"""`vaekit export`: a run becomes a bundle, or nothing is published."""
+"""`vaekit export`: a run, or any other VAE, becomes a bundle, or nothing is published."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from vaekit.errors import UsageError
+from vaekit_cli.commands.train import DEFAULT_RUN
 from vaekit_cli.console import command_line, speaker
-from vaekit_cli.options import DEFAULT_MODEL, JsonOption, QuietOption
+from vaekit_cli.options import DEFAULT_MODEL, JsonOption, QuietOption, parse_size
 
 if TYPE_CHECKING:
+    from vaekit_export.parity import Tolerances
     from vaekit_export.publish import Export
+
+
+class Options(TypedDict):
+    """What every export takes."""
+
+    opset: int
+    tolerances: Tolerances
+    golden: str
+    say: Callable[[str], None]
 
 
 class Golden(StrEnum):
@@ -23,8 +37,24 @@ class Golden(StrEnum):
     SAMPLES = "samples"
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """The options that name a VAE of another library; one of the first three at most is given."""
+
+    module: str | None
+    diffusers: Path | None
+    pythae: Path | None
+    images: str | None
+    weights: Path | None
+    trust_pickle: bool
+    size: str | None
+    sigma: float | None
+
+
 def export(
-    run: Annotated[Path, typer.Argument(help="The run that `vaekit train` wrote.")] = Path("vae"),
+    run: Annotated[
+        Path | None, typer.Argument(help="The run that `vaekit train` wrote.", show_default=str(DEFAULT_RUN))
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The bundle.")] = DEFAULT_MODEL,
     opset: Annotated[int, typer.Option(help="ONNX opset, from 17.")] = 17,
     atol: Annotated[float, typer.Option(min=0.0, help="Absolute part of the allowed difference.")] = 1e-5,
@@ -32,15 +62,51 @@ def export(
     golden: Annotated[
         Golden, typer.Option(help="Golden vectors from held-out images, or samples, for data that must not travel.")
     ] = Golden.IMAGES,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="Instead of a run, what a function returns: encoder, decoder and a VAEDescription.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE.safetensors", help="With --module: weights for its modules.")
+    ] = None,
+    diffusers: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Instead of a run, diffusers' AutoencoderKL or -Tiny.")
+    ] = None,
+    pythae: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Instead of a run, a model that pythae saved.")
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Unless a run is exported: images that the model is checked on."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="With --diffusers: of the images.", show_default="the model's")
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="With --diffusers: of a Gaussian likelihood, so that images have scores.")
+    ] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="With --pythae: run whatever code its files name.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Export encoder and decoder to ONNX, prove that they compute what PyTorch does, and write a bundle."""
+    foreign = Foreign(module, diffusers, pythae, images, weights, trust_pickle, size, sigma)
+    _check_options(run, foreign)
+
     from vaekit_export.parity import Tolerances
     from vaekit_export.publish import export_run
 
     say = speaker(quiet or as_json)
-    done = export_run(run, output, opset=opset, tolerances=Tolerances(atol, rtol), golden=golden.value, say=say)
+    options: Options = {"opset": opset, "tolerances": Tolerances(atol, rtol), "golden": golden.value, "say": say}
+    if foreign.images is None:
+        done = export_run(run or DEFAULT_RUN, output, **options)
+    else:
+        done = _export_foreign(foreign, foreign.images, output, options)
     if as_json:
         print(json.dumps({"output": str(output), "files": done.files, "parity": done.manifest.parity}))
         return
@@ -54,6 +120,52 @@ def export(
     say("next: " + command_line("vaekit sample -n 64 -o grid.png", ("-m", output, DEFAULT_MODEL)))
 
 
+def _check_options(run: Path | None, foreign: Foreign) -> None:
+    """Raise UsageError for options that do not go together."""
+    others = {"--module": foreign.module, "--diffusers": foreign.diffusers, "--pythae": foreign.pythae}
+    named = [*(["RUN"] if run is not None else []), *(name for name, value in others.items() if value is not None)]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} each name what to export: give one of them")
+    belong = {
+        "--weights": (foreign.weights, "--module"),
+        "--size": (foreign.size, "--diffusers"),
+        "--sigma": (foreign.sigma, "--diffusers"),
+        "--trust-pickle": (foreign.trust_pickle or None, "--pythae"),
+    }
+    for option, (value, owner) in belong.items():
+        if value is not None and others[owner] is None:
+            raise UsageError(f"{option} belongs to {owner}")
+    is_foreign = bool(named) and named != ["RUN"]
+    if is_foreign and foreign.images is None:
+        raise UsageError(f"{named[0]} needs --images SOURCE: images that it was not trained on, to check the export on")
+    if foreign.images is not None and not is_foreign:
+        raise UsageError("--images belongs to --module, --diffusers and --pythae: a run brings its held-out images")
+
+
+def _export_foreign(foreign: Foreign, images: str, output: Path, options: Options) -> Export:
+    from vaekit_export.any_vae import export_vae
+    from vaekit_export.loading import call_factory, load_weights, read_images
+    from vaekit_export.publish import check_request
+
+    check_request(output, options["opset"], options["golden"])
+    if foreign.diffusers is not None:
+        from vaekit_export.adapters.diffusers import load_diffusers
+
+        vae = load_diffusers(foreign.diffusers, parse_size(foreign.size), sigma=foreign.sigma)
+    elif foreign.pythae is not None:
+        from vaekit_export.adapters.pythae import load_pythae
+
+        vae = load_pythae(foreign.pythae, trust_pickle=foreign.trust_pickle)
+    else:
+        assert foreign.module is not None
+        vae = call_factory(foreign.module)
+        if foreign.weights is not None:
+            load_weights(vae, foreign.weights)
+    pixels = read_images(images, vae.description.image_shape, options["say"])
+    dataset = Path(images).resolve().name
+    return export_vae(vae.encoder, vae.decoder, vae.description, pixels, output, dataset=dataset, **options)
+
+
 def _table(done: Export) -> list[str]:
     head = f"{'graph':<8} {'output':<7} {'inputs':<32} {'rows':>5}  {'max |a - b|':>11}  {'of allowed':>10}"
     rows = [
@@ -61,10 +173,13 @@ def _table(done: Export) -> list[str]:
         for r in done.results
     ]
     parity = done.manifest.parity
+    if done.delta_elbo is None:
+        elbo = f"no scores: {done.manifest.why_no_elbo}"
+    else:
+        elbo = f"ELBO of held-out images {parity['elbo']:.2f} nats, in ONNX Runtime {done.delta_elbo:+.1e}"
     return [
         head,
         *rows,
         f"parity holds at batch sizes {', '.join(map(str, parity['batch_sizes']))} "
-        f"(atol {parity['atol']:g}, rtol {parity['rtol']:g}); "
-        f"ELBO of held-out images {parity['elbo']:.2f} nats, in ONNX Runtime {done.delta_elbo:+.1e}",
+        f"(atol {parity['atol']:g}, rtol {parity['rtol']:g}); {elbo}",
     ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, ModelOption
 
 if TYPE_CHECKING:
-    from vaekit.bundle import Bundle, ScoreStatistics
+    from vaekit.bundle import Bundle, Manifest, Scaling
 
 
 def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
@@ -24,9 +24,20 @@ def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> Non
         print(f"{name:<12} {value}")
 
 
-def _scores(scores: ScoreStatistics | None) -> str:
+def _scaling(scaling: Scaling | None) -> str:
+    return "" if scaling is None else f"; models trained on it take (z - {scaling.shift:g}) * {scaling.factor:g}"
+
+
+def _origin(provenance: dict[str, Any]) -> tuple[str, str]:
+    if "training" in provenance:
+        return "trained on", f"{provenance['dataset']}, {provenance['training'].get('steps')} steps"
+    return "came from", f"{provenance['model']}, checked on images of {provenance['dataset']}"
+
+
+def _scores(manifest: Manifest) -> str:
+    scores = manifest.scores
     if scores is None:
-        return "none"
+        return f"none: {manifest.why_no_elbo}" if manifest.why_no_elbo else "none"
     from vaekit.scoring import threshold
 
     quantiles = ", ".join(f"{name} {threshold(name, scores):.1f}" for name in ("p1", "p50", "p99"))
@@ -38,11 +49,12 @@ def _rows(bundle: Bundle) -> list[tuple[str, str]]:
     image, likelihood, parity = manifest.image, manifest.likelihood, manifest.parity
     sigma = "" if likelihood.sigma is None else f", sigma {likelihood.sigma:.4g}"
     mixture = manifest.mixture
+    off = "" if parity["delta_elbo"] is None else f"; ELBO off by {parity['delta_elbo']:.2g} nats"
     return [
         ("bundle", f"{bundle.path}, format {bundle.document['format_version']}"),
         ("image", f"{image.channels} x {image.height} x {image.width} (channels x height x width), float32 in [0, 1]"),
         ("made by", image.preprocessing),
-        ("latent", f"{manifest.latent.shape[0]} dimensions, {manifest.posterior} posterior"),
+        ("latent", f"{manifest.latent.describe()}, {manifest.posterior} posterior{_scaling(manifest.latent.scaling)}"),
         ("likelihood", f"{likelihood.name}{sigma}"),
         ("prior", "N(0, I)" if mixture is None else f"mixture of {len(mixture.weights)} Gaussians, or N(0, I)"),
         *(
@@ -54,11 +66,8 @@ def _rows(bundle: Bundle) -> list[tuple[str, str]]:
             for name, graph in manifest.graphs.items()
         ),
         ("runs on", f"ONNX Runtime from {manifest.minimum_onnxruntime}; vaekit itself needs 1.24"),
-        ("scores", _scores(manifest.scores)),
-        (
-            "parity",
-            f"passed at atol {parity['atol']:g}, rtol {parity['rtol']:g}; ELBO off by {parity['delta_elbo']:.2g} nats",
-        ),
-        ("trained on", f"{manifest.provenance['dataset']}, {manifest.provenance['training'].get('steps')} steps"),
+        ("scores", _scores(manifest)),
+        ("parity", f"passed at atol {parity['atol']:g}, rtol {parity['rtol']:g}{off}"),
+        _origin(manifest.provenance),
         ("made with", ", ".join(f"{tool} {version}" for tool, version in manifest.provenance["tools"].items())),
     ]

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from vaekit.plots import Projection
     from vaekit.runtime import VAE
     from vaekit.stream import ImageStream
 
 _INCHES = 6.0
+_CHANNEL_MEANS = "channel means of mu"
 
 
 @runs_a_bundle
@@ -54,7 +56,7 @@ def plot(
     """Draw mu of each image, coloured by label: a folder's subfolders, or an array's own labels.
 
     A latent of two dimensions is drawn as it is, beside its decoded plane; one of more on its first two principal
-    components.
+    components. Of a latent that is a map, the means of its channels are drawn.
     """
     from vaekit.files import check_file_target
     from vaekit.plots import FORMATS, new_figure, project, save_figure
@@ -73,8 +75,9 @@ def plot(
     if not len(mu):
         raise SourceError(f"none of the {total:,} images could be read; the first: {unreadable.first}")
     provider = say_where(vae, say, "encoder")
-    projection = project(mu)
-    save_figure(_drawn(vae, mu, labels, reach), output)
+    what = _CHANNEL_MEANS if vae.manifest.latent.is_map else "mu"
+    projection = project(mu, what)
+    save_figure(_drawn(vae, projection, labels, reach), output)
     classes = len(set(labels)) if labels else 0
     done = f"{output} shows {len(mu):,} images"
     if as_json:
@@ -83,7 +86,7 @@ def plot(
         print(json.dumps(document | {"provider": provider, "model": str(runtime.model)}))
     else:
         coloured = f"{classes} classes" if classes > 1 else "no classes, so in one colour"
-        say(f"{output}: mu of {len(mu):,} images, {coloured}, on {' and '.join(projection.names)}; on {provider}")
+        say(f"{output}: {what} of {len(mu):,} images, {coloured}, on {' and '.join(projection.names)}; on {provider}")
         say(f"next: {command_line('vaekit traverse', ('-m', runtime.model, DEFAULT_MODEL))}")
     unreadable.end(total, done, skip_errors=skip_errors)
 
@@ -91,14 +94,18 @@ def plot(
 def _encoded(
     vae: VAE, stream: ImageStream, limit: int, unreadable: Unreadable, progress: Callable[[int], None]
 ) -> tuple[NDArray[np.float32], list[str] | None]:
-    """mu (n, d) of up to ``limit`` images, evenly spread, and their labels where all have one."""
+    """mu (n, d) of up to ``limit`` images, evenly spread, and their labels where all have one.
+
+    Of maps (c, h, w), the mean of each channel over its positions: (n, c).
+    """
     import numpy as np
 
-    parts, labels, missing = [np.empty((0, *vae.latent_shape), np.float32)], list[str](), False
+    parts, labels, missing = [np.empty((0, vae.latent_shape[0]), np.float32)], list[str](), False
     done = 0
     for chunk in stream.chunks(every=-(-len(stream) // limit)):
         unreadable.note(chunk)
-        parts.append(vae.encode(chunk.images)[0])
+        mu, _ = vae.encode(chunk.images)
+        parts.append(mu.mean(axis=(2, 3)) if vae.manifest.latent.is_map else mu)
         labels += chunk.labels or ()
         missing = missing or chunk.labels is None
         done += len(chunk.images)
@@ -106,15 +113,15 @@ def _encoded(
     return np.concatenate(parts), None if missing else labels
 
 
-def _drawn(vae: VAE, mu: NDArray[np.float32], labels: list[str] | None, reach: float) -> Figure:
-    from vaekit.plots import decoded_plane, legend, new_figure, project, scatter
+def _drawn(vae: VAE, projection: Projection, labels: list[str] | None, reach: float) -> Figure:
+    from vaekit.plots import decoded_plane, legend, new_figure, scatter
 
-    two = mu.shape[1] == 2
+    two = vae.latent_shape == (2,)
     figure = new_figure((2.3 if two else 1.35) * _INCHES, _INCHES)
     left, *right = figure.subplots(1, 2 if two else 1, squeeze=False)[0]
-    scatter(left, project(mu), labels)
+    scatter(left, projection, labels)
     legend(left, labels)
-    left.set_title(f"mu of {len(mu):,} images")
+    left.set_title(f"{len(projection.points):,} images")
     if right:
         decoded_plane(right[0], vae.decode, reach)
         right[0].set_title("decoded plane")

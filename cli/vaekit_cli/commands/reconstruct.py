@@ -74,7 +74,8 @@ def reconstruct(
         of = f" of {total:,}" if total > len(paths) else ""
         say(f"{output}: {len(paths)}{of} images above their reconstructions, mean PSNR {mean:.1f} dB, on {provider}")
         named = (("", name, None) for name in (images or paths)[:3])
-        say(f"next: {command_line('vaekit score', *named, ('-m', runtime.model, DEFAULT_MODEL))}")
+        then = "vaekit encode" if vae.manifest.why_no_elbo else "vaekit score"
+        say(f"next: {command_line(then, *named, ('-m', runtime.model, DEFAULT_MODEL))}")
     unreadable.end(total, done, skip_errors=skip_errors)
 
 

@@ -63,6 +63,7 @@ def score(
     if output is not None:
         check_file_target(output)
     vae = runtime.load(spinning=False)
+    vae.check_elbo()
     limit = None if flag_above is None else threshold(flag_above, vae.manifest.scores)
     flagged = scored = 0
     with open_stream(images, from_file, vae.image_shape, no_resize=no_resize) as stream, _target(output) as file:

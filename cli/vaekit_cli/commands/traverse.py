@@ -34,7 +34,10 @@ def traverse(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Move one latent dimension after another through its range: a row for each, the most active first."""
+    """Move one latent dimension after another through its range: a row for each, the most active first.
+
+    Where the latent is a map, a row is one of its channels, moved everywhere at once.
+    """
     import numpy as np
 
     from vaekit.files import check_file_target
@@ -54,21 +57,26 @@ def traverse(
         base = read_image(image, channels, (size[0], size[1]), resize=not no_resize) / np.float32(255)
     images = vae.traverse(base, dimensions=chosen, steps=steps, span=span, seed=seed)
     provider = say_where(vae, say, "decoder")
-    kl = vae.manifest.latent.kl
+    latent = vae.manifest.latent
     picture = grid(
         images.reshape(-1, *vae.image_shape),
         steps,
-        row_titles=[f"z{j}: {kl[j]:.1f} nats" for j in chosen],
-        column_titles=[f"{offset:+.1f} sd" if offset else "mean" for offset in np.linspace(-span, span, steps)],
+        row_titles=[f"z{j}: {latent.kl[j]:.1f} nats" if latent.kl else f"z{j}" for j in chosen],
+        column_titles=[_column(offset, latent.is_map) for offset in np.linspace(-span, span, steps)],
     )
     save_picture(picture, output)
     if as_json:
         document = {"output": str(output), "dimensions": list(chosen), "steps": steps, "provider": provider}
         print(json.dumps(document | {"model": str(runtime.model)}))
         return
+    parts, middle = ("channels", "what it was") if latent.is_map else ("dimensions", "its mean")
     say(
-        f"{output}: {len(chosen)} of {len(kl)} dimensions, the most active first, each {span:g} standard deviations to "
-        f"either side of its mean, on {provider}"
+        f"{output}: {len(chosen)} of {len(vae.dimensions)} {parts}, the most active first, each {span:g} standard "
+        f"deviations to either side of {middle}, on {provider}"
     )
     following = ("--from-seed", 0, None), ("--to-seed", 1, None), ("-m", runtime.model, DEFAULT_MODEL)
     say(f"next: {command_line('vaekit interpolate', *following)}")
+
+
+def _column(offset: float, is_map: bool) -> str:
+    return f"{offset:+.1f} sd" if offset else "as it was" if is_map else "mean"

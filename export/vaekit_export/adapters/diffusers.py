@@ -1,0 +1,139 @@
+"""diffusers' ``AutoencoderKL`` and ``AutoencoderTiny``. Needs the extra ``diffusers``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.bundle import Scaling
+from vaekit.errors import ExportError, MissingExtraError, UsageError
+from vaekit_export.any_vae import ForeignVAE, VAEDescription
+from vaekit_export.onnx_export import quietly
+
+try:
+    from diffusers import AutoencoderKL, AutoencoderTiny
+except ImportError as error:
+    raise MissingExtraError("this needs diffusers: pip install 'vaekit[diffusers]'") from error
+
+_CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+_CONFIG = "config.json"
+_RANGE = (-1.0, 1.0)  # of the pixels of both classes: diffusers' VaeImageProcessor normalises so
+_LOGVAR = (-30.0, 20.0)  # DiagonalGaussianDistribution clamps to these
+
+
+def from_diffusers(
+    model: AutoencoderKL | AutoencoderTiny, size: tuple[int, int] | None = None, *, sigma: float | None = None
+) -> ForeignVAE:
+    """An ``AutoencoderKL``, or an ``AutoencoderTiny``, whose encoder is deterministic, at one image size.
+
+    ``size`` is (height, width), by default the model's own ``sample_size``. Latents are the model's own, before its
+    scaling and shift, which the description keeps. These models state no likelihood; ``sigma`` gives an
+    ``AutoencoderKL`` a Gaussian one, for pixels in [0, 1]. Raises UsageError for a size that is no multiple of the
+    downsampling, or where there is none; ExportError for another class, or images of neither 1 nor 3 channels.
+    """
+    if not isinstance(model, AutoencoderKL | AutoencoderTiny):
+        raise ExportError(f"{type(model).__name__} is none of {', '.join(_CLASSES)}")
+    config, stochastic = model.config, isinstance(model, AutoencoderKL)
+    channels = config.in_channels
+    if channels not in (1, 3) or config.out_channels != channels:
+        raise ExportError(f"the model takes {channels} channels and gives {config.out_channels}, not 1 or 3 of both")
+    if sigma is not None and not stochastic:
+        raise UsageError("--sigma gives a likelihood, but AutoencoderTiny is deterministic: it has no ELBO to score by")
+    height, width = _image_size(config.get("sample_size"), size)
+    halvings = len(config.block_out_channels if stochastic else config.encoder_block_out_channels) - 1
+    step = 2**halvings
+    if height % step or width % step:
+        raise UsageError(f"the size {height}x{width} must be a multiple of {step}, by which the model downsamples")
+    factor, shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
+    description = VAEDescription(
+        image_shape=(channels, height, width),
+        latent_shape=(config.latent_channels, height // step, width // step),
+        pixel_range=_RANGE,
+        likelihood="none" if sigma is None else "gaussian",
+        sigma=sigma,
+        scaling=None if (factor, shift) == (1.0, 0.0) else Scaling(factor, shift),
+        name=type(model).__name__,
+    )
+    encoder = _MomentsEncoder(model, config.latent_channels) if stochastic else _TinyEncoder(model)
+    return ForeignVAE(encoder, _Decoder(model), description, model)
+
+
+def load_diffusers(folder: Path, size: tuple[int, int] | None = None, *, sigma: float | None = None) -> ForeignVAE:
+    """The model in a folder of diffusers' own format, nothing downloaded or unpickled: see ``from_diffusers``.
+
+    Raises ExportError where the folder holds none that can be read.
+    """
+    name = _class_name(folder)
+    if name not in _CLASSES:
+        raise ExportError(f"{folder} holds a {name}: vaekit exports {' and '.join(_CLASSES)}")
+    try:
+        with quietly():
+            model = _CLASSES[name].from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
+            )
+    except Exception as error:  # diffusers, huggingface_hub and safetensors each raise their own
+        lines = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ExportError(f"diffusers cannot load {folder}: {lines}") from error
+    vae = from_diffusers(model, size, sigma=sigma)
+    return vae._replace(description=dataclasses.replace(vae.description, name=f"{name} {folder.resolve().name}"))
+
+
+class _MomentsEncoder(nn.Module):
+    """image (B, C, H, W) in [-1, 1] → mu and logvar, (B, c, h, w) each, from the moments of ``AutoencoderKL``."""
+
+    def __init__(self, vae: AutoencoderKL, channels: int) -> None:
+        super().__init__()
+        self.vae, self.channels = vae, channels
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        moments = self.vae.encode(image).latent_dist.parameters
+        return moments[:, : self.channels], moments[:, self.channels :].clamp(*_LOGVAR)
+
+
+class _TinyEncoder(nn.Module):
+    """image (B, C, H, W) in [-1, 1] → mu (B, c, h, w)."""
+
+    def __init__(self, vae: AutoencoderTiny) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, image: Tensor) -> Tensor:
+        mu: Tensor = self.vae.encode(image).latents
+        return mu
+
+
+class _Decoder(nn.Module):
+    """z (B, c, h, w) → image (B, C, H, W), about in [-1, 1]."""
+
+    def __init__(self, vae: AutoencoderKL | AutoencoderTiny) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, z: Tensor) -> Tensor:
+        image: Tensor = self.vae.decode(z).sample
+        return image
+
+
+def _image_size(own: int | list[int] | None, size: tuple[int, int] | None) -> tuple[int, int]:
+    if size is not None:
+        return size
+    if own is None:
+        raise UsageError("the model names no size of its own: give --size N or HxW")
+    height, width = (own, own) if isinstance(own, int) else own
+    return height, width
+
+
+def _class_name(folder: Path) -> str:
+    path = folder / _CONFIG
+    if (folder / "model_index.json").is_file() and (folder / "vae" / _CONFIG).is_file():
+        raise ExportError(f"{folder} is a whole pipeline: give {folder / 'vae'}")
+    try:
+        return str(json.loads(path.read_bytes())["_class_name"])
+    except FileNotFoundError:
+        raise ExportError(f"{folder} is no folder of a diffusers model: it has no {_CONFIG}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path} is not the configuration of a diffusers model: {error}") from error

@@ -1,0 +1,139 @@
+"""A VAE named on the command line: its factory, its weights, and the images that it is checked on."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from vaekit.errors import ExportError, SourceError, UsageError
+from vaekit.stream import ImageStream
+from vaekit_export.any_vae import ForeignVAE, VAEDescription
+from vaekit_export.publish import Array, Say, rows_of_images
+
+_IMAGES = 1000  # as many as a run holds out, where they are small
+_NAMED_KEYS = 3
+
+
+def call_factory(spec: str) -> ForeignVAE:
+    """What the factory ``package.module:factory`` returns; the current folder is searched as well.
+
+    Raises UsageError where there is none, ExportError where it fails or does not return a VAE.
+    """
+    module_name, _, factory_name = spec.partition(":")
+    if not module_name or not factory_name.isidentifier():
+        raise UsageError(f"--module {spec} is not of the form package.module:factory")
+    with _current_folder_searched():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                raise UsageError(
+                    f"there is no module {error.name}, neither installed nor in the current folder"
+                ) from error
+            raise ExportError(f"importing {module_name} failed: {error}") from error
+        except Exception as error:  # whatever a stranger's module raises
+            raise ExportError(f"importing {module_name} failed: {_one_line(error)}") from error
+        factory = getattr(module, factory_name, None)
+        if not callable(factory):
+            own = sorted(name for name, value in vars(module).items() if callable(value) and name[0] != "_")
+            raise UsageError(f"{module_name} has no factory {factory_name}; it has {', '.join(own) or 'none'}")
+        try:
+            returned = factory()
+        except Exception as error:  # as above
+            raise ExportError(f"{spec} failed: {_one_line(error)}") from error
+    return _checked(spec, returned)
+
+
+def load_weights(vae: ForeignVAE, path: Path) -> None:
+    """Load a .safetensors file into ``vae.model``, or into its two modules as ``encoder.…`` and ``decoder.…``.
+
+    Raises ExportError where the file cannot be read or its weights do not fit.
+    """
+    model = vae.model or nn.ModuleDict({"encoder": vae.encoder, "decoder": vae.decoder})
+    try:
+        found = load_file(path)
+    except FileNotFoundError:
+        raise ExportError(f"there is no file of weights {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise ExportError(
+            f"{path} is no .safetensors file ({_one_line(error)}). vaekit unpickles nothing: "
+            "safetensors.torch.save_file(model.state_dict(), ...) writes one"
+        ) from error
+    wanted = model.state_dict()
+    differences = (
+        _listed("lacks", sorted(set(wanted) - set(found))),
+        _listed("has besides", sorted(set(found) - set(wanted))),
+        _listed(
+            "holds in another shape",
+            [
+                f"{key} {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
+                for key in sorted(set(found) & set(wanted))
+                if found[key].shape != wanted[key].shape
+            ],
+        ),
+    )
+    if any(differences):
+        hint = "" if vae.model else ". The factory may return the module that they belong to as a fourth item"
+        raise ExportError(f"the weights in {path} do not fit: the file {'; it '.join(filter(None, differences))}{hint}")
+    model.load_state_dict(found)
+
+
+def read_images(source: str, shape: tuple[int, int, int], say: Say) -> Array:
+    """Up to 1,000 images of a source, fewer of large ones, evenly spread: float32 (N, *shape) in [0, 1].
+
+    Raises SourceError where the source is none, or no image of it can be read.
+    """
+    with ImageStream([source], shape) as stream:
+        most = rows_of_images(shape, _IMAGES)
+        chunks = list(stream.chunks(every=max(1, -(-len(stream) // most))))
+        failures = [failure for chunk in chunks for failure in chunk.failures]
+        for failure in failures:
+            say(f"left out: {failure}")
+        if not any(chunk.paths for chunk in chunks):
+            raise SourceError(f"{source} holds no readable image" + (f"; the first: {failures[0]}" if failures else ""))
+        return np.concatenate([chunk.images for chunk in chunks])
+
+
+def _checked(spec: str, returned: object) -> ForeignVAE:
+    if (
+        isinstance(returned, tuple)
+        and len(returned) in (3, 4)
+        and isinstance(returned[0], nn.Module)
+        and isinstance(returned[1], nn.Module)
+        and isinstance(returned[2], VAEDescription)
+        and (len(returned) == 3 or returned[3] is None or isinstance(returned[3], nn.Module))
+    ):
+        return ForeignVAE(*returned)
+    items = returned if isinstance(returned, tuple) else (returned,)
+    kinds = ", ".join(type(item).__name__ for item in items) or "nothing"
+    raise ExportError(
+        f"{spec} returns {kinds}: it must return an encoder module, a decoder module and a VAEDescription, and may add "
+        "the module that the weights belong to"
+    )
+
+
+def _listed(what: str, keys: list[str]) -> str:
+    more = f" and {len(keys) - _NAMED_KEYS} more" if len(keys) > _NAMED_KEYS else ""
+    return f"{what} {', '.join(keys[:_NAMED_KEYS])}{more}" if keys else ""
+
+
+@contextmanager
+def _current_folder_searched() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
