@@ -89,7 +89,7 @@ def export_onnx(
         raise ExportError(f"PyTorch could not export the module: {_first_line(error)}") from error
     if program is None:
         raise ExportError("PyTorch returned no ONNX model")
-    data = _tidy(program.model_proto)
+    data = _tidied(program.model_proto)
     check_onnx(data, inputs=inputs, outputs=declared, opset=opset)
     return data
 
@@ -149,7 +149,12 @@ def _declared(name: str, tensor: Tensor) -> TensorInfo:
     return TensorInfo(name, str(tensor.dtype).removeprefix("torch."), (_FREE_AXIS, *tensor.shape[1:]))
 
 
-def _tidy(model: onnx.ModelProto) -> bytes:
+def tidy(data: bytes) -> bytes:
+    """A graph without metadata and documentation, at the lowest IR version that its opset allows."""
+    return _tidied(onnx.load_from_string(data))
+
+
+def _tidied(model: onnx.ModelProto) -> bytes:
     """Take out metadata and documentation, and lower the IR version to what the opset needs."""
     for holder in _metadata(model):
         for field in ("metadata_props", "doc_string"):

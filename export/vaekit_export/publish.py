@@ -100,7 +100,7 @@ def export_run(
         raise UsageError(f"golden vectors are of images or of samples, not of {golden!r}")
     check_opset(opset)
     target = Path(bundle_path)
-    _check_target(target)
+    check_target(target)
     run = load_run(Path(run_path))
     images = load_holdout(run).astype(np.float32) / np.float32(255)
 
@@ -138,7 +138,7 @@ def export_run(
     return Export(target, manifest, results, delta_elbo, {name: len(data) for name, data in contents.items()})
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
     """Refuse, before any work, to replace what is no bundle."""
     empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not empty and not is_bundle(target):
