@@ -43,6 +43,7 @@ from vaekit.providers import Selection
 from vaekit.runtime import VAE
 from vaekit.stream import ImageStream
 from vaekit_export.lowering import layers_of, lower, to_fp16, to_int8
+from vaekit_export.metadata import describe, with_metadata
 from vaekit_export.onnx_export import check_onnx, tidy
 from vaekit_export.prune import marginal, prune_decoder, prune_encoder
 from vaekit_export.publish import check_target
@@ -169,6 +170,8 @@ def compress_bundle(
         changes = _lowered(precision, graphs, calibration, judge, keep_transposed, say)
         graphs = Graphs(changes["encoder"].onnx, changes["decoder"].onnx, graphs.kept)
     psnr, delta = judge.check(graphs)
+    changes = {name: _described(parent.manifest, name, change, len(graphs.kept)) for name, change in changes.items()}
+    graphs = Graphs(changes["encoder"].onnx, changes["decoder"].onnx, graphs.kept)
 
     pruned = tuple(sorted(set(judge.parent.kept) - set(graphs.kept)))
     contents = {name: getattr(graphs, half) for half, name in _FILES.items()}
@@ -314,6 +317,13 @@ def _lowered(
             "these bounds"
         )
     return changes
+
+
+def _described(manifest: Manifest, name: str, change: _Change, dimensions: int) -> _Change:
+    """A graph that says in its own metadata what it has become."""
+    latent = (dimensions, *manifest.latent.shape[1:])
+    metadata = describe(name, change.precision, manifest.image, latent, manifest.posterior, manifest.likelihood)
+    return dataclasses.replace(change, onnx=with_metadata(change.onnx, metadata))
 
 
 def _without_transposed(data: bytes) -> tuple[bytes, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,13 +37,15 @@ from vaekit.bundle import (
     is_bundle,
     read_bundle,
 )
-from vaekit.errors import BundleError, UsageError, VaekitError
+from vaekit.errors import BundleError, ParityError, UsageError, VaekitError
 from vaekit.files import check_writable, replacing_folder
 from vaekit.images import preprocessing_rule
 from vaekit.onnx_file import read_onnx
 from vaekit.prior import draw_mixture, draw_normal
 from vaekit.scoring import Decode, Encode, elbo_terms, kl_standard_normal
 from vaekit.training.run import Run, load_holdout, load_run
+from vaekit_export.explain import Explanation, explain, write_report
+from vaekit_export.metadata import describe, with_metadata
 from vaekit_export.onnx_export import check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
     BATCH_SIZES,
@@ -78,6 +81,11 @@ class Export:
     """ONNX Runtime's mean ELBO less PyTorch's on the held-out images, nats per image."""
     files: dict[str, int]
     """Bytes of each file."""
+    nodes: dict[str, int]
+    """How many nodes each graph has."""
+    report: Path | None
+    """The folder of the report that was asked for."""
+    explanations: list[Explanation]
 
 
 def export_run(
@@ -87,13 +95,17 @@ def export_run(
     opset: int = 17,
     tolerances: Tolerances | None = None,
     golden: str = "images",
+    explained: bool = False,
     say: Say = lambda message: None,
 ) -> Export:
     """Export a run's encoder and decoder, check them against PyTorch, and publish the bundle whole or not at all.
 
     ``golden`` is ``images`` (golden vectors from held-out images) or ``samples`` (from the model's own samples, for
-    data that must not travel). Raises UsageError for an opset or tolerances out of range, RunError for a run that
-    cannot be read, ExportError for graphs that are not what was asked for, ParityError where results differ.
+    data that must not travel). Where parity fails, or ``explained`` asks for it, a report that compares layer by layer
+    is written to ``BUNDLE.parity/`` (see ``vaekit_export.explain``).
+
+    Raises UsageError for an opset or tolerances out of range, RunError for a run that cannot be read, ExportError for
+    graphs that are not what was asked for, ParityError where results differ.
     """
     tolerances = tolerances or Tolerances()
     if golden not in ("images", "samples"):
@@ -105,13 +117,17 @@ def export_run(
     images = load_holdout(run).astype(np.float32) / np.float32(255)
 
     say(f"exporting encoder and decoder at opset {opset}")
-    encoder, decoder = _graphs(run, opset)
-    say(f"checking parity on {len(images)} held-out images, prior samples and far latents")
-    results = [
-        *check_parity(encoder, {"held-out images": images}, tolerances),
-        *check_parity(decoder, _latents(run), tolerances),
-    ]
     likelihood = Likelihood(run.config.likelihood, None if run.variance is None else run.variance**0.5)
+    encoder, decoder = (_described(graph, run, likelihood) for graph in _graphs(run, opset))
+    say(f"checking parity on {len(images)} held-out images, prior samples and far latents")
+    checked = ((encoder, {"held-out images": images}), (decoder, _latents(run)))
+    report = Path(f"{os.path.abspath(target)}.parity")
+    results = [r for graph, rows in checked for r in _prove(graph, rows, tolerances, opset, report)]
+    explanations = []
+    if explained:
+        say("comparing layer by layer")
+        explanations = [explain(graph, _together(rows), tolerances, opset=opset) for graph, rows in checked]
+        write_report(report, explanations, tolerances)
     by_torch, by_onnx = _scores(encoder, decoder, images, likelihood)
     elbo, delta_elbo = -float(by_torch.mean()), float((by_torch - by_onnx).mean())
     contents = {
@@ -135,7 +151,9 @@ def export_run(
     )
     contents[MANIFEST] = dump_json(manifest.to_json()).encode()
     _publish(target, contents)
-    return Export(target, manifest, results, delta_elbo, {name: len(data) for name, data in contents.items()})
+    sizes = {name: len(data) for name, data in contents.items()}
+    nodes = {graph.name: read_onnx(graph.onnx).operators.total() for graph, _ in checked}
+    return Export(target, manifest, results, delta_elbo, sizes, nodes, report if explained else None, explanations)
 
 
 def check_target(target: Path) -> None:
@@ -167,6 +185,30 @@ def _graphs(run: Run, opset: int) -> tuple[Graph, Graph]:
             decoder_outputs,
         ),
     )
+
+
+def _described(graph: Graph, run: Run, likelihood: Likelihood) -> Graph:
+    """A graph that says in its own metadata what it is."""
+    metadata = describe(graph.name, "fp32", _image_spec(run), (run.config.latent,), run.config.posterior, likelihood)
+    return dataclasses.replace(graph, onnx=with_metadata(graph.onnx, metadata))
+
+
+def _prove(graph: Graph, rows: dict[str, Array], tolerances: Tolerances, opset: int, report: Path) -> list[Result]:
+    """Check parity; where it fails, find out where the graph and its module part ways."""
+    try:
+        return check_parity(graph, rows, tolerances)
+    except ParityError as error:
+        try:
+            explanation = explain(graph, _together(rows), tolerances, opset=opset)
+            write_report(report, [explanation], tolerances)
+            told = f"{explanation.headline()}; {report} tells more"
+        except VaekitError as failure:  # which must not hide what did not hold
+            told = f"where that begins could not be told: {failure}"
+        raise ParityError(f"{error}. {told}") from error
+
+
+def _together(rows: dict[str, Array]) -> Array:
+    return np.concatenate(list(rows.values()))
 
 
 def _latents(run: Run) -> dict[str, Array]:
