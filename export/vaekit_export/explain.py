@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -179,8 +180,10 @@ def _module_values(graph: Graph, example: Array, opset: int) -> dict[str, tuple[
     """By value of the ONNX graph, the path of the module that returns it, and which of its outputs it is.
 
     The exporter names values as it names the nodes of its own graph, and these know the modules that they come from. A
-    module's output is the one node of its that others use; modules that return several are left out, but for the whole.
+    module's output is the one node of its that others use. Left out, but for the whole, are modules that return several
+    or are called again.
     """
+    once = _called_once(graph.module, example)
     program = export_program(
         graph.module,
         torch.from_numpy(example),
@@ -197,7 +200,7 @@ def _module_values(graph: Graph, example: Array, opset: int) -> dict[str, tuple[
                 returned.setdefault(path, set()).add(node)
     values = {}
     for path, outputs in sorted(returned.items(), key=lambda item: item[0].count(".")):  # the innermost comes last
-        if len(outputs) == 1 and path and "@" not in path:
+        if len(outputs) == 1 and path and path in once:
             values[outputs.pop().name] = (path, 0)
     return values | {name: ("", place) for place, name in enumerate(graph.output_names)}
 
@@ -232,6 +235,21 @@ def _hooked(module: nn.Module, rows: Array, wanted: dict[str, tuple[str, int]]) 
     with torch.inference_mode(), _hooks(module, {path for path, _ in wanted.values()}, returned):
         module(torch.from_numpy(rows))
     return {value: returned[path][place].numpy() for value, (path, place) in wanted.items()}
+
+
+def _called_once(module: nn.Module, example: Array) -> set[str]:
+    """Paths of the modules that are called once a pass."""
+    calls: Counter[str] = Counter()
+    handles = [
+        inner.register_forward_hook(lambda *called, path=path: calls.update([path]))
+        for path, inner in module.named_modules()
+    ]
+    module.eval()
+    with torch.inference_mode():
+        module(torch.from_numpy(example))
+    for handle in handles:
+        handle.remove()
+    return {path for path, count in calls.items() if count == 1}
 
 
 @contextmanager

@@ -110,8 +110,8 @@ def check_onnx(data: bytes, *, inputs: Sequence[TensorInfo], outputs: Sequence[T
     """Read a graph back from its bytes and raise ExportError for anything that was not asked for.
 
     Checked: the opset; the IR version, the lowest that the opset allows; onnx's full check; that it is one file, of
-    standard operators, none of them random; that it has no metadata, where paths of the machine hide, but under vaekit's
-    own keys; and the declared names, types and shapes.
+    standard operators, none of them random; that it has no metadata, where paths of the machine hide, but under
+    vaekit's own keys; and the declared names, types and shapes.
     """
     model = onnx.load_from_string(data)
     try:
