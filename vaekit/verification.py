@@ -71,6 +71,9 @@ class Verification:
 def verify(vae: VAE) -> Verification:
     """Run the golden vectors through both graphs and compare with what PyTorch computed.
 
+    Those of a compressed bundle are what its own graphs computed where they were made: PyTorch's would ask for
+    tolerances as wide as the error of compression, and hide what a device adds.
+
     The tolerances are the manifest's, for the precision of the graph and the class of the provider that runs it. Raises
     BundleError where the golden vectors cannot be read, ProviderError where the provider does not run.
     """

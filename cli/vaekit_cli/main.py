@@ -15,6 +15,7 @@ import vaekit
 from vaekit.errors import VaekitError
 from vaekit_cli.commands import (
     bench,
+    compress,
     decode,
     doctor,
     encode,
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("compress")(compress.compress)
 app.command("sample")(sample.sample)
 app.command("encode")(encode.encode)
 app.command("decode")(decode.decode)

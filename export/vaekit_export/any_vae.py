@@ -82,6 +82,7 @@ def export_vae(
     opset: int = 17,
     tolerances: Tolerances | None = None,
     golden: str = "images",
+    explained: bool = False,
     dataset: str = "images given",
     say: Say = lambda message: None,
 ) -> Export:
@@ -92,8 +93,8 @@ def export_vae(
     leaves it is clipped. Both are float32 modules on the CPU, and are exported in evaluation mode.
 
     ``images`` are uint8, or floats in [0, 1], (N, C, H, W), which the model was not trained on: parity is checked on
-    them, and the manifest keeps statistics of their latents and percentiles of their scores. ``golden`` is as for
-    ``export_run``; ``dataset`` names the images in the manifest.
+    them, and the manifest keeps statistics of their latents and percentiles of their scores. ``golden`` and
+    ``explained`` are as for ``export_run``; ``dataset`` names the images in the manifest.
 
     Raises UsageError for arguments out of range, ExportError for modules that are not what is described, are random,
     or cannot be exported at that opset, ParityError where results differ.
@@ -123,7 +124,7 @@ def export_vae(
                 "settings": dataclasses.asdict(description),
             },
         )
-        return publish(model, target, opset, tolerances or Tolerances(), golden, say)
+        return publish(model, target, opset, tolerances or Tolerances(), golden, explained, say)
 
 
 class _Encoder(nn.Module):

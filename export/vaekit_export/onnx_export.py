@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from vaekit.errors import ExportError, UsageError
 from vaekit.onnx_file import TensorInfo, read_onnx
 from vaekit.providers import open_on_cpu
+from vaekit_export.metadata import KEYS
+from vaekit_export.simplify import constant_shapes
 
 MIN_OPSET = 17
 
@@ -75,6 +77,18 @@ def export_onnx(
         raise ExportError(f"the module has {len(outputs)} outputs, not the {len(output_names)} named {output_names}")
     inputs = [_declared(input_name, example)]
     declared = [_declared(name, output) for name, output in zip(output_names, outputs, strict=True)]
+    program = export_program(module, example, input_name=input_name, output_names=output_names, opset=opset)
+    model = _at_opset(program.model_proto, opset)
+    constant_shapes(model)
+    data = _tidied(model)
+    check_onnx(data, inputs=inputs, outputs=declared, opset=opset)
+    return data
+
+
+def export_program(
+    module: nn.Module, example: Tensor, *, input_name: str, output_names: Sequence[str], opset: int
+) -> torch.onnx.ONNXProgram:
+    """The exporter's own result, which also holds the graph that PyTorch captured. Raises ExportError."""
     try:
         with quietly():
             program = torch.onnx.export(
@@ -92,17 +106,15 @@ def export_onnx(
         raise ExportError(f"PyTorch could not export the module: {_reason(error)}") from error
     if program is None:
         raise ExportError("PyTorch returned no ONNX model")
-    data = _tidy(_at_opset(program.model_proto, opset))
-    check_onnx(data, inputs=inputs, outputs=declared, opset=opset)
-    return data
+    return program
 
 
 def check_onnx(data: bytes, *, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], opset: int) -> None:
     """Read a graph back from its bytes and raise ExportError for anything that was not asked for.
 
     Checked: the opset; the IR version, the lowest that the opset allows; onnx's full check; that it is one file, of
-    standard operators, none of them random, without metadata (where paths of the machine hide); and the declared names,
-    types and shapes.
+    standard operators, none of them random; that it has no metadata, where paths of the machine hide, but under
+    vaekit's own keys; and the declared names, types and shapes.
     """
     model = onnx.load_from_string(data)
     try:
@@ -126,7 +138,7 @@ def check_onnx(data: bytes, *, inputs: Sequence[TensorInfo], outputs: Sequence[T
         raise ExportError(
             f"the graph holds {', '.join(random)}: noise must stay outside, so that seeds mean the same everywhere"
         )
-    if _metadata(model):
+    if any(_is_foreign(model, holder) for holder in _metadata(model)):
         raise ExportError("the exported file carries metadata, which may name paths of this machine")
     for kind, found, wanted in (("inputs", info.inputs, inputs), ("outputs", info.outputs, outputs)):
         if list(found) != list(wanted):
@@ -197,7 +209,12 @@ def _declared(name: str, tensor: Tensor) -> TensorInfo:
     return TensorInfo(name, str(tensor.dtype).removeprefix("torch."), (_FREE_AXIS, *tensor.shape[1:]))
 
 
-def _tidy(model: onnx.ModelProto) -> bytes:
+def tidy(data: bytes) -> bytes:
+    """A graph without metadata and documentation, at the lowest IR version that its opset allows."""
+    return _tidied(onnx.load_from_string(data))
+
+
+def _tidied(model: onnx.ModelProto) -> bytes:
     """Take out metadata and documentation, and lower the IR version to what the opset needs."""
     for holder in _metadata(model):
         for field in ("metadata_props", "doc_string"):
@@ -208,6 +225,13 @@ def _tidy(model: onnx.ModelProto) -> bytes:
         model.ir_version = lowest_ir_version(standard)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
+
+
+def _is_foreign(model: onnx.ModelProto, holder: Any) -> bool:
+    """Whether what a message holds is more than the model's own metadata under vaekit's keys."""
+    return (
+        holder is not model or bool(model.doc_string) or {entry.key for entry in model.metadata_props} - KEYS != set()
+    )
 
 
 def _metadata(message: Any) -> list[Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import math
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,13 +41,15 @@ from vaekit.bundle import (
     is_bundle,
     read_bundle,
 )
-from vaekit.errors import BundleError, UsageError, VaekitError
+from vaekit.errors import BundleError, ParityError, UsageError, VaekitError
 from vaekit.files import check_writable, replacing_folder
 from vaekit.images import preprocessing_rule
 from vaekit.onnx_file import read_onnx
 from vaekit.prior import Mixture, draw_mixture, draw_normal
 from vaekit.scoring import Decode, Encode, elbo_terms, kl_standard_normal
 from vaekit.training.run import Run, load_holdout, load_run
+from vaekit_export.explain import Explanation, explain, write_report
+from vaekit_export.metadata import describe, with_metadata
 from vaekit_export.onnx_export import check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
     BATCH_SIZES,
@@ -104,6 +107,11 @@ class Export:
     """ONNX Runtime's mean ELBO less PyTorch's on the held-out images, nats per image; None where there is no ELBO."""
     files: dict[str, int]
     """Bytes of each file."""
+    nodes: dict[str, int]
+    """How many nodes each graph has."""
+    report: Path | None
+    """The folder of the report that was asked for."""
+    explanations: list[Explanation]
 
 
 def export_run(
@@ -113,17 +121,22 @@ def export_run(
     opset: int = 17,
     tolerances: Tolerances | None = None,
     golden: str = "images",
+    explained: bool = False,
     say: Say = lambda message: None,
 ) -> Export:
     """Export a run's encoder and decoder, check them against PyTorch, and publish the bundle whole or not at all.
 
     ``golden`` is ``images`` (golden vectors from held-out images) or ``samples`` (from the model's own samples, for
-    data that must not travel). Raises UsageError for an opset or tolerances out of range, RunError for a run that
-    cannot be read, ExportError for graphs that are not what was asked for, ParityError where results differ.
+    data that must not travel). Where parity fails, or ``explained`` asks for it, a report that compares layer by layer
+    is written to ``BUNDLE.parity/`` (see ``vaekit_export.explain``).
+
+    Raises UsageError for an opset or tolerances out of range, RunError for a run that cannot be read, ExportError for
+    graphs that are not what was asked for, ParityError where results differ.
     """
     target = Path(bundle_path)
     check_request(target, opset, golden)
-    return publish(_model_of(load_run(Path(run_path))), target, opset, tolerances or Tolerances(), golden, say)
+    model = _model_of(load_run(Path(run_path)))
+    return publish(model, target, opset, tolerances or Tolerances(), golden, explained, say)
 
 
 def check_request(target: Path, opset: int, golden: str) -> None:
@@ -131,29 +144,35 @@ def check_request(target: Path, opset: int, golden: str) -> None:
     if golden not in ("images", "samples"):
         raise UsageError(f"golden vectors are of images or of samples, not of {golden!r}")
     check_opset(opset)
-    _check_target(target)
+    check_target(target)
 
 
-def publish(model: Model, target: Path, opset: int, tolerances: Tolerances, golden: str, say: Say) -> Export:
+def publish(
+    model: Model, target: Path, opset: int, tolerances: Tolerances, golden: str, explained: bool, say: Say
+) -> Export:
     """Export a model, check it against PyTorch, and publish the bundle whole or not at all.
 
     Raises ExportError and ParityError as ``export_run`` does.
     """
     say(f"exporting encoder and decoder at opset {opset}")
-    encoder, decoder = _graphs(model, opset)
+    encoder, decoder = (_described(graph, model) for graph in _graphs(model, opset))
     say(f"checking parity on {len(model.images)} held-out images, prior samples and far latents")
     codes = in_batches(torch_runner(encoder.module), model.images, _BATCH)
-    results = [
-        *check_parity(encoder, {"held-out images": model.images}, tolerances),
-        *check_parity(decoder, _latents(model, codes[0]), tolerances),
-    ]
+    checked = ((encoder, {"held-out images": model.images}), (decoder, _latents(model, codes[0])))
+    report = Path(f"{os.path.abspath(target)}.parity")
+    results = [r for graph, rows in checked for r in _prove(graph, rows, tolerances, opset, report)]
+    explanations = []
+    if explained:
+        say("comparing layer by layer")
+        explanations = [explain(graph, _together(rows), tolerances, opset=opset) for graph, rows in checked]
+        write_report(report, explanations, tolerances)
     contents = {
         ENCODER: encoder.onnx,
         DECODER: decoder.onnx,
         GOLDEN: _golden(model, encoder, decoder, model.images if golden == "images" else None),
     }
     manifest = Manifest(
-        image=ImageSpec(*model.image_shape, preprocessing=preprocessing_rule(*model.image_shape)),
+        image=_image_spec(model),
         latent=_latent_spec(model, codes),
         posterior=model.posterior,
         likelihood=model.likelihood,
@@ -174,10 +193,12 @@ def publish(model: Model, target: Path, opset: int, tolerances: Tolerances, gold
         manifest = dataclasses.replace(manifest, scores=_score_statistics(by_onnx))
     contents[MANIFEST] = dump_json(manifest.to_json()).encode()
     _publish(target, contents)
-    return Export(target, manifest, results, delta_elbo, {name: len(data) for name, data in contents.items()})
+    sizes = {name: len(data) for name, data in contents.items()}
+    nodes = {graph.name: read_onnx(graph.onnx).operators.total() for graph, _ in checked}
+    return Export(target, manifest, results, delta_elbo, sizes, nodes, report if explained else None, explanations)
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
     """Refuse, before any work, to replace what is no bundle."""
     empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not empty and not is_bundle(target):
@@ -224,6 +245,36 @@ def _graphs(model: Model, opset: int) -> tuple[Graph, Graph]:
             decoder_outputs,
         ),
     )
+
+
+def _image_spec(model: Model) -> ImageSpec:
+    return ImageSpec(*model.image_shape, preprocessing=preprocessing_rule(*model.image_shape))
+
+
+def _described(graph: Graph, model: Model) -> Graph:
+    """A graph that says in its own metadata what it is."""
+    metadata = describe(
+        graph.name, "fp32", _image_spec(model), model.latent_shape, model.posterior, model.likelihood
+    )
+    return dataclasses.replace(graph, onnx=with_metadata(graph.onnx, metadata))
+
+
+def _prove(graph: Graph, rows: dict[str, Array], tolerances: Tolerances, opset: int, report: Path) -> list[Result]:
+    """Check parity; where it fails, find out where the graph and its module part ways."""
+    try:
+        return check_parity(graph, rows, tolerances)
+    except ParityError as error:
+        try:
+            explanation = explain(graph, _together(rows), tolerances, opset=opset)
+            write_report(report, [explanation], tolerances)
+            told = f"{explanation.headline()}; {report} tells more"
+        except VaekitError as failure:  # which must not hide what did not hold
+            told = f"where that begins could not be told: {failure}"
+        raise ParityError(f"{error}. {told}") from error
+
+
+def _together(rows: dict[str, Array]) -> Array:
+    return np.concatenate(list(rows.values()))
 
 
 def rows_of_images(image_shape: tuple[int, int, int], most: int) -> int:

@@ -27,6 +27,7 @@ class Options(TypedDict):
     opset: int
     tolerances: Tolerances
     golden: str
+    explained: bool
     say: Callable[[str], None]
 
 
@@ -91,6 +92,10 @@ def export(
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="With --pythae: run whatever code its files name.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Compare layer by layer, into BUNDLE.parity/; done anyway where parity fails."),
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -98,23 +103,37 @@ def export(
     foreign = Foreign(module, diffusers, pythae, images, weights, trust_pickle, size, sigma)
     _check_options(run, foreign)
 
+    from vaekit_export.explain import table
     from vaekit_export.parity import Tolerances
     from vaekit_export.publish import export_run
 
     say = speaker(quiet or as_json)
-    options: Options = {"opset": opset, "tolerances": Tolerances(atol, rtol), "golden": golden.value, "say": say}
+    options: Options = {
+        "opset": opset,
+        "tolerances": Tolerances(atol, rtol),
+        "golden": golden.value,
+        "explained": explain,
+        "say": say,
+    }
     if foreign.images is None:
         done = export_run(run or DEFAULT_RUN, output, **options)
     else:
         done = _export_foreign(foreign, foreign.images, output, options)
     if as_json:
-        print(json.dumps({"output": str(output), "files": done.files, "parity": done.manifest.parity}))
+        document = {"output": str(output), "files": done.files, "nodes": done.nodes, "parity": done.manifest.parity}
+        print(json.dumps(document | {"report": None if done.report is None else str(done.report)}))
         return
     for line in _table(done):
         say(line)
+    for explanation in done.explanations:
+        for line in table(explanation):
+            say(line)
+    if done.report is not None:
+        say(f"layer by layer: {done.report}")
     graphs = done.manifest.graphs
     say(
-        f"{output}: encoder and decoder at opset {graphs['encoder'].opset}, IR {graphs['encoder'].ir_version}; "
+        f"{output}: encoder and decoder at opset {graphs['encoder'].opset}, IR {graphs['encoder'].ir_version}, of "
+        f"{' and '.join(map(str, done.nodes.values()))} nodes; "
         + ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in done.files.items())
     )
     say("next: " + command_line("vaekit sample -n 64 -o grid.png", ("-m", output, DEFAULT_MODEL)))

@@ -44,6 +44,19 @@ def _scores(manifest: Manifest) -> str:
     return f"of {scores.images:,} held-out images, in nats: {quantiles}"
 
 
+def _compressed(record: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """How a compressed bundle was made, and how far it lies from the one that it was made from."""
+    if record is None:
+        return []
+    how = [f"{name} {precision}" for name, precision in record["precision"].items() if precision != "fp32"]
+    if record["pruned"]:
+        how.append(f"dimensions {', '.join(map(str, record['pruned']))} pruned")
+    psnr = "equal" if record["psnr"] is None else f"{record['psnr']:.1f} dB"
+    delta = "" if record["delta_elbo"] is None else f"; ELBO {record['delta_elbo']:+.2g} nats"
+    told = f"{', '.join(how)}: prior samples {psnr} against the parent's{delta}; parity is the parent's"
+    return [("compressed", told)]
+
+
 def _rows(bundle: Bundle) -> list[tuple[str, str]]:
     manifest = bundle.manifest
     image, likelihood, parity = manifest.image, manifest.likelihood, manifest.parity
@@ -68,6 +81,7 @@ def _rows(bundle: Bundle) -> list[tuple[str, str]]:
         ("runs on", f"ONNX Runtime from {manifest.minimum_onnxruntime}; vaekit itself needs 1.24"),
         ("scores", _scores(manifest)),
         ("parity", f"passed at atol {parity['atol']:g}, rtol {parity['rtol']:g}{off}"),
+        *_compressed(manifest.provenance.get("compression")),
         _origin(manifest.provenance),
         ("made with", ", ".join(f"{tool} {version}" for tool, version in manifest.provenance["tools"].items())),
     ]

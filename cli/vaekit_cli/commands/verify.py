@@ -1,4 +1,4 @@
-"""`vaekit verify`: this machine proves that it computes what PyTorch computed."""
+"""`vaekit verify`: this machine proves that it computes what its bundle's golden vectors hold."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 @runs_a_bundle
 def verify(runtime: Runtime, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Replay the bundle's golden vectors here and compare with what PyTorch computed; exit 3 if they differ."""
+    """Replay the bundle's golden vectors here and compare with what PyTorch computed; exit 3 if they differ.
+
+    A compressed bundle's are what its graphs computed where they were made.
+    """
     say = speaker(quiet or as_json)
-    found = runtime.load().verify()
+    vae = runtime.load()
+    found = vae.verify()
     if as_json:
         print(json.dumps(_document(found), allow_nan=False))
     else:
@@ -28,7 +32,8 @@ def verify(runtime: Runtime, as_json: JsonOption = False, quiet: QuietOption = F
         for line in _lines(found):
             print(line)
     if not found.passed:
-        raise CheckError(_complaint(found))
+        compressed = "compression" in vae.manifest.provenance
+        raise CheckError(_complaint(found, "the compressed graphs" if compressed else "PyTorch"))
 
 
 def _document(found: Verification) -> dict[str, Any]:
@@ -89,9 +94,9 @@ def _row(check: OutputCheck) -> tuple[str, ...]:
     )
 
 
-def _complaint(found: Verification) -> str:
+def _complaint(found: Verification, who: str) -> str:
     failed = [f"{check.graph} output {check.output}" for check in found.outputs if not check.passed]
     causes = "; ".join(found.causes) or (
         "no likely cause is known; `vaekit verify --provider cpu` tells whether the provider is at fault"
     )
-    return f"this machine does not compute what PyTorch computed: {', '.join(failed)} on {found.provider}. {causes}"
+    return f"this machine does not compute what {who} computed: {', '.join(failed)} on {found.provider}. {causes}"

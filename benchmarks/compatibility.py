@@ -1,0 +1,116 @@
+"""What does each opset cost, and which ONNX Runtime loads it? The default model's two graphs at every opset.
+
+    python benchmarks/compatibility.py [--run vae] [--opsets 17 21] [--versions 1.15.0 1.17.0] [--json FILE]
+
+For each opset that the tools installed here reach: the IR version, nodes, bytes, speed over opset 17 (both in turn, a
+process for each half), and the oldest ONNX Runtime that really loaded and ran both files. For that, each of
+--versions is installed into a venv of its own, oldest first, and tests/packaging/run_bundle_bare.py runs there. A
+version that cannot be installed is left out and said so. Needs the extra `train` and a package index; some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Any
+
+from timing import ratio, write_json
+
+from vaekit.bench import bench, settings
+from vaekit.machine import usable_cpus
+from vaekit.providers import Selection
+from vaekit_export.onnx_export import MIN_OPSET, newest_opset
+from vaekit_export.publish import export_run
+
+BARE = Path(__file__).parents[1] / "tests" / "packaging" / "run_bundle_bare.py"
+VERSIONS = (
+    "1.15.0",
+    "1.16.0",
+    "1.17.0",
+    "1.18.0",
+    "1.19.0",
+    "1.20.0",
+    "1.21.0",
+    "1.22.0",
+    "1.23.0",
+    "1.24.1",
+    "1.25.0",
+)
+NUMPY_2_FROM = (1, 19)
+BATCH = 64
+ROUNDS = 3
+
+
+def main() -> None:
+    """Export at each opset, and print a row each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("vae"))
+    parser.add_argument("--opsets", type=int, nargs="+", default=[*range(MIN_OPSET, newest_opset() + 1)])
+    parser.add_argument("--versions", nargs="*", default=list(VERSIONS), help="of ONNX Runtime, oldest first")
+    parser.add_argument("--seconds", type=float, default=0.3, help="that each half is timed for in each round")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        bundles = {}
+        rows: dict[int, dict[str, Any]] = {}
+        for opset in options.opsets:
+            done = export_run(options.run, Path(scratch, f"opset-{opset}"), opset=opset)
+            bundles[opset] = done.path
+            size = sum(size for name, size in done.files.items() if name.endswith(".onnx"))
+            rows[opset] = {"ir": done.manifest.graphs["decoder"].ir_version, "nodes": done.nodes, "bytes": size}
+        for opset, version in oldest(bundles, options.versions, Path(scratch)).items():
+            rows[opset]["oldest_onnxruntime"] = version
+        for opset, bundle in bundles.items():
+            rows[opset]["speed"] = speed(bundles[options.opsets[0]], bundle, options.seconds)
+        print(
+            f"{'opset':>5} {'IR':>3} {'nodes':>9} {'MB':>6} {'oldest ONNX Runtime':>20}  encode, decode over the first"
+        )
+        for opset, row in rows.items():
+            nodes = " + ".join(str(count) for count in row["nodes"].values())
+            speeds = ", ".join(f"x{s['median']:.2f} ({s['min']:.2f}-{s['max']:.2f})" for s in row["speed"].values())
+            found = row["oldest_onnxruntime"] or "none of those tried"
+            print(f"{opset:>5} {row['ir']:>3} {nodes:>9} {row['bytes'] / 1e6:>6.2f} {found:>20}  {speeds}")
+        write_json(options.json, {"opsets": rows})
+
+
+def oldest(bundles: dict[int, Path], versions: list[str], scratch: Path) -> dict[int, str | None]:
+    """By opset, the first of the versions of ONNX Runtime that runs both graphs on the golden vectors."""
+    found: dict[int, str | None] = dict.fromkeys(bundles)
+    for version in versions:
+        waiting = [opset for opset, known in found.items() if known is None]
+        if not waiting:
+            break
+        folder = scratch / f"onnxruntime-{version}"
+        venv.create(folder, with_pip=True)
+        numpy = "numpy" if tuple(map(int, version.split(".")[:2])) >= NUMPY_2_FROM else "numpy<2"
+        pip = [folder / "bin" / "pip", "install", "--quiet", f"onnxruntime=={version}", numpy]
+        if subprocess.run(pip, capture_output=True, check=False).returncode != 0:
+            print(f"onnxruntime {version} cannot be installed here: left out")
+            continue
+        for opset in waiting:
+            bare = [folder / "bin" / "python", BARE, bundles[opset]]
+            if subprocess.run(bare, capture_output=True, check=False).returncode == 0:
+                found[opset] = version
+    return found
+
+
+def speed(first: Path, bundle: Path, seconds: float) -> dict[str, dict[str, float]]:
+    """Images a second of a bundle over those of the first, both in turn, by half."""
+    found = {}
+    for setting in settings([BATCH], [usable_cpus()]):
+        rates: dict[Path, list[float]] = {first: [], bundle: []}
+        for _ in range(ROUNDS):
+            for path, past in rates.items():
+                timing = next(bench(path, Selection("cpu"), [setting], seconds=seconds))
+                past.append(timing.images_per_second)
+        found[setting.graph] = ratio(rates[bundle], rates[first])
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

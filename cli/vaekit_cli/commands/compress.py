@@ -1,0 +1,195 @@
+"""`vaekit compress`: a bundle becomes a smaller one, or nothing is published."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vaekit.errors import UsageError
+from vaekit_cli.console import command_line, speaker, table
+from vaekit_cli.options import DEFAULT_MODEL, JsonOption, QuietOption
+
+if TYPE_CHECKING:
+    from vaekit_export.compress import Compression, Half
+
+_GAIN = 1.05  # images a second over the parent's that count as faster
+
+
+def compress(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to compress.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="Images that calibrate INT8 and measure the ELBO.",
+            show_default="the bundle's own samples",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The smaller bundle.")] = Path(
+        "vae-small"
+    ),
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers, per channel, between float tensors.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="16-bit floats; inputs and outputs stay float32.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Take out latent dimensions that carry nothing: z shrinks.")
+    ] = False,
+    dead_below: Annotated[
+        float | None,
+        typer.Option(metavar="NATS", help="With --prune: a KL under which a dimension is dead.", show_default="0.01"),
+    ] = None,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            help="What prior samples must reach against BUNDLE's.",
+            show_default="42 for INT8, 60 for float16",
+        ),
+    ] = None,
+    max_delta_elbo: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NATS", help="What the ELBO may change by.", show_default="5 for INT8, 0.1 for the others"
+        ),
+    ] = None,
+    keep_transposed: Annotated[
+        bool,
+        typer.Option(
+            "--keep-transposed",
+            help="With --int8: leave transposed convolutions as they are, which no integer kernel runs.",
+        ),
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option(help="How long each half is timed, three times at two batch sizes; 0 times nothing.")
+    ] = 0.5,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a smaller bundle, if it is good enough: INT8 or float16, and without dead latent dimensions."""
+    from vaekit_export.compress import DEAD_BELOW, compress_bundle
+
+    if int8 and fp16:
+        raise UsageError("--int8 and --fp16 contradict each other: choose one")
+    if dead_below is not None and not prune:
+        raise UsageError("--dead-below says which dimensions --prune takes out: give that too")
+    if keep_transposed and not int8:
+        raise UsageError("--keep-transposed says something of --int8 alone: give that too")
+    say = speaker(quiet or as_json)
+    done = compress_bundle(
+        bundle,
+        output,
+        source,
+        precision="int8" if int8 else "fp16" if fp16 else None,
+        prune=prune,
+        dead_below=DEAD_BELOW if dead_below is None else dead_below,
+        min_psnr=min_psnr,
+        max_delta_elbo=max_delta_elbo,
+        keep_transposed=keep_transposed,
+        seconds=seconds,
+        say=say,
+    )
+    if as_json:
+        print(json.dumps(_document(done, output), allow_nan=False))
+        return
+    for line in (*table(_rows(done)), *_verdicts(done)):
+        say(line)
+    say("next: " + command_line("vaekit verify", ("-m", output, DEFAULT_MODEL)))
+
+
+def _document(done: Compression, output: Path) -> dict[str, Any]:
+    record = done.manifest.provenance["compression"]
+    sizes = [(half.bytes, half.parent_bytes) for half in done.halves.values()]
+    return {
+        "output": str(output),
+        "latent": done.manifest.latent.shape[0],
+        "pruned": list(done.pruned),
+        "psnr": done.psnr if math.isfinite(done.psnr) else None,
+        "min_psnr": record["min_psnr"],
+        "delta_elbo": done.delta_elbo,
+        "max_delta_elbo": record["max_delta_elbo"],
+        "measured_on": done.measured_on,
+        "bytes": sum(size for size, _ in sizes),
+        "parent_bytes": sum(size for _, size in sizes),
+        "ratio": _ratio(done),
+        "graphs": {
+            name: {
+                "precision": half.precision,
+                "bytes": half.bytes,
+                "parent_bytes": half.parent_bytes,
+                "ratio": half.parent_bytes / half.bytes,
+                "nodes": half.nodes,
+                "parent_nodes": half.parent_nodes,
+                "in_float": list(half.in_float),
+                "rewritten_transposed": half.rewritten,
+                "speed": {
+                    str(batch): {"median": speed.median, "min": speed.least, "max": speed.largest}
+                    for batch, speed in half.speed.items()
+                },
+            }
+            for name, half in done.halves.items()
+        },
+        "processor": record["processor"],
+        "notes": _notes(done),
+    }
+
+
+def _rows(done: Compression) -> list[tuple[str, ...]]:
+    batches = list(next(iter(done.halves.values())).speed)
+    rows = [("graph", "precision", "MB", "was", "smaller", "nodes", "was", *(f"speed, batch {b}" for b in batches))]
+    for name, half in done.halves.items():
+        speeds = [f"x{s.median:.2f} ({s.least:.2f}-{s.largest:.2f})" for s in half.speed.values()]
+        sizes = (f"{half.bytes / 1e6:.3f}", f"{half.parent_bytes / 1e6:.3f}", f"x{half.parent_bytes / half.bytes:.2f}")
+        rows.append((name, half.precision, *sizes, str(half.nodes), str(half.parent_nodes), *speeds))
+    return rows
+
+
+def _verdicts(done: Compression) -> list[str]:
+    quality = f"prior samples: {'equal' if math.isinf(done.psnr) else f'{done.psnr:.1f} dB'} against the bundle's"
+    if done.delta_elbo is not None:
+        quality += f"; ELBO {done.delta_elbo:+.3g} nats on {done.measured_on}"
+    pruned = (
+        [f"pruned dimensions {', '.join(map(str, done.pruned))}: z has {done.manifest.latent.shape[0]} left"]
+        if done.pruned
+        else []
+    )
+    processor = done.manifest.provenance["compression"]["processor"]
+    measured = f"measured on {processor['name']} ({' '.join(processor['flags']) or 'flags unknown'})"
+    return [quality, *pruned, f"both graphs are x{_ratio(done):.2f} smaller", *_notes(done), measured]
+
+
+def _ratio(done: Compression) -> float:
+    halves = done.halves.values()
+    return sum(half.parent_bytes for half in halves) / sum(half.bytes for half in halves)
+
+
+def _notes(done: Compression) -> list[str]:
+    """What was left in float, and where there was no gain, with the reason where it is known."""
+    notes = []
+    for name, half in done.halves.items():
+        if half.in_float:
+            notes.append(f"{name}: {', '.join(half.in_float)} stayed in float32, as the most sensitive")
+        if half.rewritten:
+            notes.append(f"{name}: {half.rewritten} transposed convolutions became ordinary ones for integer kernels")
+        for batch, speed in half.speed.items():
+            if speed.median < _GAIN:
+                told = "is slower" if speed.median < 1 / _GAIN else "gains no speed"
+                notes.append(f"{name}: {told} here at batch size {batch}, x{speed.median:.2f}{_reason(half, done)}")
+    return notes
+
+
+def _reason(half: Half, done: Compression) -> str:
+    from vaekit.machine import has_fast_int8
+
+    flags = frozenset(done.manifest.provenance["compression"]["processor"]["flags"])
+    if half.precision == "fp16":
+        return ": on most processors ONNX Runtime computes float16 in float32"
+    if half.precision != "int8":
+        return ""
+    if half.transposed:
+        return ": ONNX Runtime has no integer transposed convolution for processors"
+    if not has_fast_int8(flags):
+        return ": this processor has no VNNI or dot product for 8-bit integers"
+    return ": at that size, turning numbers into integers and back costs what it saves"

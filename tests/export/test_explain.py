@@ -1,0 +1,226 @@
+"""Where PyTorch and ONNX Runtime part ways is found, named and drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from PIL import Image
+
+from vaekit.errors import ExportError, MissingExtraError, ParityError
+from vaekit.training.run import Run
+from vaekit_export import explain as explaining
+from vaekit_export import publish
+from vaekit_export.explain import explain, table, write_report
+from vaekit_export.parity import Graph, Tolerances
+from vaekit_export.publish import export_run
+
+MakeGraph = Callable[..., Graph]
+Change = Callable[[onnx.ModelProto], None]
+Array = NDArray[np.float32]
+
+ROWS = {
+    "encoder": np.random.default_rng(0).random((40, 3, 16, 13), np.float32),
+    "decoder": np.random.default_rng(0).standard_normal((40, 2), np.float32),
+}
+
+
+def altered(graph: Graph, change: Change) -> Graph:
+    model = onnx.load_from_string(graph.onnx)
+    change(model)
+    return Graph(graph.name, graph.module, model.SerializeToString(), graph.input_name, graph.output_names)
+
+
+def nodes_with_weights(graph: Graph) -> list[str]:
+    """Names of nodes that multiply by weights, in the order of the graph."""
+    nodes = onnx.load_from_string(graph.onnx).graph.node
+    return [node.name for node in nodes if node.op_type in ("Conv", "ConvTranspose", "Gemm")]
+
+
+def sabotage(node_name: str) -> Change:
+    """Add to one weight of a node."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (node,) = (node for node in model.graph.node if node.name == node_name)
+        (weight,) = (weight for weight in model.graph.initializer if weight.name == node.input[1])
+        values = numpy_helper.to_array(weight).copy()
+        values.flat[values.size // 2] += 0.5
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_layers_that_agree_are_all_compared(make_graph: MakeGraph, name: str) -> None:
+    graph = make_graph(name)
+    found = explain(graph, ROWS[name], Tolerances(), opset=17)
+    assert found.first is None
+    assert found.rows == 40
+    weighted = set(nodes_with_weights(graph))
+    assert weighted <= {layer.node for layer in found.layers} | {
+        part.split()[0] for layer in found.layers for part in layer.between
+    }
+    assert len([layer for layer in found.layers if layer.module]) >= 3
+    assert {layer.value for layer in found.layers} >= set(graph.output_names)
+    sizes = {sum(layer.histogram) for layer in found.layers}
+    assert all(size % 40 == 0 for size in sizes)
+    assert any("every layer agrees" in line for line in table(found))
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_whatever_layer_is_sabotaged_is_found_with_its_module(make_graph: MakeGraph, name: str) -> None:
+    graph = make_graph(name)
+    for victim in nodes_with_weights(graph):
+        found = explain(altered(graph, sabotage(victim)), ROWS[name], Tolerances(), opset=17)
+        assert found.first is not None, victim
+        suspects = [found.first.node, *(part.split()[0] for part in found.first.between)]
+        assert victim in suspects
+        assert len(suspects) <= 2
+        place = found.layers.index(found.first)
+        assert all(layer.agrees for layer in found.layers[:place])
+        module = dict(graph.module.named_modules())
+        assert found.first.module in module
+        assert found.first.node in found.headline()
+        assert found.first.operator in found.headline()
+        assert "-> " in "\n".join(table(found))
+
+
+def test_the_error_of_a_sabotaged_decoder_reaches_its_image(make_graph: MakeGraph) -> None:
+    graph = make_graph("decoder")
+    found = explain(altered(graph, sabotage(nodes_with_weights(graph)[0])), ROWS["decoder"], Tolerances(), opset=17)
+    assert found.layers[-1].module == ""
+    assert not found.layers[-1].agrees
+    assert found.worst_onnx.shape == found.worst_torch.shape == (3, 16, 13)
+    off = np.abs(found.worst_onnx - found.worst_torch).max()
+    assert off == pytest.approx(found.layers[-1].max_abs, rel=1e-4)
+    assert "module expand" in found.headline()
+
+
+def test_results_that_are_not_finite_differ(make_graph: MakeGraph) -> None:
+    graph = make_graph("decoder")
+
+    def poison(model: onnx.ModelProto) -> None:
+        (weight,) = (w for w in model.graph.initializer if w.name == model.graph.node[0].input[1])
+        values = numpy_helper.to_array(weight).copy()
+        values.flat[0] = np.nan
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+
+    found = explain(altered(graph, poison), ROWS["decoder"], Tolerances(), opset=17)
+    assert found.first is not None
+    assert math.isinf(found.first.max_abs)
+
+
+def test_one_row_is_enough(make_graph: MakeGraph) -> None:
+    assert explain(make_graph("decoder"), ROWS["decoder"][:1], Tolerances(), opset=17).first is None
+
+
+def test_the_report_can_be_read_by_people_and_programs(make_graph: MakeGraph, tmp_path: Path) -> None:
+    graph = make_graph("decoder")
+    victim = nodes_with_weights(graph)[-1]
+    found = explain(altered(graph, sabotage(victim)), ROWS["decoder"], Tolerances(), opset=17)
+    good = explain(make_graph("encoder"), ROWS["encoder"], Tolerances(), opset=17)
+    for _ in range(2):  # an older report is replaced
+        write_report(tmp_path / "b.parity", [good, found], Tolerances())
+    document = json.loads((tmp_path / "b.parity" / "parity.json").read_text())
+    encoder, decoder = document["graphs"]
+    assert encoder["first"] is None
+    assert decoder["first"] == found.first.node if found.first else False
+    assert len(decoder["layers"]) == len(found.layers)
+    assert {"node", "operator", "module", "max_abs", "mean_abs", "max_ratio", "histogram"} <= set(decoder["layers"][0])
+    assert len(document["decades"]) + 1 == len(decoder["layers"][0]["histogram"])
+    assert "-> " in (tmp_path / "b.parity" / "parity.txt").read_text()
+    with Image.open(tmp_path / "b.parity" / "parity.png") as picture:
+        assert min(picture.size) > 500
+
+
+def test_without_matplotlib_the_report_has_no_plot(
+    make_graph: MakeGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(width: float, height: float) -> None:
+        raise MissingExtraError("no matplotlib")
+
+    monkeypatch.setattr(explaining, "new_figure", missing)
+    found = explain(make_graph("decoder"), ROWS["decoder"], Tolerances(), opset=17)
+    write_report(tmp_path / "b.parity", [found], Tolerances())
+    assert {path.name for path in (tmp_path / "b.parity").iterdir()} == {"parity.json", "parity.txt"}
+
+
+@pytest.fixture
+def sabotaged(make_graph: MakeGraph, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Exports give a decoder with its first layer altered; the name of that node."""
+    victim = nodes_with_weights(make_graph("decoder"))[0]
+
+    def export(module: object, example: object, *, input_name: str, **rest: object) -> bytes:
+        if input_name == "image":
+            return make_graph("encoder").onnx
+        return altered(make_graph("decoder"), sabotage(victim)).onnx
+
+    monkeypatch.setattr(publish, "export_onnx", export)
+    return victim
+
+
+def test_a_gate_that_fails_names_the_node_and_leaves_a_report(tiny_run: Run, tmp_path: Path, sabotaged: str) -> None:
+    with pytest.raises(ParityError, match="nothing was published") as caught:
+        export_run(tiny_run.path, tmp_path / "bundle")
+    assert sabotaged in str(caught.value)
+    assert "bundle.parity" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle.parity"]
+    document = json.loads((tmp_path / "bundle.parity" / "parity.json").read_text())
+    assert document["graphs"][0]["first"] is not None
+
+
+def test_what_cannot_be_explained_still_fails_for_parity(
+    tiny_run: Run, tmp_path: Path, sabotaged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise ExportError("no luck")
+
+    monkeypatch.setattr(publish, "explain", fails)
+    with pytest.raises(ParityError, match=r"nothing was published.*could not be told: no luck"):
+        export_run(tiny_run.path, tmp_path / "bundle")
+
+
+def test_a_fault_that_hides_behind_an_optimisation_is_said_to(make_graph: MakeGraph) -> None:
+    found = explain(make_graph("decoder"), ROWS["decoder"][:4], Tolerances(), opset=17)
+    assert "optimisation of ONNX Runtime's" in found.headline()
+
+
+def test_a_module_that_is_no_chain_is_located_as_well() -> None:
+    import torch
+    from torch import Tensor, nn
+
+    from vaekit_export.onnx_export import export_onnx
+
+    class Residual(nn.Module):
+        """Two branches, a function between modules, and a module that is called twice."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.again = nn.Linear(3, 4), nn.Linear(4, 4), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.again(self.first(x))
+            return torch.tanh(h + self.again(self.second(h)))
+
+    torch.manual_seed(0)
+    module = Residual().eval()
+    data = export_onnx(module, torch.randn(2, 3), input_name="x", output_names=("y",), opset=17)
+    graph = Graph("decoder", module, data, "x", ("y",))
+    rows = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+    assert explain(graph, rows, Tolerances(), opset=17).first is None
+
+    def negate(model: onnx.ModelProto) -> None:
+        (node,) = (node for node in model.graph.node if node.op_type == "Tanh")
+        node.CopyFrom(helper.make_node("Sin", list(node.input), list(node.output), node.name))
+
+    found = explain(altered(graph, negate), rows, Tolerances(), opset=17)
+    assert found.first is not None
+    assert found.first.operator == "Sin"
