@@ -6,7 +6,9 @@ from its subfolders), a picture or a glob of pictures, a .npy or .npz array, or 
 
 from __future__ import annotations
 
+import dataclasses
 import glob
+import hashlib
 import os
 import zipfile
 import zlib
@@ -39,6 +41,7 @@ _MIXED_SIZE = (64, 64)  # for pictures of several sizes, or large ones, where no
 _LARGEST_NATIVE_SIDE = 128
 _PROBED = 500  # pictures whose headers decide size and colour
 _CHUNK = 1024
+_PRINTED = 1024  # images that a fingerprint takes from those that are read only when they are asked for
 
 BUILT_IN_FILES = {
     "fashion-mnist": "install Debian's package dataset-fashion-mnist, or put its IDX files in "
@@ -74,9 +77,31 @@ class Images:
     in_memory: bool
     _count: int
     _read: Callable[[NDArray[np.int64]], NDArray[np.uint8]] = field(repr=False)
+    _name_of: Callable[[int], str] | None = field(default=None, repr=False)
+    _digest: str = ""
+    """Of all pixels, where they have been read anyway."""
 
     def __len__(self) -> int:
         return self._count
+
+    def name_of(self, index: int) -> str:
+        """What to call an image to people: its file, or its number in the source."""
+        return f"{self.name}[{index}]" if self._name_of is None else self._name_of(index)
+
+    def fingerprint(self) -> str:
+        """A hash by which a changed source is known: of number, shape and pixels.
+
+        Of images that are not in memory, and were not all read when they were opened, it takes _PRINTED, evenly spread.
+        """
+        form = f"{len(self)} {self.shape} "
+        if self._digest:
+            return form + self._digest
+        count = len(self) if self.in_memory else min(len(self), _PRINTED)
+        digest = _new_digest()
+        for first in range(0, count, _CHUNK):
+            chosen = np.arange(first, min(first + _CHUNK, count), dtype=np.int64) * len(self) // count
+            digest.update(np.ascontiguousarray(self.read(chosen)).data)
+        return form + digest.hexdigest()
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """The images of those numbers, uint8 (n, C, H, W)."""
@@ -309,9 +334,12 @@ def _from_files(
     pixels = np.empty((len(files) if keep else 1, *shape), np.uint8)
     good: list[int] = []
     skipped: list[str] = []
+    digest = _new_digest()
     for number, file in enumerate(files):
         try:
-            pixels[len(good) if keep else 0] = read_image(file, channels, size)
+            read_pixels = read_image(file, channels, size)
+            pixels[len(good) if keep else 0] = read_pixels
+            digest.update(np.ascontiguousarray(read_pixels).data)
             good.append(number)
         except SourceError as error:
             skipped.append(str(error))
@@ -320,14 +348,24 @@ def _from_files(
     if not good:
         raise SourceError(f"{source} holds no readable image; the first failed so: {skipped[0]}")
     labels = None if labels is None else labels[good]
-    if keep:
-        return _held(source, pixels[: len(good)], labels, label_names, tuple(skipped), resized_from)
     kept = [files[number] for number in good]
+
+    def name_of(index: int) -> str:
+        return str(kept[index])
+
+    if keep:
+        held = _held(source, pixels[: len(good)], labels, label_names, tuple(skipped), resized_from)
+        return dataclasses.replace(held, _name_of=name_of, _digest=digest.hexdigest())
 
     def read(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         return np.array([read_image(kept[index], channels, size) for index in indices], np.uint8).reshape(-1, *shape)
 
-    return Images(source, shape, labels, label_names, tuple(skipped), resized_from, False, len(kept), read)
+    form = (source, shape, labels, label_names, tuple(skipped), resized_from)
+    return Images(*form, False, len(kept), read, name_of, digest.hexdigest())
+
+
+def _new_digest() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)
 
 
 def _common_form(files: list[Path]) -> tuple[int, set[tuple[int, int]]]:
