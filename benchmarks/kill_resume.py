@@ -38,32 +38,39 @@ def main() -> None:
         length = ("--steps", str(options.steps), "--checkpoint-every", str(max(1, options.steps // 40)))
         begin = ["train", options.source, *length, "--device", "cpu", "--quiet", "-o"]
         started = time.monotonic()
-        subprocess.run([*vaekit(), *begin, str(unbroken)], check=True)
+        with subprocess.Popen([*vaekit(), *begin, str(unbroken)]) as training:
+            wait_until_begun(training, unbroken)
+            start_seconds = time.monotonic() - started
+        if training.returncode:
+            sys.exit(f"the unbroken training ended with {training.returncode}")
         seconds = time.monotonic() - started
-        print(f"unbroken: {options.steps} steps in {seconds:.0f} s")
-        moments = kill_often(begin, broken, options.kills, seconds, random.Random(options.seed))
+        print(f"unbroken: {options.steps} steps in {seconds:.0f} s, {start_seconds:.0f} of them before the first")
+        # As long as it takes to start, and twice a kill's share of the rest: half of them fall into that rest.
+        longest = start_seconds + 2 * (seconds - start_seconds) / options.kills
+        moments = kill_often(begin, broken, options.kills, longest, random.Random(options.seed))
         differing = [name for name in names_in(unbroken) | names_in(broken) if not same(unbroken / name, broken / name)]
     print(f"{len(moments)} kills; files that differ: {', '.join(sorted(differing)) or 'none'}")
     write_json(options.json, {"kills": moments, "steps": options.steps, "differing": sorted(differing)})
     sys.exit(1 if differing else 0)
 
 
-def kill_often(begin: list[str], run: Path, kills: int, seconds: float, moments: random.Random) -> list[float]:
+def kill_often(begin: list[str], run: Path, kills: int, longest: float, moments: random.Random) -> list[float]:
     """Begin a run, kill it that many times, each time going on with it, and finish it; the seconds that each lived."""
     lived: list[float] = []
     command = [*vaekit(), *begin, str(run)]
     while len(lived) < kills:
         with subprocess.Popen(command) as training:
             started = time.monotonic()
-            wait_until_begun(training, run)
+            if not (run / "config.json").exists():
+                wait_until_begun(training, run)
             try:
-                training.wait(moments.uniform(0.0, 1.5 * seconds / kills))
+                training.wait(moments.uniform(0.0, longest))
             except subprocess.TimeoutExpired:
                 training.kill()
         if training.returncode >= 0:
             sys.exit(f"{' '.join(command)} ended with {training.returncode} before it could be killed: more --steps")
         lived.append(time.monotonic() - started)
-        print(f"killed after {lived[-1]:.1f} s; steps kept: {steps_kept(run)}")
+        print(f"killed after {lived[-1]:.1f} s; steps kept: {steps_kept(run)}", flush=True)
         command = [*vaekit(), "train", "--resume", str(run), "--quiet"]
     subprocess.run(command, check=True)
     return lived
