@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,12 @@ def preprocessing_rule(channels: int, height: int, width: int) -> str:
     )
 
 
-def read_image(path: str | Path, channels: int, size: tuple[int, int], *, resize: bool = True) -> NDArray[np.uint8]:
+def read_image(
+    path: str | Path | IO[bytes], channels: int, size: tuple[int, int], *, resize: bool = True, name: str = ""
+) -> NDArray[np.uint8]:
     """Read a picture by the rule: uint8 (channels, height, width); ``size`` is (height, width).
+
+    ``name`` is what to call one that is no file of its own.
 
     Raises SourceError with the reason where it cannot be read, and without ``resize`` where it is of another size or
     grey where the model takes colours or the reverse.
@@ -50,10 +55,10 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int], *, resize
                     check_form((upright.height, upright.width), 1 if _is_grey(upright) else 3, channels, size)
                 return fit(_convert(upright, channels), size)
     except _READ_ERRORS as error:
-        raise SourceError(f"{path}: {_reason(error)}") from error
+        raise SourceError(f"{name or path}: {_reason(error)}") from error
 
 
-def probe_image(path: str | Path) -> tuple[tuple[int, int], bool]:
+def probe_image(path: str | Path | IO[bytes]) -> tuple[tuple[int, int], bool]:
     """(height, width) and whether a picture is grey, as it stands upright, from its header alone.
 
     Raises SourceError where it cannot be read.
@@ -99,7 +104,7 @@ def fit(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _open(path: str | Path) -> Image.Image:
+def _open(path: str | Path | IO[bytes]) -> Image.Image:
     picture = Image.open(path, formats=FORMATS)
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()

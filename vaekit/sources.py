@@ -1,19 +1,22 @@
 """SOURCE: the one grammar for naming images, wherever they are read.
 
 A source is ``shapes`` (drawn), ``fashion-mnist`` or ``mnist`` (found on this machine), a folder of pictures (labels
-from its subfolders), a picture or a glob of pictures, a .npy or .npz array, or an IDX file or a folder of them.
+from its subfolders), a picture or a glob of pictures, a .npy or .npz array, an IDX file or a folder of them, or
+``hf:NAME[:SPLIT]``, a data set that Hugging Face's library loads.
 """
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import zipfile
 import zlib
+from array import array as packed_array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,7 @@ from PIL import Image
 from vaekit.errors import SourceError, UsageError
 from vaekit.idx import is_idx, read_idx
 from vaekit.images import SUFFIXES, fit, probe_image, read_image
+from vaekit.listing import PathList, pictures_under
 from vaekit.machine import available_memory
 from vaekit.shapes import SHAPE_NAMES, draw_factors, render
 
@@ -34,11 +38,15 @@ Progress = Callable[[int, int], None]
 SHAPES_COUNT = 40_000
 """Images of the source ``shapes``."""
 
+HUB = "hf:"
+"""What names of Hugging Face data sets begin with."""
+
 _SHAPES_SIZE = (32, 32)
 _MIXED_SIZE = (64, 64)  # for pictures of several sizes, or large ones, where no size is asked for
 _LARGEST_NATIVE_SIDE = 128
 _PROBED = 500  # pictures whose headers decide size and colour
 _CHUNK = 1024
+_PRINTED = 1024  # images that a fingerprint takes from those that are read only when they are asked for
 
 BUILT_IN_FILES = {
     "fashion-mnist": "install Debian's package dataset-fashion-mnist, or put its IDX files in "
@@ -74,9 +82,31 @@ class Images:
     in_memory: bool
     _count: int
     _read: Callable[[NDArray[np.int64]], NDArray[np.uint8]] = field(repr=False)
+    _name_of: Callable[[int], str] | None = field(default=None, repr=False)
+    _digest: str = ""
+    """Of all pixels, where they have been read anyway."""
 
     def __len__(self) -> int:
         return self._count
+
+    def name_of(self, index: int) -> str:
+        """What to call an image to people: its file, or its number in the source."""
+        return f"{self.name}[{index}]" if self._name_of is None else self._name_of(index)
+
+    def fingerprint(self) -> str:
+        """A hash by which a changed source is known: of number, shape and pixels.
+
+        Of images that are not in memory, and were not all read when they were opened, it takes _PRINTED, evenly spread.
+        """
+        form = f"{len(self)} {self.shape} "
+        if self._digest:
+            return form + self._digest
+        count = len(self) if self.in_memory else min(len(self), _PRINTED)
+        digest = _new_digest()
+        for first in range(0, count, _CHUNK):
+            chosen = np.arange(first, min(first + _CHUNK, count), dtype=np.int64) * len(self) // count
+            digest.update(np.ascontiguousarray(self.read(chosen)).data)
+        return form + digest.hexdigest()
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """The images of those numbers, uint8 (n, C, H, W)."""
@@ -95,26 +125,27 @@ def open_source(source: str, *, size: tuple[int, int] | None = None, progress: P
         return _open_shapes(size)
     if source in BUILT_IN_FILES:
         return _open_idx_folder(source, find_dataset(source), size)
+    if source.startswith(HUB):
+        return _open_hub(source, size, progress)
     path = Path(source)
     if path.is_dir():
         return _open_folder(source, path, size, progress)
-    if path.suffix in (".npy", ".npz") and path.exists():
-        return _open_array_file(source, path, size)
-    if path.is_file() and is_idx(path):
-        return _from_array(source, read_idx(path), _idx_labels(path), size)
-    files = [path] if path.is_file() else sorted(Path(match) for match in glob.glob(source, recursive=True))
-    files = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
-    if not files:
-        raise no_source(source)
-    return _from_files(source, files, None, (), size, progress)
+    return _open_files(source, path, size, progress)
 
 
 def no_source(source: str) -> SourceError:
     """The error that a source is none."""
-    kinds = "a folder of images, a picture or glob, .npy, .npz, an IDX file, shapes, fashion-mnist or mnist"
+    kinds = "a folder of images, a picture or glob, .npy, .npz, an IDX file, hf:NAME, shapes, fashion-mnist or mnist"
     if os.path.exists(source):
         return SourceError(f"{source} is not a source of images: vaekit reads {kinds}")
     return SourceError(f"there is no source {source}: give {kinds}")
+
+
+def _open_hub(source: str, size: tuple[int, int] | None, progress: Progress | None) -> Images:
+    from vaekit.hub import open_hub
+
+    pictures = open_hub(source.removeprefix(HUB))
+    return _from_pictures(source, pictures, pictures.labels, pictures.label_names, size, progress)
 
 
 def _open_shapes(size: tuple[int, int] | None) -> Images:
@@ -154,25 +185,38 @@ def find_test_part(source: str) -> str | None:
 
 
 def _open_folder(source: str, folder: Path, size: tuple[int, int] | None, progress: Progress | None) -> Images:
-    found = sorted(_files_under(folder))
-    files = [file for file in found if file.suffix.lower() in SUFFIXES]
-    if not files:
-        if any("idx3-ubyte" in file.name for file in found):
+    root = os.fsencode(folder)
+    classes: dict[bytes, int] = {}  # in order of appearance
+    found = packed_array("q")
+
+    def paths() -> Iterator[bytes]:
+        for path in pictures_under(root):
+            found.append(classes.setdefault(path.rpartition(b"/")[0], len(classes)))
+            yield path
+
+    files = _Files(PathList(paths()))
+    if not len(files):
+        if any("idx3-ubyte" in file.name for file in folder.iterdir()):
             return _open_idx_folder(source, folder, size)
         raise SourceError(f"{folder} holds no images: vaekit reads {', '.join(sorted(SUFFIXES))}")
-    classes = [str(file.parent.relative_to(folder)) for file in files]
-    names = tuple(sorted(set(classes)))
-    labels = np.array([names.index(name) for name in classes], np.int64) if len(names) > 1 else None
-    return _from_files(source, files, labels, names if len(names) > 1 else (), size, progress)
+    if len(classes) < 2:
+        return _from_pictures(source, files, None, (), size, progress)
+    names = [str(Path(os.fsdecode(path)).relative_to(folder)) for path in classes]
+    order = np.argsort(np.argsort(names)).astype(np.int64)  # of each class, its place among the sorted names
+    return _from_pictures(source, files, order[np.frombuffer(found, np.int64)], tuple(sorted(names)), size, progress)
 
 
-def _files_under(folder: Path) -> Iterator[Path]:
-    """Files at any depth; links to folders are followed, but not back into a folder that they lie in."""
-    for top, folders, names in os.walk(folder, followlinks=True):
-        here = Path(top)
-        above = {path.resolve() for path in (here, *here.parents) if path.is_relative_to(folder)}
-        folders[:] = [name for name in folders if (here / name).resolve() not in above]
-        yield from (here / name for name in names)
+def _open_files(source: str, path: Path, size: tuple[int, int] | None, progress: Progress | None) -> Images:
+    """An array, an IDX file, a picture, or a glob of pictures."""
+    if path.suffix in (".npy", ".npz") and path.exists():
+        return _open_array_file(source, path, size)
+    if path.is_file() and is_idx(path):
+        return _from_array(source, read_idx(path), _idx_labels(path), size)
+    files = [path] if path.is_file() else sorted(Path(match) for match in glob.glob(source, recursive=True))
+    files = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+    if not files:
+        raise no_source(source)
+    return _from_pictures(source, _Files(PathList(map(os.fsencode, files))), None, (), size, progress)
 
 
 def _open_idx_folder(source: str, folder: Path, size: tuple[int, int] | None) -> Images:
@@ -292,50 +336,101 @@ def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     return np.stack([fit(picture, size) for picture in pictures])
 
 
-def _from_files(
+class Pictures(Protocol):
+    """Encoded pictures that can be read by number."""
+
+    def __len__(self) -> int: ...
+
+    def open(self, index: int) -> str | IO[bytes]:
+        """The path of the file, or the file."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What to call it to people."""
+        ...
+
+
+class _Files:
+    """Pictures that are files of their own."""
+
+    def __init__(self, paths: PathList) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def open(self, index: int) -> str | IO[bytes]:
+        return self.name(index)
+
+    def name(self, index: int) -> str:
+        return os.fsdecode(self._paths[index])
+
+
+def _from_pictures(
     source: str,
-    files: list[Path],
+    pictures: Pictures,
     labels: NDArray[np.int64] | None,
     label_names: tuple[str, ...],
     size: tuple[int, int] | None,
     progress: Progress | None,
 ) -> Images:
-    """Images of picture files. All are decoded once, so that unreadable ones are known and left out."""
-    channels, sizes = _common_form(files)
+    """Images of encoded pictures. All are decoded once, so that unreadable ones are known and left out."""
+    channels, sizes = _common_form(pictures)
     size = size or _native_size(sizes)
     resized_from = "" if sizes == {size} else " x ".join(map(str, *sizes)) if len(sizes) == 1 else "several sizes"
     shape = (channels, *size)
-    keep = _fits(len(files), shape)
-    pixels = np.empty((len(files) if keep else 1, *shape), np.uint8)
-    good: list[int] = []
+
+    def read_one(number: int) -> NDArray[np.uint8]:
+        return read_image(pictures.open(number), channels, size, name=pictures.name(number))
+
+    in_memory = _fits(len(pictures), shape)
+    held = np.empty((len(pictures) if in_memory else 0, *shape), np.uint8)
+    good = packed_array("q")
     skipped: list[str] = []
-    for number, file in enumerate(files):
+    digest = _new_digest()
+    for number in range(len(pictures)):
         try:
-            pixels[len(good) if keep else 0] = read_image(file, channels, size)
+            image = read_one(number)
+            digest.update(np.ascontiguousarray(image).data)
+            if in_memory:
+                held[len(good)] = image
             good.append(number)
         except SourceError as error:
             skipped.append(str(error))
         if progress:
-            progress(number + 1, len(files))
+            progress(number + 1, len(pictures))
     if not good:
         raise SourceError(f"{source} holds no readable image; the first failed so: {skipped[0]}")
-    labels = None if labels is None else labels[good]
-    if keep:
-        return _held(source, pixels[: len(good)], labels, label_names, tuple(skipped), resized_from)
-    kept = [files[number] for number in good]
+    numbers = np.frombuffer(good, np.int64)
 
     def read(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return np.array([read_image(kept[index], channels, size) for index in indices], np.uint8).reshape(-1, *shape)
+        return np.array([read_one(int(number)) for number in numbers[indices]], np.uint8).reshape(-1, *shape)
 
-    return Images(source, shape, labels, label_names, tuple(skipped), resized_from, False, len(kept), read)
+    return Images(
+        name=source,
+        shape=shape,
+        labels=None if labels is None else labels[numbers],
+        label_names=label_names,
+        skipped=tuple(skipped),
+        resized_from=resized_from,
+        in_memory=in_memory,
+        _count=len(good),
+        _read=held[: len(good)].__getitem__ if in_memory else read,
+        _name_of=lambda index: pictures.name(int(numbers[index])),
+        _digest=digest.hexdigest(),
+    )
 
 
-def _common_form(files: list[Path]) -> tuple[int, set[tuple[int, int]]]:
-    """Channels for a set of files, one if all are grey, and the sizes found, from the headers of some of them."""
+def _new_digest() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)
+
+
+def _common_form(pictures: Pictures) -> tuple[int, set[tuple[int, int]]]:
+    """Channels for a set of pictures, one if all are grey, and the sizes found, from the headers of some of them."""
     sizes, grey = set(), True
-    for file in files[:: -(-len(files) // _PROBED)]:
+    for number in range(0, len(pictures), -(-len(pictures) // _PROBED)):
         try:
-            size, is_grey = probe_image(file)
+            size, is_grey = probe_image(pictures.open(number))
         except SourceError:
             continue
         sizes.add(size)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import glob
 import hashlib
-import heapq
 import itertools
 import os
 import tempfile
@@ -22,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaekit.arrays import RowFile, split_strings
-from vaekit.errors import SourceError, VaekitError
+from vaekit.errors import SourceError
 from vaekit.idx import is_idx
 from vaekit.images import SUFFIXES, check_form, convert_channels, read_image
+from vaekit.listing import pictures_under, write_strings
 from vaekit.shapes import SHAPE_NAMES, draw_factors, render
 from vaekit.sources import (
     BUILT_IN_FILES,
@@ -43,9 +43,6 @@ from vaekit.workers import ordered_map
 _CHUNK_BYTES = 1 << 22  # of pixels that travel between processes at a time
 _CHUNK_IMAGES = 256
 _FEW = 256  # files that are decoded in this process: others take longer to start than these take to decode
-_SORTED_AT_ONCE = 50_000  # names of one folder that are sorted in memory
-
-_SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class ImageStream:
             for source in sources:
                 self._add(source)
             self._add_files(listed)
-            _write(self._spool, ())  # what still waits to be written
+            write_strings(self._spool, ())  # what still waits to be written
         except BaseException:
             self.close()
             raise
@@ -161,7 +158,7 @@ class ImageStream:
 
     def _add_folder(self, folder: Path) -> None:
         before = len(self)
-        self._add_files(_pictures_under(os.fsencode(folder)), root=os.fsencode(folder))
+        self._add_files(pictures_under(os.fsencode(folder)), root=os.fsencode(folder))
         if len(self) == before:
             if not any("idx3-ubyte" in file.name for file in folder.iterdir()):
                 raise SourceError(f"{folder} holds no images: vaekit reads {', '.join(sorted(SUFFIXES))}")
@@ -177,7 +174,7 @@ class ImageStream:
         for path in paths:
             if b"\0" in path:
                 raise SourceError("the list of paths holds NUL bytes: give one path a line")
-            _write(self._spool, (path,), flush=False)
+            write_strings(self._spool, (path,), flush=False)
             self._digest.update(path + b"\0")
             count += 1
         if count:
@@ -311,69 +308,3 @@ def _folder_below(root: bytes, path: bytes) -> str:
 
 def _chunk_images(shape: tuple[int, int, int]) -> int:
     return max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // int(np.prod(shape))))
-
-
-def _pictures_under(folder: bytes, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[bytes]:
-    """Paths of pictures at any depth, in order of their names, a folder's own before those of its subfolders.
-
-    Links to folders are followed, but not back into a folder that they lie in.
-    """
-    stat = Path(os.fsdecode(folder)).stat()
-    here = above | {(stat.st_dev, stat.st_ino)}
-    if len(here) == len(above):
-        return
-    subfolders: list[bytes] = []
-
-    def names() -> Iterator[bytes]:
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if _is_dir(entry):
-                        subfolders.append(entry.name)
-                    elif entry.name.lower().endswith(_SUFFIXES):
-                        yield entry.name
-        except OSError as error:
-            raise SourceError(f"cannot read the folder {os.fsdecode(folder)}: {error.strerror or error}") from error
-
-    yield from (folder + b"/" + name for name in _sorted(names()))
-    for name in sorted(subfolders):
-        yield from _pictures_under(folder + b"/" + name, here)
-
-
-def _is_dir(entry: os.DirEntry[bytes]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _write(file: IO[bytes], strings: Iterable[bytes], *, flush: bool = True) -> None:
-    """Write strings, NUL-terminated, to a temporary file. Raises VaekitError where there is no room for them."""
-    try:
-        file.writelines(string + b"\0" for string in strings)
-        if flush:
-            file.flush()
-    except OSError as error:
-        raise VaekitError(
-            f"cannot list the images in the temporary folder {tempfile.gettempdir()}: {error.strerror or error}; "
-            "TMPDIR names another"
-        ) from error
-
-
-def _sorted(names: Iterator[bytes]) -> Iterator[bytes]:
-    """Names in order, of which only so many are in memory at a time: sorted runs on disk, merged."""
-    first = sorted(itertools.islice(names, _SORTED_AT_ONCE))
-    if len(first) < _SORTED_AT_ONCE:
-        yield from first
-        return
-    runs: list[Any] = []
-    try:
-        while first:
-            run = tempfile.TemporaryFile(prefix="vaekit-")  # noqa: SIM115 — closed below
-            runs.append(run)
-            _write(run, first)
-            first = sorted(itertools.islice(names, _SORTED_AT_ONCE))
-        yield from heapq.merge(*(split_strings(run, 0) for run in runs))
-    finally:
-        for run in runs:
-            run.close()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from vaekit import sources, stream, workers
+from vaekit import listing, sources, stream, workers
 from vaekit.errors import SourceError
 from vaekit.images import read_image
 from vaekit.shapes import SHAPE_NAMES, draw_shapes
@@ -220,7 +220,7 @@ def test_more_names_than_are_sorted_at_once_are_in_order_too(
         (tmp_path / name).touch()
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "0.png").touch()
-    monkeypatch.setattr(stream, "_SORTED_AT_ONCE", limit)
+    monkeypatch.setattr(listing, "_SORTED_AT_ONCE", limit)
     expected = [os.fsencode(tmp_path / name) for name in (*sorted(names), "sub/0.png")]
     assert [failure.split(":")[0] for failure in read(tmp_path).failures] == [os.fsdecode(path) for path in expected]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from safetensors.torch import save
 from vaekit.errors import RunError
 from vaekit.files import check_writable, replacing_file, write_text
 from vaekit.prior import Mixture
+from vaekit.training.checkpoint import CHECKPOINT
 from vaekit.training.networks import DEFAULT_PRESET, PRESETS, VAENetwork
 
 MODEL, CONFIG, METRICS, HOLDOUT, PREVIEWS = (
@@ -32,6 +35,7 @@ MODEL, CONFIG, METRICS, HOLDOUT, PREVIEWS = (
     "previews",
 )
 FORMAT_VERSION = 2
+CHECKPOINT_EVERY = 200
 
 _CHOICES = {
     "preset": tuple(PRESETS),
@@ -39,7 +43,22 @@ _CHOICES = {
     "posterior": ("diagonal", "isotropic"),
     "objective": ("elbo", "iwae", "autoencoder", "prior-only"),
     "binarize": ("none", "fixed", "dynamic"),
+    "device": ("cpu", "cuda", "mps"),
 }
+_LEAST = {  # of whole numbers
+    "channels": 1,
+    "height": 8,
+    "width": 8,
+    "latent": 1,
+    "steps": 1,
+    "batch_size": 2,
+    "seed": 0,
+    "mc_samples": 1,
+    "iwae_samples": 1,
+    "checkpoint_every": 1,
+}
+_ABOVE_ZERO, _NOT_BELOW_ZERO = ("lr", "sigma", "max_minutes"), ("beta", "beta_warmup", "free_bits")
+_OPTIONAL = ("sigma", "max_minutes")
 _PRIOR_KEYS = ("prior.weights", "prior.means", "prior.cholesky")
 
 
@@ -78,6 +97,12 @@ class Config:
     """Nats that each dimension's KL counts at least."""
     binarize: str = "none"
     """``none``, ``fixed`` or ``dynamic``."""
+    max_minutes: float | None = None
+    """The length, while it is not yet known how many steps that is."""
+    checkpoint_every: int = CHECKPOINT_EVERY
+    """Steps between two checkpoints; results do not depend on it."""
+    device: str = "cpu"
+    """Where it was trained: ``cpu``, ``cuda`` or ``mps``."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -113,7 +138,10 @@ def is_run(path: Path) -> bool:
 def check_target(path: Path, overwrite: bool) -> None:
     """Raise RunError where a run cannot be written to ``path``, before any work is done."""
     if is_run(path) and not overwrite:
-        raise RunError(f"{path} already holds a run: choose another place with -o, or replace it with --overwrite")
+        raise RunError(
+            f"{path} already holds a run: go on with it with --resume {path}, replace it with --overwrite, or choose "
+            "another place with -o"
+        )
     if path.exists() and not is_run(path) and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path} exists and is not a run: choose another place with -o")
     check_writable(path / MODEL)
@@ -121,11 +149,43 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 def start_folder(path: Path) -> None:
     """Make a run's folder, without what an older run left in it. Raises RunError where that cannot be done."""
-    try:
+    with _writing(path):
         shutil.rmtree(path / PREVIEWS, ignore_errors=True)
-        for name in (MODEL, METRICS):
+        for name in (MODEL, CHECKPOINT, METRICS):  # in this order, or an unfinished run would look finished
             (path / name).unlink(missing_ok=True)
         (path / PREVIEWS).mkdir(parents=True)
+        _remove_unfinished(path)
+
+
+def rewind_folder(path: Path, metrics_bytes: int) -> None:
+    """Take back what was written after a checkpoint, when metrics.jsonl had that length. Raises RunError."""
+    with _writing(path):
+        (path / PREVIEWS).mkdir(exist_ok=True)
+        with open(path / METRICS, "ab") as file:
+            file.truncate(min(metrics_bytes, file.tell()))
+        _remove_unfinished(path)
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the training of a run came to its end. Raises RunError where the folder is no run.
+
+    A training that began has a checkpoint until its end, and no model before its first one.
+    """
+    load_config(path)
+    return (path / MODEL).exists() and not (path / CHECKPOINT).exists()
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove files that a process was killed over (``vaekit.files.replacing_file``)."""
+    for folder in (path, path / PREVIEWS):
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -160,10 +220,10 @@ def save_holdout(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64
 
 def load_run(path: Path) -> Run:
     """Read a run. Raises RunError where the folder is none, is damaged, or its weights do not fit its config."""
-    config = _load_config(path)
+    config = load_config(path)
     model_path = path / MODEL
     if not model_path.is_file():
-        raise RunError(f"{path} has no {MODEL}: its training ended before the first checkpoint. Train it again.")
+        raise RunError(f"{path} has no {MODEL} yet: vaekit train --resume {path} goes on with its training")
     try:
         with safe_open(model_path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is no dict
@@ -199,40 +259,66 @@ def load_holdout(run: Run) -> NDArray[np.uint8]:
     return images
 
 
-def _load_config(path: Path) -> Config:
+def load_config(path: Path) -> Config:
+    """Read a run's config.json. Raises RunError where the folder is no run, or the file is damaged or newer."""
     if not path.exists():
         raise RunError(f"there is no run at {path}: `vaekit train -o {path}` makes one")
     if not (path / CONFIG).is_file():
         raise RunError(f"{path} is not a run: it has no {CONFIG}. `vaekit train -o RUN` makes one.")
     try:
-        document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        if document["format_version"] > FORMAT_VERSION:
-            raise RunError(f"{path} was trained by a newer vaekit: upgrade this one (pip install -U vaekit)")
-        if document["format_version"] < FORMAT_VERSION:
-            raise RunError(f"{path} was trained by an older vaekit, with networks that this one has not: train again")
-        config = Config(**document)
-        _check_values(config)
-    except (ValueError, TypeError, KeyError) as error:
+        return Config(**read_settings(path / CONFIG))
+    except TypeError as error:
         raise RunError(f"{path / CONFIG} is damaged: {error}") from error
-    return config
 
 
-def _check_values(config: Config) -> None:
+def read_settings(path: Path) -> dict[str, Any]:
+    """Values of the fields of Config, as a file like config.json has them; it need not have all.
+
+    Raises RunError where the file cannot be read, was written by a newer vaekit, or has unknown or impossible values.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
+            raise RunError(f"{path} was written by a newer vaekit: upgrade this one (pip install -U vaekit)")
+        if settings.get("format_version", FORMAT_VERSION) < FORMAT_VERSION:
+            raise RunError(f"{path} was written by an older vaekit, with networks that this one has not: train again")
+        _check_names(settings)
+        _check_values(settings)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    return settings  # type: ignore[no-any-return]  # checked above
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting that there is none of."""
+    known = [field.name for field in dataclasses.fields(Config)]
+    for name in settings:
+        if name not in known:
+            (nearest,) = difflib.get_close_matches(name, known, 1, cutoff=0.0)
+            raise ValueError(f"there is no setting {name!r}; the nearest is {nearest!r}")
+
+
+def _check_values(settings: Mapping[str, Any]) -> None:
     """Raise ValueError for values that no training has: config.json is a file that people edit."""
-    least = {"channels": 1, "height": 8, "width": 8, "latent": 1, "steps": 1, "batch_size": 2, "seed": 0}
-    least |= {"mc_samples": 1} | ({"iwae_samples": 1} if config.objective == "iwae" else {})
-    for name, bound in least.items():
-        value = getattr(config, name)
+    for name, bound in _LEAST.items():
+        value = settings.get(name, bound)
+        if name == "iwae_samples" and value is None and settings.get("objective") != "iwae":
+            continue
         if type(value) is not int or value < bound:
             raise ValueError(f"{name} must be a whole number from {bound}, not {value!r}")
-    positive = {"lr": config.lr} | ({} if config.sigma is None else {"sigma": config.sigma})
-    others = {"beta": config.beta, "beta_warmup": config.beta_warmup, "free_bits": config.free_bits}
-    for name, value in (others | positive).items():
-        if type(value) not in (int, float) or not 0 <= value < math.inf or (name in positive and value == 0):
+    for name in (*_ABOVE_ZERO, *_NOT_BELOW_ZERO):
+        value = settings.get(name, 1.0)
+        if value is None and name in _OPTIONAL:
+            continue
+        if type(value) not in (int, float) or not 0 <= value < math.inf or (value == 0 and name in _ABOVE_ZERO):
             raise ValueError(f"{name} must be a positive number, not {value!r}")
     for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
+        if name in settings and settings[name] not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {settings[name]!r}")
+    if not isinstance(settings.get("source", ""), str):
+        raise ValueError(f"source must be a source's name, not {settings['source']!r}")
 
 
 def _first_line(error: Exception) -> str:

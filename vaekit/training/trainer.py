@@ -6,26 +6,43 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaekit.errors import SourceError, UsageError, VaekitError
+from vaekit.errors import RunError, SourceError, UsageError, VaekitError
 from vaekit.machine import usable_cpus
 from vaekit.pictures import grid, save_picture
 from vaekit.prior import Mixture, draw_mixture
 from vaekit.sources import Images
-from vaekit.training.binarise import binarise_dynamic, binarise_fixed
+from vaekit.training.batches import Batches
+from vaekit.training.checkpoint import (
+    CHECKPOINT,
+    Checkpoint,
+    optimiser_tensors,
+    restore_optimiser,
+    save_checkpoint,
+)
 from vaekit.training.mixture import fit_mixture
 from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import Draws, Likelihood, Objective, draw, elbo_terms
-from vaekit.training.run import METRICS, PREVIEWS, Config, save_config, save_holdout, save_model, start_folder
+from vaekit.training.run import (
+    CONFIG,
+    METRICS,
+    PREVIEWS,
+    Config,
+    rewind_folder,
+    save_config,
+    save_holdout,
+    save_model,
+    start_folder,
+)
 
 DEFAULT_STEPS = 2400
 HOLDOUT_IMAGES = 1000
@@ -40,6 +57,7 @@ _VARIANCE_DECAY = 0.98  # of the running variance, a step
 _GRADIENT_NORM = 1e5  # cuts only what would throw the weights far off
 _EVALUATION_BATCH = 250  # decoded images
 _PREVIEW_IMAGES = 32
+_NAMED_IMAGES = 3  # of a batch on which the loss was not finite
 
 _TIMED_STEPS = 30  # before a deadline becomes a number of steps; the first third is not timed
 _EVALUATION_COST = 0.4  # of an image's share of a training step
@@ -146,6 +164,7 @@ class Trainer:
         *,
         network: VAENetwork | None = None,
         device: str = "cpu",
+        checkpoint: Checkpoint | None = None,
         deadline: float | None = None,
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
@@ -153,12 +172,22 @@ class Trainer:
         """``deadline`` (of time.monotonic) becomes the number of steps after a warm-up; ``stop`` ends it early.
 
         ``network`` is trained in place of the one that the settings name; its run is not for ``load_run``.
+        With a ``checkpoint`` of the run at ``path``, the training goes on from there.
 
-        Raises UsageError for a batch larger than the training part, SourceError for too few images.
+        Raises UsageError for a batch larger than the training part, SourceError for images too few or of another shape
+        than the config's, RunError where the checkpoint is of other images or another network than the config's.
         """
-        self.config, self.images, self.path = config, images, path
+        self.config, self.images, self.path, self.checkpoint = config, images, path, checkpoint
         self.device, self.deadline, self.stop, self.report = torch.device(device), deadline, stop, report
         self.total = config.steps if deadline is None else None
+        self.fingerprint = images.fingerprint()
+        if checkpoint is not None and checkpoint.fingerprint != self.fingerprint:
+            raise RunError(
+                f"{images.name} has changed since {path} was begun: other images, or another order or size. Restore "
+                "it, or train anew with --overwrite"
+            )
+        if images.shape != config.image_shape:
+            raise SourceError(f"{images.name} has images of {images.shape} (C, H, W), the config {config.image_shape}")
         self.training, self.holdout = split(len(images), config.seed)
         if not 2 <= config.batch_size <= len(self.training):
             raise UsageError(
@@ -170,57 +199,101 @@ class Trainer:
         self.objective, self.likelihood = objective_of(config), likelihood_of(config)
         self.network = network or VAENetwork(config.image_shape, config.latent, config.posterior, config.preset)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-        self.noise = torch.Generator(self.device).manual_seed(_torch_seed(config.seed))
+        self.batches = Batches(images, config, self.training)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.lr, fused=self.device.type != "mps")
         self.variance = torch.zeros((), device=self.device)  # running mean over batches, for validation
-        self.best: dict[str, float] = {"objective": -math.inf}
+        self.diverged = torch.full((), -1, device=self.device)  # the first step whose loss was not finite
+        self.best: dict[str, float] = {}
         self.best_weights: dict[str, Tensor] = {}
+        self.validated = self.kept = -1  # the steps of the last validation and of the last checkpoint
+        if checkpoint is not None:
+            self._restore(checkpoint)
 
     def run(self) -> Outcome:
-        """Train, keep the weights with the best validation, freeze sigma, fit the prior, and write the run."""
-        start_folder(self.path)
-        self.holdout_images = self._read(self.holdout)
-        labels = None if self.images.labels is None else self.images.labels[self.holdout]
-        save_holdout(self.path, self.holdout_images, labels)
-        save_config(self.path, self.config)
-        (self.path / METRICS).touch()
-        steps = self._train()
-        if steps != self.best.get("step"):
+        """Train, keep the weights with the best validation, freeze sigma, fit the prior, and write the run.
+
+        From a checkpoint, on the same machine and with as many threads, the model becomes bit for bit that of a
+        training that never stopped. Raises VaekitError where the training diverges or a file cannot be written.
+        """
+        if self.checkpoint is None:
+            self._start()
+        else:
+            rewind_folder(self.path, self.checkpoint.metrics_bytes)
+        self.holdout_images = self.batches.read(self.holdout)
+        steps = self._train(self.kept)
+        stopped = steps != self.total and self.stop()
+        if stopped and steps != self.kept:
+            self._save_checkpoint(steps)
+        if steps != self.validated:
             self._validate(steps)
         self.network.load_state_dict(self.best_weights)
-        return self._finish(steps)
+        outcome = self._finish(steps)
+        if not stopped:
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
+        return outcome
 
-    def _train(self) -> int:
-        """Steps done."""
-        started = time.monotonic()
+    def _start(self) -> None:
+        """Begin a run's folder."""
+        start_folder(self.path)
+        save_config(self.path, self.config)
+        (self.path / METRICS).touch()
+        labels = None if self.images.labels is None else self.images.labels[self.holdout]
+        save_holdout(self.path, self.batches.read(self.holdout), labels)
+        self._save_checkpoint(0)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Take up the state of a checkpoint."""
+        try:
+            self.network.load_state_dict(dict(checkpoint.network))
+            restore_optimiser(self.optimiser, self.network, checkpoint.optimiser)
+        except (RuntimeError, KeyError) as error:
+            raise RunError(
+                f"the weights in {self.path / CHECKPOINT} are of another network than {self.path / CONFIG} describes: "
+                "restore that file, or train anew with --overwrite"
+            ) from error
+        self.variance.copy_(checkpoint.variance)
+        self.best = dict(checkpoint.best)
+        self.best_weights = {name: tensor.to(self.device) for name, tensor in checkpoint.best_weights.items()}
+        self.validated, self.kept = checkpoint.validated, checkpoint.step
+
+    def _train(self, first: int) -> int:
+        """Train from that step on; steps done."""
+        started, timed_from = time.monotonic(), max(first, _TIMED_STEPS // 3)
         warmup = max(1, _WARMUP_IMAGES // self.config.batch_size)
-        for step, pixels in enumerate(self._batches()):
-            if self.total is None and step == _TIMED_STEPS // 3:
+        for step, pixels in enumerate(self.batches.from_step(first), first):
+            if self.total is None and step == timed_from:
                 started = time.monotonic()
             if self.total is None and step == _TIMED_STEPS:
-                self._settle_steps((time.monotonic() - started) / (step - _TIMED_STEPS // 3))
+                self._settle_steps((time.monotonic() - started) / (step - timed_from))
             if step == self.total or self.stop() or self._late():
                 return step
             if self.total is not None:
                 warmup = min(warmup, max(1, self.total // 5))
             self._set_learning_rate(learning_rate(step, self.total, warmup))
-            warmth = kl_warmth(step, self.total, self.config.beta_warmup)
-            draws, likelihood = self._step(to_device(pixels, self.device), warmth)
+            draws, likelihood = self._step(step, pixels)
             if (step + 1) % _REPORT_EVERY == 0 or step + 1 == self.total:
                 self._report(step + 1, draws, likelihood)
             if self.total is not None and (step + 1) % max(_LEAST_INTERVAL, self.total // _VALIDATIONS) == 0:
                 self._validate(step + 1)
+            if self.total is not None and (step + 1) % self.config.checkpoint_every == 0:
+                self._save_checkpoint(step + 1)
         raise AssertionError("batches never end")
 
-    def _step(self, image: Tensor, warmth: float) -> tuple[Draws, Likelihood]:
+    def _step(self, step: int, pixels: NDArray[np.uint8]) -> tuple[Draws, Likelihood]:
+        """Learn from one batch. Nothing in here waits for the device."""
         self.network.train()
-        draws = draw(self.network, self.likelihood, image, self._eps(len(image), self.noise))
+        image = to_device(pixels, self.device)
+        eps = _move(self.batches.noise(step, self.objective.samples), self.device)
+        warmth = kl_warmth(step, self.total, self.config.beta_warmup)
+        draws = draw(self.network, self.likelihood, image, eps)
         likelihood = self.objective.fitted(self.likelihood, draws)
         loss = -self.objective.value(draws, likelihood, warmth)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
         self.optimiser.step()
+        bad = (self.diverged < 0) & ~(loss.detach() + norm).isfinite()
+        self.diverged = torch.where(bad, step, self.diverged)
         if likelihood.variance is not None:
             batch = torch.as_tensor(likelihood.variance, device=self.device)
             self.variance = torch.where(self.variance == 0, batch, batch.lerp(self.variance, _VARIANCE_DECAY))
@@ -242,7 +315,7 @@ class Trainer:
         self.finish_by = self.deadline - finish
         left = self.finish_by - time.monotonic()
         self.total = _TIMED_STEPS + max(1, int(left / step_seconds * (1 - _SLACK)))
-        self.config = dataclasses.replace(self.config, steps=self.total)
+        self.config = dataclasses.replace(self.config, steps=self.total, max_minutes=None)
         save_config(self.path, self.config)
 
     def _late(self) -> bool:
@@ -256,10 +329,49 @@ class Trainer:
         self._log({"step": step, "split": "training", **figures})
         self.report(Progress(step, self.total, figures["elbo"], figures["reconstruction"], figures["kl"]))
 
-    def _check_finite(self, step: int, figure: float) -> None:
-        if not math.isfinite(figure):
-            kept = f"the last good checkpoint is in {self.path}" if self.best_weights else "nothing was saved yet"
-            raise VaekitError(f"training diverged at step {step}: the loss is not finite. Lower --lr; {kept}.")
+    def _check_finite(self, step: int, figure: float = 0.0) -> None:
+        """Raise VaekitError where a step's loss, or a figure after ``step`` steps, is not finite."""
+        diverged = int(self.diverged)
+        if diverged < 0 and math.isfinite(figure):
+            return
+        where = f"at step {step}: its figures are not finite"
+        if diverged >= 0:
+            where = f"at step {diverged + 1}: the loss or its gradient is not finite, on {self._named_batch(diverged)}"
+        raise VaekitError(
+            f"training diverged {where}. Lower --lr, which is {self.config.lr:g}; the last good checkpoint, of step "
+            f"{self.kept}, is {self.path / CHECKPOINT}"
+        )
+
+    def _named_batch(self, step: int) -> str:
+        """The images of a step in words."""
+        indices = self.batches.indices(step)
+        names = ", ".join(self.images.name_of(int(index)) for index in indices[:_NAMED_IMAGES])
+        more = len(indices) - _NAMED_IMAGES
+        return f"{names} and {more} more" if more > 0 else names
+
+    def _save_checkpoint(self, step: int) -> None:
+        """Write all that a training needs to go on after so many steps."""
+        self._check_finite(step)
+        checkpoint = Checkpoint(
+            step=step,
+            network=self.network.state_dict(),
+            optimiser=optimiser_tensors(self.optimiser, self.network),
+            variance=self.variance,
+            best=self.best,
+            best_weights=self.best_weights,
+            validated=self.validated,
+            metrics_bytes=(self.path / METRICS).stat().st_size,
+            fingerprint=self.fingerprint,
+            setting=current_setting(),
+        )
+        try:
+            save_checkpoint(self.path, checkpoint)
+        except VaekitError as error:
+            before = (
+                f"; the checkpoint of step {self.kept} stays, and `vaekit train --resume {self.path}` goes on from it"
+            )
+            raise VaekitError(f"{error}{'' if self.kept < 0 else before}") from error
+        self.kept = step
 
     def _validate(self, step: int) -> None:
         """Measure the held-out images, draw the previews, and keep the weights where they are the best yet."""
@@ -269,7 +381,8 @@ class Trainer:
         self._check_finite(step, figures["objective"])
         self._log({"step": step, "split": "validation", **figures, "variance": _variance_of(likelihood)})
         self._preview(f"{step:06d}", self._fit_prior(draws))
-        if figures["objective"] > self.best["objective"]:
+        self.validated = step
+        if figures["objective"] > self.best.get("objective", -math.inf):
             self.best = figures | {"step": step}
             self.best_weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
             save_model(self.path, self.network, _variance_of(likelihood), None, self._summary(step))
@@ -278,7 +391,7 @@ class Trainer:
         """Freeze the variance and fit the prior over training data, and write the model a last time."""
         chosen = self.training[:: -(-len(self.training) // FINISH_IMAGES)]
         parts = np.array_split(chosen, -(-len(chosen) // _EVALUATION_BATCH))
-        draws = self._evaluate(map(self._read, parts))
+        draws = self._evaluate(map(self.batches.read, parts))
         variance = _variance_of(self.objective.fitted(self.likelihood, draws.to_float64()))
         figures = self._figures(self._evaluate([self.holdout_images]), likelihood_of(self.config, variance))
         self.best = figures | {"step": self.best["step"]}
@@ -336,49 +449,32 @@ class Trainer:
             samples = self.network.decoder(z).cpu().numpy()
             save_picture(grid(samples, 8), self.path / PREVIEWS / f"samples-{name}.png")
 
-    def _batches(self) -> Iterator[NDArray[np.uint8]]:
-        """Shuffled batches without end, each epoch in an order of its own; the rest short of a batch is left out."""
-        steps = enumerate(self._batch_indices())
-        if self.images.in_memory:
-            yield from (self._read_batch(*step) for step in steps)
-            return
-        with ThreadPoolExecutor(1) as pool:  # reads the next batch while this one is trained on
-            ahead = pool.submit(self._read_batch, *next(steps))
-            while True:
-                batch = ahead.result()
-                ahead = pool.submit(self._read_batch, *next(steps))
-                yield batch
-
-    def _read_batch(self, step: int, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        if self.config.binarize == "dynamic":
-            return binarise_dynamic(self.images.read(indices), np.random.default_rng((self.config.seed, step, 1)))
-        return self._read(indices)
-
-    def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images to train on or to measure; what is measured is binarised once, so that figures can be compared."""
-        pixels = self.images.read(indices)
-        return pixels if self.config.binarize == "none" else binarise_fixed(pixels, indices)
-
-    def _batch_indices(self) -> Iterator[NDArray[np.int64]]:
-        size = self.config.batch_size
-        epoch = 0
-        while True:
-            order = np.random.default_rng((self.config.seed, epoch)).permutation(self.training)
-            yield from (order[first : first + size] for first in range(0, len(order) - size + 1, size))
-            epoch += 1
-
     def _summary(self, step: int) -> dict[str, object]:
         return {"steps": step, "kept_step": self.best["step"], "validation": {k: self.best[k] for k in _FIGURES}}
 
     def _log(self, record: dict[str, object]) -> None:
-        with open(self.path / METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with open(self.path / METRICS, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise VaekitError(f"cannot write {self.path / METRICS}: {error.strerror or error}") from error
 
 
 def to_device(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     """uint8 (N, C, H, W) → float32 in [0, 1] on the device; it travels as bytes."""
-    moved = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, non_blocking=True)
+    moved = _move(np.ascontiguousarray(pixels), device)
     return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def current_setting() -> dict[str, str]:
+    """What the last bits of a training depend on beside its config and its images."""
+    return {"torch": torch.__version__, "numpy": np.__version__, "threads": str(torch.get_num_threads())}
+
+
+def _move(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a tensor on the device, on its way there while the processor goes on."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _variance_of(likelihood: Likelihood) -> float | None:

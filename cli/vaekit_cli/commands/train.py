@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -9,19 +11,23 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from vaekit.errors import UsageError
+from vaekit_cli.config_file import given, overridden, use_config
 from vaekit_cli.console import command_line, no_bar, speaker, stderr
 from vaekit_cli.options import QuietOption, SeedOption, parse_sigma, parse_size
 from vaekit_cli.workstation import SOURCE_HELP, Binarize, Device, DeviceOption, read_source
 
 if TYPE_CHECKING:
     from vaekit.sources import Images
+    from vaekit.training.checkpoint import Checkpoint
     from vaekit.training.run import Config
     from vaekit.training.trainer import Outcome
+
+T = TypeVar("T")
 
 DEFAULT_RUN = Path("vae")
 
@@ -73,6 +79,7 @@ _OBJECTIVES_OF = {  # the options that not every objective has
 
 
 def train(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(help=SOURCE_HELP),
@@ -121,27 +128,58 @@ def train(
     lr: Annotated[float, typer.Option(help="Learning rate at its peak.")] = DEFAULT_LR,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, metavar="STEPS", help="Steps between two checkpoints, which --resume goes on from.")
+    ] = 200,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            is_eager=True,
+            callback=use_config,
+            help="A run's config.json: train as it did, but for options given beside it.",
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was killed or stopped, as if it had not been."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a VAE and write a run. Ctrl-C ends early and keeps what was learnt."""
     started = time.monotonic()
+    if resume is not None:
+        _check_resume(context)
+        new_source = source if given(context, "source") else None
+        _resume(resume, new_source, device.value if given(context, "device") else None, quiet, started)
+        return
+    gone = overridden(context, _unfit(objective, likelihood))
+
+    def kept(name: str, value: T | None) -> T | None:
+        return None if name in gone else value
+
+    epochs, steps, max_minutes = kept("epochs", epochs), kept("steps", steps), kept("max_minutes", max_minutes)
+    sigma, beta, beta_warmup = kept("sigma", sigma), kept("beta", beta), kept("beta_warmup", beta_warmup)
+    free_bits, mc_samples = kept("free_bits", free_bits), kept("mc_samples", mc_samples)
+    iwae_samples = kept("iwae_samples", iwae_samples)
     _check_numbers(epochs, steps, max_minutes, lr)
     _check_weights(beta, beta_warmup, free_bits)
-    given = {
+    weights = {
         "--beta": beta,
         "--beta-warmup": beta_warmup,
         "--free-bits": free_bits,
         "--mc-samples": mc_samples,
         "--iwae-samples": iwae_samples,
     }
-    _check_objective(objective, {option for option, value in given.items() if value is not None})
+    _check_objective(objective, {option for option, value in weights.items() if value is not None})
     if likelihood is LikelihoodName.BERNOULLI and sigma is not None:
         raise UsageError("--sigma belongs to the gaussian likelihood; bernoulli has none")
     image_size, fixed_sigma = parse_size(size), parse_sigma(sigma or "optimal")
 
     from vaekit.training.run import Config, check_target
-    from vaekit.training.trainer import Trainer, choose_device, split, steps_of
+    from vaekit.training.trainer import choose_device, split, steps_of
 
     check_target(output, overwrite)
     chosen_device = choose_device(device.value)
@@ -171,13 +209,75 @@ def train(
         beta_warmup=beta_warmup or 0.0,
         free_bits=free_bits or 0.0,
         binarize=binarize.value,
+        max_minutes=max_minutes,
+        checkpoint_every=checkpoint_every,
+        device=chosen_device,
     )
     say(loss_in_words(config))
-    deadline = None if max_minutes is None else started + 60 * max_minutes
+    _run(config, images, output, None, quiet, started)
+
+
+def _run(
+    config: Config, images: Images, output: Path, checkpoint: Checkpoint | None, quiet: bool, started: float
+) -> None:
+    """Train, from a checkpoint where there is one; ``started`` is when the command was, by time.monotonic."""
+    from vaekit.training.trainer import Trainer
+
+    say = speaker(quiet)
+    deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
     with _interrupts(say) as stop, _progress_bar(quiet) as report:
-        trainer = Trainer(config, images, output, device=chosen_device, deadline=deadline, stop=stop, report=report)
+        trainer = Trainer(
+            config,
+            images,
+            output,
+            device=config.device,
+            checkpoint=checkpoint,
+            deadline=deadline,
+            stop=stop,
+            report=report,
+        )
         outcome = trainer.run()
     _summarise(outcome, output, say)
+
+
+def _resume(run: Path, source: str | None, device: str | None, quiet: bool, started: float) -> None:
+    """Go on with a run where its last checkpoint was written; on another device or from another place if asked."""
+    from vaekit.training.checkpoint import load_checkpoint
+    from vaekit.training.run import is_finished, load_config
+    from vaekit.training.trainer import choose_device, split
+
+    say = speaker(quiet)
+    config = load_config(run)
+    if is_finished(run):
+        say(f"{run} is finished: there is nothing left to train")
+        say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")
+        return
+    checkpoint = load_checkpoint(run)
+    config = dataclasses.replace(config, source=source or config.source, device=choose_device(device or config.device))
+    images = read_source(config.source, (config.height, config.width), quiet)
+    if checkpoint is None:
+        training, holdout = split(len(images), config.seed)
+        _describe(images, len(training), len(holdout), config.device, say)
+        say(f"{run} has no checkpoint yet: starting again from its config.json")
+    else:
+        say(f"{run}: going on after step {checkpoint.step:,} of {config.steps:,}, on {config.device}")
+    _run(config, images, run, checkpoint, quiet, started)
+
+
+def _check_resume(context: typer.Context) -> None:
+    """Raise UsageError for options that would make the rest of a run another than its beginning."""
+    names = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name}
+    others = sorted(names[name] for name in given(context, *names) - {"resume", "source", "device", "quiet"})
+    if others:
+        raise UsageError(f"--resume goes on with a run as it was begun: leave out {', '.join(others)}")
+
+
+def _unfit(objective: ObjectiveName, likelihood: LikelihoodName) -> set[str]:
+    """Parameters that say nothing under this objective and likelihood."""
+    unfit = {
+        option.removeprefix("--").replace("-", "_") for option, fit in _OBJECTIVES_OF.items() if objective not in fit
+    }
+    return unfit | ({"sigma"} if likelihood is LikelihoodName.BERNOULLI else set())
 
 
 def _check_numbers(epochs: int | None, steps: int | None, max_minutes: float | None, lr: float) -> None:
@@ -306,4 +406,6 @@ def _summarise(outcome: Outcome, run: Path, say: Callable[[str], None]) -> None:
         f"{run}: {stopped}{outcome.steps} steps; held out: ELBO {outcome.elbo:.1f} = reconstruction "
         f"{outcome.reconstruction:.1f} - KL {outcome.kl:.1f} nats per image{bound}{sigma}; prior: {prior}"
     )
+    if outcome.interrupted:
+        say(f"it can go on: vaekit train --resume {shlex.quote(str(run))}")
     say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")

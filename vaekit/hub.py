@@ -1,0 +1,94 @@
+"""Data sets that Hugging Face's library ``datasets`` loads: from the hub, its cache, or a folder."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaekit.errors import MissingExtraError, SourceError
+
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+class HubPictures:
+    """The encoded pictures of a data set, with their classes; they are decoded by vaekit's own rule."""
+
+    def __init__(self, name: str, rows: Any, column: str) -> None:
+        from datasets import ClassLabel, Image
+
+        self._name, self._column = name, column
+        self._rows = rows.select_columns(column).cast_column(column, Image(decode=False))
+        self.labels: NDArray[np.int64] | None = None
+        """(N,) class numbers; None where no column of classes is named as one."""
+        self.label_names: tuple[str, ...] = ()
+        for label in (label for label in _LABEL_COLUMNS if isinstance(rows.features.get(label), ClassLabel)):
+            self.labels = np.asarray(rows[label][:], np.int64)
+            self.label_names = tuple(rows.features[label].names)
+            break
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def open(self, index: int) -> str | IO[bytes]:
+        """The path of a picture's file, or its bytes as a file."""
+        picture = self._rows[index][self._column] or {}
+        return picture["path"] if picture.get("bytes") is None and picture.get("path") else _file(picture)
+
+    def name(self, index: int) -> str:
+        """What to call a picture to people."""
+        return f"hf:{self._name}[{index}]"
+
+
+def open_hub(name: str) -> HubPictures:
+    """Open ``NAME[:SPLIT]``: a data set on the hub, or a folder that holds one; SPLIT is ``train`` by default.
+
+    Raises MissingExtraError without the library, SourceError where there is no such data set or it holds no images.
+    """
+    if find_spec("datasets") is None:
+        raise MissingExtraError("sources that begin with hf: need datasets: pip install 'vaekit[hub]'")
+    place, colon, split = name.rpartition(":")
+    if not colon:
+        place, split = name, "train"
+    rows = _load(place, split)
+    return HubPictures(name, rows, _image_column(name, rows))
+
+
+def _load(place: str, split: str) -> Any:
+    import datasets
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        if not any(Path(place, marker).exists() for marker in ("state.json", "dataset_dict.json")):
+            return datasets.load_dataset(os.path.abspath(place) if Path(place).is_dir() else place, split=split)
+        loaded = datasets.load_from_disk(place)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise SourceError(f"datasets cannot load {split} of {place}: {' '.join(str(error).split())}") from error
+    if isinstance(loaded, datasets.Dataset):
+        return loaded
+    if split not in loaded:
+        raise SourceError(f"{place} has no split {split}: it has {', '.join(loaded)}")
+    return loaded[split]
+
+
+def _image_column(name: str, rows: Any) -> str:
+    from datasets import Image
+
+    columns = [column for column, feature in rows.features.items() if isinstance(feature, Image)]
+    chosen = next((column for column in _IMAGE_COLUMNS if column in columns), None)
+    if chosen is None and len(columns) != 1:
+        held = ", ".join(rows.features)
+        raise SourceError(f"hf:{name} has no single column of images: its columns are {held}; name it `image`")
+    return chosen or columns[0]
+
+
+def _file(picture: dict[str, Any]) -> IO[bytes]:
+    return io.BytesIO(picture.get("bytes") or b"")

@@ -1,0 +1,72 @@
+"""What each step of a training sees: which images, in which form, and with which noise.
+
+All of it is a function of the seed and the step alone, so that a training can go on at any step as if it had never
+stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaekit.sources import Images
+from vaekit.training.binarise import binarise_dynamic, binarise_fixed
+from vaekit.training.run import Config
+
+# Streams of random numbers apart from that of the order of the images, which has no number of its own.
+_BINARISE, _NOISE = 1, 2
+
+
+class Batches:
+    """Shuffled batches, each epoch in an order of its own; the rest short of a batch is left out."""
+
+    def __init__(self, images: Images, config: Config, training: NDArray[np.int64]) -> None:
+        """``training`` are the numbers of the images to train on, at least a batch of them."""
+        self._images, self._config, self._training = images, config, training
+        self._shuffled = (-1, training)  # an epoch and its order, replaced together: two threads may ask
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Numbers of the images of a step, (B,)."""
+        size = self._config.batch_size
+        epoch, place = divmod(step, len(self._training) // size)
+        known, order = self._shuffled
+        if epoch != known:
+            order = np.random.default_rng((self._config.seed, epoch)).permutation(self._training)
+            self._shuffled = (epoch, order)
+        return order[place * size : (place + 1) * size]
+
+    def noise(self, step: int, samples: int) -> NDArray[np.float32]:
+        """The noise of a step, (samples, B, d) ~ N(0, I): the same on every device."""
+        shape = (samples, self._config.batch_size, self._config.latent)
+        random = np.random.default_rng((self._config.seed, step, _NOISE))
+        return random.standard_normal(shape, np.float32)
+
+    def pixels(self, step: int) -> NDArray[np.uint8]:
+        """The images of a step, uint8 (B, C, H, W)."""
+        indices = self.indices(step)
+        if self._config.binarize == "dynamic":
+            random = np.random.default_rng((self._config.seed, step, _BINARISE))
+            return binarise_dynamic(self._images.read(indices), random)
+        return self.read(indices)
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Images as they are measured: these are binarised once, so that figures can be compared."""
+        pixels = self._images.read(indices)
+        return pixels if self._config.binarize == "none" else binarise_fixed(pixels, indices)
+
+    def from_step(self, step: int) -> Iterator[NDArray[np.uint8]]:
+        """The images of that step, and of each one after it, without end."""
+        if self._images.in_memory:
+            while True:
+                yield self.pixels(step)
+                step += 1
+        with ThreadPoolExecutor(1) as pool:  # reads the next batch while this one is trained on
+            ahead = pool.submit(self.pixels, step)
+            while True:
+                batch = ahead.result()
+                step += 1
+                ahead = pool.submit(self.pixels, step)
+                yield batch
