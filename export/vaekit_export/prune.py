@@ -40,7 +40,11 @@ def prune_decoder(data: bytes, kept: Sequence[int], means: NDArray[np.float64]) 
     model = onnx.load_from_string(data)
     (z,) = model.graph.input
     for node in _users(model, z.name):
-        _fold_inputs(model, node, kept, means)
+        if node.op_type == "Concat":
+            for user in _users(model, node.output[0]):
+                _fold_inputs(model, user, kept, means, first=_place_of(z.name, node, user, model, len(means)))
+        else:
+            _fold_inputs(model, node, kept, means)
     z.type.tensor_type.shape.dim[1].dim_value = len(kept)
     return _finished(model)
 
@@ -53,8 +57,21 @@ def marginal(mixture: Mixture, kept: Sequence[int]) -> Mixture:
     return Mixture(mixture.weights, mixture.means[:, chosen], factors)
 
 
-def _fold_inputs(model: onnx.ModelProto, node: onnx.NodeProto, kept: Sequence[int], means: NDArray[np.float64]) -> None:
-    """alpha · z W + beta · b over all dimensions, as the same over ``kept`` with the rest of the sum in b."""
+def _place_of(name: str, concat: onnx.NodeProto, user: onnx.NodeProto, model: onnx.ModelProto, width: int) -> int:
+    """Where a tensor of that width begins in a concatenation that goes into a linear layer: at its front or its end."""
+    if name == concat.input[0]:
+        return 0
+    weight = _constant(model, user.input[1]) if len(user.input) > 1 else None
+    if name != concat.input[-1] or weight is None:
+        raise ExportError("dimensions cannot be pruned: what z is joined with does not go straight into a linear layer")
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in user.attribute)
+    return int(weight.shape[1 if transposed else 0]) - width
+
+
+def _fold_inputs(
+    model: onnx.ModelProto, node: onnx.NodeProto, kept: Sequence[int], means: NDArray[np.float64], *, first: int = 0
+) -> None:
+    """alpha · x W + beta · b, where x holds z from column ``first`` on, as the same over ``kept`` with the rest in b."""
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     weight = _constant(model, node.input[1]) if len(node.input) > 1 else None
     if node.op_type not in ("Gemm", "MatMul") or weight is None or weight.ndim != 2 or attributes.get("transA", 0):
@@ -64,7 +81,8 @@ def _fold_inputs(model: onnx.ModelProto, node: onnx.NodeProto, kept: Sequence[in
         )
     by_dimension = weight.T if attributes.get("transB", 0) else weight
     dead = [j for j in range(len(means)) if j not in set(kept)]
-    bias = attributes.get("alpha", 1.0) * (means[dead] @ by_dimension[dead].astype(np.float64))
+    rows = [first + j for j in dead]
+    bias = attributes.get("alpha", 1.0) * (means[dead] @ by_dimension[rows].astype(np.float64))
     if len(node.input) > 2:
         own = _constant(model, node.input[2])
         if own is None:
@@ -75,7 +93,7 @@ def _fold_inputs(model: onnx.ModelProto, node: onnx.NodeProto, kept: Sequence[in
         "Gemm", [node.input[0], *names], list(node.output), node.name, alpha=attributes.get("alpha", 1.0)
     )
     node.CopyFrom(folded)
-    values = (by_dimension[list(kept)], bias.astype(np.float32))
+    values = (np.delete(by_dimension, rows, 0), bias.astype(np.float32))
     model.graph.initializer.extend(
         numpy_helper.from_array(np.ascontiguousarray(value), name) for value, name in zip(values, names, strict=True)
     )
