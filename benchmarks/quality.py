@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from contest import LATENT, PIXELS, Heads, Sigmoid, fashion_mnist, measure, pair, settings, train_in_vaekit
 from timing import write_json
-from torch import nn
+from torch import Tensor, nn
 
 from vaekit.machine import usable_cpus
 from vaekit.training.networks import VAENetwork
@@ -188,7 +188,14 @@ def shuffling(stage: nn.ConvTranspose2d) -> nn.Module:
 
 def cropped(stage: nn.ConvTranspose2d) -> list[nn.Module]:
     """A row and a column less where the stage leads to an odd side."""
-    return [nn.ZeroPad2d((0, -1, 0, -1))] if stage.kernel_size[0] == 3 else []
+    return [Crop()] if stage.kernel_size[0] == 3 else []
+
+
+class Crop(nn.Module):
+    """All but the last row and column."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image[..., :-1, :-1]
 
 
 def dense() -> VAENetwork:

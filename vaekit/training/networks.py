@@ -29,9 +29,9 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "tiny": Preset((16, 32, 64), 128),
-    "small": Preset((32, 64, 128), 256),
-    "base": Preset((64, 128, 256), 512),
+    "tiny": Preset((8, 16, 32), 64),
+    "small": Preset((16, 32, 64), 128),
+    "base": Preset((32, 64, 128), 256),
 }
 
 
