@@ -253,9 +253,7 @@ def _image_spec(model: Model) -> ImageSpec:
 
 def _described(graph: Graph, model: Model) -> Graph:
     """A graph that says in its own metadata what it is."""
-    metadata = describe(
-        graph.name, "fp32", _image_spec(model), model.latent_shape, model.posterior, model.likelihood
-    )
+    metadata = describe(graph.name, "fp32", _image_spec(model), model.latent_shape, model.posterior, model.likelihood)
     return dataclasses.replace(graph, onnx=with_metadata(graph.onnx, metadata))
 
 
