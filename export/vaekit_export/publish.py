@@ -40,7 +40,7 @@ from vaekit.bundle import (
     is_bundle,
     read_bundle,
 )
-from vaekit.errors import BundleError, UsageError, VaekitError
+from vaekit.errors import BundleError, ExportError, UsageError, VaekitError
 from vaekit.files import check_writable, replacing_folder
 from vaekit.images import preprocessing_rule
 from vaekit.onnx_file import read_onnx
@@ -172,7 +172,13 @@ def publish(model: Model, target: Path, opset: int, tolerances: Tolerances, gold
         delta_elbo = float((by_torch - by_onnx).mean())
         manifest.parity.update(elbo=-float(by_torch.mean()), delta_elbo=delta_elbo)
         manifest = dataclasses.replace(manifest, scores=_score_statistics(by_onnx))
-    contents[MANIFEST] = dump_json(manifest.to_json()).encode()
+    try:
+        contents[MANIFEST] = dump_json(manifest.to_json()).encode()
+    except ValueError as error:  # JSON has neither NaN nor infinity
+        raise ExportError(
+            "the model's statistics on the images (mu, KL or ELBO) overflow, nothing was published: is logvar the "
+            "natural log of the variance?"
+        ) from error
     _publish(target, contents)
     return Export(target, manifest, results, delta_elbo, {name: len(data) for name, data in contents.items()})
 
