@@ -318,7 +318,8 @@ def _latent_spec(model: Model, codes: Outputs) -> LatentSpec:
     mu = codes[0]
     positions = tuple(range(2, mu.ndim))  # of a map; a vector has none
     over = (0, *positions)
-    kl = kl_standard_normal(*codes).sum(axis=positions).mean(axis=0) if len(codes) > 1 else np.empty(0)
+    with np.errstate(over="ignore"):  # what overflows is refused as the manifest is written
+        kl = kl_standard_normal(*codes).sum(axis=positions).mean(axis=0) if len(codes) > 1 else np.empty(0)
     mean, std = mu.mean(axis=over, dtype=np.float64), mu.std(axis=over, dtype=np.float64)
     return LatentSpec(model.latent_shape, _numbers(mean), _numbers(std), _numbers(kl), model.scaling)
 
