@@ -1,4 +1,7 @@
-"""From a trained run to a bundle: ONNX export, the parity gate, golden vectors. Needs the extra `train`."""
+"""From a trained run, or any other VAE, to a bundle: ONNX export, the parity gate, golden vectors.
+
+Needs the extra `train`.
+"""
 
 from __future__ import annotations
 
@@ -8,3 +11,8 @@ from vaekit.errors import MissingExtraError
 
 if missing := [name for name in ("torch", "onnx", "onnxscript", "safetensors") if find_spec(name) is None]:
     raise MissingExtraError(f"this needs {', '.join(missing)}: pip install 'vaekit[train]'")
+
+from vaekit_export.any_vae import ForeignVAE, VAEDescription, export_vae
+from vaekit_export.publish import export_run
+
+__all__ = ["ForeignVAE", "VAEDescription", "export_run", "export_vae"]

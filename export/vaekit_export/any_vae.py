@@ -202,10 +202,11 @@ def _check_halves(encoder: _Encoder, decoder: _Decoder, description: VAEDescript
         )
     for name, code in zip(("mu", "logvar"), codes, strict=False):
         _check_output("encoder", name, code, (2, *description.latent_shape), "latent_shape")
-    (image,) = _run("decoder", decoder.unclipped, codes[0])
+    (image,) = _run("decoder", decoder.decoder, codes[0])
     _check_output("decoder", "image", image, (2, *description.image_shape), "image_shape")
     _check_deterministic("encoder", encoder, two)
     _check_deterministic("decoder", decoder, codes[0])
+    image = decoder.unclipped(codes[0])
     outside = (image < 0) | (image > 1)
     if outside.any():
         beyond = float(torch.maximum(-image, image - 1).max())
@@ -221,11 +222,11 @@ def _run(what: str, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[Tensor,
         found = run(rows)
     except Exception as error:  # whatever a stranger's module raises
         raise ExportError(f"the {what} fails on an input of shape {tuple(rows.shape)}: {_one_line(error)}") from error
-    outputs = found if isinstance(found, tuple) else (found,)
+    outputs = found if isinstance(found, tuple) and what == "encoder" else (found,)
     for output in outputs:
         if not isinstance(output, Tensor):
             raise ExportError(
-                f"the {what} gives {type(output).__name__}, not tensors: wrap it in a module that returns "
+                f"the {what} gives {type(output).__name__} where a tensor should be: wrap it in a module that returns "
                 + ("(mu, logvar), or mu alone" if what == "encoder" else "the image")
             )
     return outputs

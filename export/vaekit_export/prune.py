@@ -71,7 +71,7 @@ def _place_of(name: str, concat: onnx.NodeProto, user: onnx.NodeProto, model: on
 def _fold_inputs(
     model: onnx.ModelProto, node: onnx.NodeProto, kept: Sequence[int], means: NDArray[np.float64], *, first: int = 0
 ) -> None:
-    """alpha · x W + beta · b, where x holds z from column ``first`` on, as the same over ``kept`` with the rest in b."""
+    """alpha · x W + beta · b, x holding z from column ``first`` on, as the same over ``kept`` with the rest in b."""
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     weight = _constant(model, node.input[1]) if len(node.input) > 1 else None
     if node.op_type not in ("Gemm", "MatMul") or weight is None or weight.ndim != 2 or attributes.get("transA", 0):

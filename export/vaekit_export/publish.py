@@ -41,7 +41,7 @@ from vaekit.bundle import (
     is_bundle,
     read_bundle,
 )
-from vaekit.errors import BundleError, ParityError, UsageError, VaekitError
+from vaekit.errors import BundleError, ExportError, ParityError, UsageError, VaekitError
 from vaekit.files import check_writable, replacing_folder
 from vaekit.images import preprocessing_rule
 from vaekit.onnx_file import read_onnx
@@ -191,7 +191,13 @@ def publish(
         delta_elbo = float((by_torch - by_onnx).mean())
         manifest.parity.update(elbo=-float(by_torch.mean()), delta_elbo=delta_elbo)
         manifest = dataclasses.replace(manifest, scores=_score_statistics(by_onnx))
-    contents[MANIFEST] = dump_json(manifest.to_json()).encode()
+    try:
+        contents[MANIFEST] = dump_json(manifest.to_json()).encode()
+    except ValueError as error:  # JSON has neither NaN nor infinity
+        raise ExportError(
+            "the model's statistics on the images (mu, KL or ELBO) overflow, nothing was published: is logvar the "
+            "natural log of the variance?"
+        ) from error
     _publish(target, contents)
     sizes = {name: len(data) for name, data in contents.items()}
     nodes = {graph.name: read_onnx(graph.onnx).operators.total() for graph, _ in checked}
@@ -361,7 +367,8 @@ def _latent_spec(model: Model, codes: Outputs) -> LatentSpec:
     mu = codes[0]
     positions = tuple(range(2, mu.ndim))  # of a map; a vector has none
     over = (0, *positions)
-    kl = kl_standard_normal(*codes).sum(axis=positions).mean(axis=0) if len(codes) > 1 else np.empty(0)
+    with np.errstate(over="ignore"):  # what overflows is refused as the manifest is written
+        kl = kl_standard_normal(*codes).sum(axis=positions).mean(axis=0) if len(codes) > 1 else np.empty(0)
     mean, std = mu.mean(axis=over, dtype=np.float64), mu.std(axis=over, dtype=np.float64)
     return LatentSpec(model.latent_shape, _numbers(mean), _numbers(std), _numbers(kl), model.scaling)
 
