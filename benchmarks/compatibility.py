@@ -113,4 +113,4 @@ def speed(first: Path, bundle: Path, seconds: float) -> dict[str, dict[str, floa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -371,10 +371,8 @@ def _manifest(parent: Bundle, graphs: Graphs, precisions: dict[str, str], conten
         )
     latent = old.latent
     if len(graphs.kept) < latent.shape[0]:
-        latent = LatentSpec(
-            (len(graphs.kept),),
-            *(tuple(numbers[j] for j in graphs.kept) for numbers in (latent.mean, latent.std, latent.kl)),
-        )
+        mean, std, kl = (tuple(numbers[j] for j in graphs.kept) for numbers in (latent.mean, latent.std, latent.kl))
+        latent = dataclasses.replace(latent, shape=(len(graphs.kept),), mean=mean, std=std, kl=kl)
     return dataclasses.replace(
         old,
         latent=latent,
