@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
 
-from vaekit.errors import MissingExtraError
+from vaekit.errors import MissingExtraError, VaekitError
 from vaekit.files import replacing_folder
 from vaekit.plots import new_figure, save_figure
 from vaekit.providers import open_on_cpu
@@ -128,7 +128,12 @@ def explain(graph: Graph, rows: Array, tolerances: Tolerances, *, opset: int) ->
 
 
 def write_report(folder: Path, explanations: Sequence[Explanation], tolerances: Tolerances) -> None:
-    """Write parity.json, parity.txt and, with matplotlib, parity.png, in place of what stood there."""
+    """Write parity.json, parity.txt and, with matplotlib, parity.png, in place of an older report.
+
+    Raises VaekitError where something else stands there, or it cannot be written.
+    """
+    if folder.exists() and not (folder / REPORT).is_file():
+        raise VaekitError(f"{folder} exists and is not a parity report: move it away")
     with replacing_folder(folder) as temporary:
         document = {
             "atol": tolerances.atol,
