@@ -245,6 +245,8 @@ def _images(parent: Bundle, source: str | None, say: Say) -> tuple[Array, Array,
         return images[::2], images[1::2], "the bundle's own samples"
     with ImageStream([source], parent.manifest.image.shape) as stream:
         total = len(stream)
+        if not total:
+            raise SourceError(f"there are no images in {source}")
         failures: list[str] = []
         parts = []
         for chunk in stream.chunks(every=-(-total // _IMAGES)):
