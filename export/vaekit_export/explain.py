@@ -155,7 +155,7 @@ def table(explanation: Explanation) -> list[str]:
     rows = [("", "node", "operator", "module", "max |a - b|", "mean |a - b|", "of allowed")]
     for layer in explanation.layers:
         mark = "->" if layer is explanation.first else "" if layer.agrees else "!"
-        figures = (f"{layer.max_abs:.2e}", f"{layer.mean_abs:.2e}", f"{layer.max_ratio:.1%}")
+        figures = (f"{layer.max_abs:.2e}", f"{layer.mean_abs:.2e}", f"x{layer.max_ratio:.3g}")
         rows.append((mark, layer.node, layer.operator, layer.module or "(output)", *figures))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
