@@ -311,7 +311,7 @@ def test_other_transposed_convolutions_are_left_alone() -> None:
 
 def test_dead_dimensions_go_and_results_stay(half_dead: Path, tmp_path: Path) -> None:
     parent = vaekit.load(half_dead, provider="cpu")
-    done = squeeze(half_dead, tmp_path / "bundle", prune=True)
+    done = squeeze(half_dead, tmp_path / "out", prune=True)
     vae = vaekit.load(done.path, provider="cpu")
     assert done.pruned == (1, 3)
     assert vae.latent_shape == (2,)
@@ -334,7 +334,7 @@ def test_dead_dimensions_go_and_results_stay(half_dead: Path, tmp_path: Path) ->
 
 def test_the_pruned_mixture_is_the_marginal(half_dead: Path, tmp_path: Path) -> None:
     old = read_bundle(half_dead).manifest.mixture
-    new = squeeze(half_dead, tmp_path / "bundle", prune=True).manifest.mixture
+    new = squeeze(half_dead, tmp_path / "out", prune=True).manifest.mixture
     assert old is not None
     assert new is not None
     chosen = np.array([0, 2])
@@ -346,7 +346,7 @@ def test_the_pruned_mixture_is_the_marginal(half_dead: Path, tmp_path: Path) -> 
 
 
 def test_pruning_and_int8_go_together(half_dead: Path, tmp_path: Path) -> None:
-    done = squeeze(half_dead, tmp_path / "bundle", prune=True, precision="int8", min_psnr=25.0)
+    done = squeeze(half_dead, tmp_path / "out", prune=True, precision="int8", min_psnr=25.0)
     assert done.manifest.latent.shape == (2,)
     assert done.halves["decoder"].precision == "int8"
     assert vaekit.load(done.path, provider="cpu").verify().passed
@@ -361,7 +361,7 @@ def test_a_dimension_that_the_elbo_misses_stays(half_dead: Path, tmp_path: Path)
     kl = (0.005, *manifest.latent.kl[1:])  # dimension 0 is said to be dead, and is not
     save(half_dead, dataclasses.replace(manifest, latent=dataclasses.replace(manifest.latent, kl=kl)))
     said: list[str] = []
-    done = squeeze(half_dead, tmp_path / "bundle", prune=True, say=said.append)
+    done = squeeze(half_dead, tmp_path / "out", prune=True, say=said.append)
     assert done.pruned == (1, 3)
     assert any(line.startswith("dimension 0 stays") for line in said)
 
