@@ -196,6 +196,7 @@ def _module_values(graph: Graph, example: Array, opset: int) -> dict[str, tuple[
         output_names=graph.output_names,
         opset=opset,
     )
+    assert program.exported_program is not None
     nodes = list(program.exported_program.graph.nodes)
     scopes = {node: [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] for node in nodes}
     returned: dict[str, set[Any]] = {}

@@ -259,7 +259,7 @@ def transposed(kernel: tuple[int, int], stride: int, pads: list[int], *, bias: b
     weights = [numpy_helper.from_array(random.standard_normal((3, 2, *kernel)).astype(np.float32), "w")]
     if bias:
         weights.append(numpy_helper.from_array(random.standard_normal(2).astype(np.float32), "b"))
-    extra = {"output_padding": [output_padding] * 2} if output_padding else {}
+    extra: dict[str, Any] = {"output_padding": [output_padding] * 2} if output_padding else {}
     node = helper.make_node(
         "ConvTranspose", ["x", *(w.name for w in weights)], ["y"], "up", strides=[stride] * 2, pads=pads, **extra
     )
@@ -402,7 +402,9 @@ def test_dimensions_fold_into_any_linear_first_layer(operator: str, transposed_w
     weights = [numpy_helper.from_array(weight, "w")]
     if bias:
         weights.append(numpy_helper.from_array(random.standard_normal(5).astype(np.float32), "b"))
-    attributes = {"transB": int(transposed_weight), "alpha": 0.5, "beta": 2.0} if operator == "Gemm" else {}
+    attributes: dict[str, Any] = (
+        {"transB": int(transposed_weight), "alpha": 0.5, "beta": 2.0} if operator == "Gemm" else {}
+    )
     node = helper.make_node(operator, ["z", *(w.name for w in weights)], ["y"], "first", **attributes)
     z, y = (helper.make_tensor_value_info(name, FLOAT, ["batch", size]) for name, size in (("z", 3), ("y", 5)))
     graph = helper.make_graph([node], "g", [z], [y], weights)
