@@ -281,7 +281,7 @@ def _add(layer: Layer, actual: Array, expected: Array, tolerances: Tolerances, *
     if a.shape != b.shape:
         layer.max_abs = layer.mean_abs = layer.max_ratio = np.inf
         return
-    with np.errstate(invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         difference = np.where(np.isfinite(a) & np.isfinite(b), np.abs(a - b), np.inf)
         scale = max(1.0, float(np.nanmax(np.abs(b), initial=0.0)))
         ratio = np.where(difference == 0, 0.0, difference / (tolerances.atol * scale + tolerances.rtol * np.abs(b)))
