@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 import tempfile
 import venv
 from pathlib import Path
@@ -88,12 +87,12 @@ def oldest(bundles: dict[int, Path], versions: list[str], scratch: Path) -> dict
         folder = scratch / f"onnxruntime-{version}"
         venv.create(folder, with_pip=True)
         numpy = "numpy" if tuple(map(int, version.split(".")[:2])) >= NUMPY_2_FROM else "numpy<2"
-        pip = [folder / "bin" / "pip", "install", "--quiet", f"onnxruntime=={version}", numpy]
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet", f"onnxruntime=={version}", numpy]
         if subprocess.run(pip, capture_output=True, check=False).returncode != 0:
             print(f"onnxruntime {version} cannot be installed here: left out")
             continue
         for opset in waiting:
-            bare = [folder / "bin" / "python", BARE, bundles[opset]]
+            bare = [str(folder / "bin" / "python"), str(BARE), str(bundles[opset])]
             if subprocess.run(bare, capture_output=True, check=False).returncode == 0:
                 found[opset] = version
     return found

@@ -42,7 +42,7 @@ from vaekit.onnx_file import TensorInfo, read_onnx
 from vaekit.providers import Selection
 from vaekit.runtime import VAE
 from vaekit.stream import ImageStream
-from vaekit_export.lowering import layers_of, lower, to_fp16, to_int8
+from vaekit_export.lowering import Convert, layers_of, lower, to_fp16, to_int8
 from vaekit_export.metadata import describe, with_metadata
 from vaekit_export.onnx_export import check_onnx, tidy
 from vaekit_export.prune import marginal, prune_decoder, prune_encoder
@@ -245,6 +245,8 @@ def _images(parent: Bundle, source: str | None, say: Say) -> tuple[Array, Array,
         return images[::2], images[1::2], "the bundle's own samples"
     with ImageStream([source], parent.manifest.image.shape) as stream:
         total = len(stream)
+        if not total:
+            raise SourceError(f"there are no images in {source}")
         failures: list[str] = []
         parts = []
         for chunk in stream.chunks(every=-(-total // _IMAGES)):
@@ -293,23 +295,24 @@ def _lowered(
     precision: str, graphs: Graphs, images: Array, judge: Judge, keep_transposed: bool, say: Say
 ) -> dict[str, _Change]:
     """Both halves in lower precision, as far as the limits allow. Raises CheckError where that is nowhere."""
-    rows = {"encoder": ("image", images), "decoder": ("z", judge.z[:, graphs.kept])}
+    inputs = {"encoder": ("image", images), "decoder": ("z", judge.z[:, graphs.kept])}
     headroom = {"encoder": judge.encoder_headroom, "decoder": judge.decoder_headroom}
     changes = {}
-    for name, file in _FILES.items():
+    for name, (input_name, rows) in inputs.items():
         whole: bytes = getattr(graphs, name)
-        base, rewritten = (whole, 0) if precision == "fp16" or keep_transposed else _without_transposed(whole)
-        convert = partial(to_fp16, base) if precision == "fp16" else partial(to_int8, base, *rows[name])
-        lowered = lower(
-            list(layers_of(base)),
-            lambda keep, convert=convert: tidy(convert(keep=keep)),  # type: ignore[misc]
-            lambda data, name=name: headroom[name](dataclasses.replace(graphs, **{name: data})),  # type: ignore[misc]
-        )
+        left = partial(_headroom_with, headroom[name], graphs, name)
+        if precision == "fp16":
+            base, rewritten = whole, 0
+            convert: Convert = partial(to_fp16, base)
+        else:
+            base, rewritten = (whole, 0) if keep_transposed else _without_transposed(whole)
+            convert = partial(to_int8, base, input_name, rows)
+        lowered = lower(list(layers_of(base)), convert, left)
         if lowered is None:
-            say(f"{file}: no layer of it can be {precision} within the limits; it stays as it is")
+            say(f"{name}: no layer of it can be {precision} within the limits; it stays as it is")
             changes[name] = _Change(whole)
         else:
-            changes[name] = _Change(lowered.onnx, precision, lowered.in_float, rewritten)
+            changes[name] = _Change(tidy(lowered.onnx), precision, lowered.in_float, rewritten)
     if all(change.precision == "fp32" for change in changes.values()):
         raise CheckError(
             f"no layer of either graph can be {precision} at {judge.limits.psnr:g} dB on prior samples and "
@@ -317,6 +320,12 @@ def _lowered(
             "these bounds"
         )
     return changes
+
+
+def _headroom_with(headroom: Callable[[Graphs], float], graphs: Graphs, name: str, data: bytes) -> float:
+    """What is left to the limits with another graph in the place of one half."""
+    encoder, decoder = (data if half == name else getattr(graphs, half) for half in _FILES)
+    return headroom(Graphs(encoder, decoder, graphs.kept))
 
 
 def _described(manifest: Manifest, name: str, change: _Change, dimensions: int) -> _Change:
@@ -376,7 +385,7 @@ def _manifest(parent: Bundle, graphs: Graphs, precisions: dict[str, str], conten
     return dataclasses.replace(
         old,
         latent=latent,
-        mixture=None if old.mixture is None or latent is old.latent else marginal(old.mixture, graphs.kept),
+        mixture=old.mixture if old.mixture is None or latent is old.latent else marginal(old.mixture, graphs.kept),
         graphs=specs,
         golden=FileSpec(GOLDEN, hashlib.sha256(contents[GOLDEN]).hexdigest()),
     )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
 
-from vaekit.errors import MissingExtraError
+from vaekit.errors import MissingExtraError, VaekitError
 from vaekit.files import replacing_folder
 from vaekit.plots import new_figure, save_figure
 from vaekit.providers import open_on_cpu
@@ -128,7 +128,12 @@ def explain(graph: Graph, rows: Array, tolerances: Tolerances, *, opset: int) ->
 
 
 def write_report(folder: Path, explanations: Sequence[Explanation], tolerances: Tolerances) -> None:
-    """Write parity.json, parity.txt and, with matplotlib, parity.png, in place of what stood there."""
+    """Write parity.json, parity.txt and, with matplotlib, parity.png, in place of an older report.
+
+    Raises VaekitError where something else stands there, or it cannot be written.
+    """
+    if folder.exists() and not (folder / REPORT).is_file():
+        raise VaekitError(f"{folder} exists and is not a parity report: move it away")
     with replacing_folder(folder) as temporary:
         document = {
             "atol": tolerances.atol,
@@ -150,7 +155,7 @@ def table(explanation: Explanation) -> list[str]:
     rows = [("", "node", "operator", "module", "max |a - b|", "mean |a - b|", "of allowed")]
     for layer in explanation.layers:
         mark = "->" if layer is explanation.first else "" if layer.agrees else "!"
-        figures = (f"{layer.max_abs:.2e}", f"{layer.mean_abs:.2e}", f"{layer.max_ratio:.1%}")
+        figures = (f"{layer.max_abs:.2e}", f"{layer.mean_abs:.2e}", f"x{layer.max_ratio:.3g}")
         rows.append((mark, layer.node, layer.operator, layer.module or "(output)", *figures))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -191,6 +196,7 @@ def _module_values(graph: Graph, example: Array, opset: int) -> dict[str, tuple[
         output_names=graph.output_names,
         opset=opset,
     )
+    assert program.exported_program is not None
     nodes = list(program.exported_program.graph.nodes)
     scopes = {node: [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] for node in nodes}
     returned: dict[str, set[Any]] = {}
@@ -275,7 +281,7 @@ def _add(layer: Layer, actual: Array, expected: Array, tolerances: Tolerances, *
     if a.shape != b.shape:
         layer.max_abs = layer.mean_abs = layer.max_ratio = np.inf
         return
-    with np.errstate(invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         difference = np.where(np.isfinite(a) & np.isfinite(b), np.abs(a - b), np.inf)
         scale = max(1.0, float(np.nanmax(np.abs(b), initial=0.0)))
         ratio = np.where(difference == 0, 0.0, difference / (tolerances.atol * scale + tolerances.rtol * np.abs(b)))

@@ -53,7 +53,7 @@ def marginal(mixture: Mixture, kept: Sequence[int]) -> Mixture:
     """The mixture over the dimensions ``kept``: of each component the same entries of mean and covariance."""
     covariance = mixture.cholesky @ mixture.cholesky.transpose(0, 2, 1)
     chosen = np.asarray(kept)
-    factors = np.linalg.cholesky(covariance[:, chosen[:, None], chosen[None]])
+    factors = np.linalg.cholesky(covariance[:, chosen[:, None], chosen[None]]).astype(np.float64)
     return Mixture(mixture.weights, mixture.means[:, chosen], factors)
 
 

@@ -52,9 +52,8 @@ class Judge:
         outputs = [output.name for output in vae.manifest.graphs["encoder"].outputs]
         self._has_elbo = outputs == ["mu", "logvar"] and len(vae.latent_shape) == 1
         files, graphs = vae.bundle.files, vae.manifest.graphs
-        self.parent = Graphs(
-            *(files[graphs[name].file] for name in ("encoder", "decoder")), tuple(range(vae.latent_shape[0]))
-        )
+        encoder, decoder = (files[graphs[name].file] for name in ("encoder", "decoder"))
+        self.parent = Graphs(encoder, decoder, tuple(range(vae.latent_shape[0])))
         self._elbo = self._mean_elbo(self.parent) if self._has_elbo else math.nan
 
     def psnr(self, graphs: Graphs) -> float:

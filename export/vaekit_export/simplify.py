@@ -17,7 +17,7 @@ def constant_shapes(model: onnx.ModelProto) -> None:
     In place. Nodes whose results nothing uses any longer go.
     """
     graph = model.graph
-    shapes = {node.output[0]: node for node in graph.node if node.op_type == "Shape" and not node.attribute}
+    shapes = {node.output[0]: node for node in graph.node if node.op_type == "Shape" and _is_whole(node)}
     sizes = _sizes(model)
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[1] not in shapes:
@@ -30,6 +30,11 @@ def constant_shapes(model: onnx.ModelProto) -> None:
         graph.initializer.append(numpy_helper.from_array(values, name))
         node.input[1] = name
     _drop_unused(graph)
+
+
+def _is_whole(node: onnx.NodeProto) -> bool:
+    """Whether a Shape node gives all sizes: from the first on, without an end."""
+    return all(attribute.name == "start" and attribute.i == 0 for attribute in node.attribute)
 
 
 def _sizes(model: onnx.ModelProto) -> dict[str, list[int | None]]:

@@ -68,7 +68,7 @@ def _rewrite(
         return None  # output padding beyond the last cell
     base = node.output[0]
     names = {part: f"{base}_{part}" for part in ("kernel", "bias", "cells", "pixels", "starts", "ends", "axes")}
-    constant = {
+    constant: dict[str, NDArray[Any]] = {
         "kernel": phases(kernel, stride),
         "starts": np.array([top, left], np.int64),
         "ends": np.array([top + out[1], left + out[2]], np.int64),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from vaekit.errors import ExportError, MissingExtraError, ParityError
+from vaekit.errors import ExportError, MissingExtraError, ParityError, VaekitError
 from vaekit.training.run import Run
 from vaekit_export import explain as explaining
 from vaekit_export import publish
@@ -131,13 +131,23 @@ def test_the_report_can_be_read_by_people_and_programs(make_graph: MakeGraph, tm
     document = json.loads((tmp_path / "b.parity" / "parity.json").read_text())
     encoder, decoder = document["graphs"]
     assert encoder["first"] is None
-    assert decoder["first"] == found.first.node if found.first else False
+    assert found.first is not None
+    assert decoder["first"] == found.first.node
     assert len(decoder["layers"]) == len(found.layers)
     assert {"node", "operator", "module", "max_abs", "mean_abs", "max_ratio", "histogram"} <= set(decoder["layers"][0])
     assert len(document["decades"]) + 1 == len(decoder["layers"][0]["histogram"])
     assert "-> " in (tmp_path / "b.parity" / "parity.txt").read_text()
     with Image.open(tmp_path / "b.parity" / "parity.png") as picture:
         assert min(picture.size) > 500
+
+
+def test_a_folder_that_is_no_report_is_left_alone(make_graph: MakeGraph, tmp_path: Path) -> None:
+    (tmp_path / "b.parity").mkdir()
+    (tmp_path / "b.parity" / "letter").write_text("a letter")
+    found = explain(make_graph("decoder"), ROWS["decoder"][:2], Tolerances(), opset=17)
+    with pytest.raises(VaekitError, match="not a parity report"):
+        write_report(tmp_path / "b.parity", [found], Tolerances())
+    assert (tmp_path / "b.parity" / "letter").read_text() == "a letter"
 
 
 def test_without_matplotlib_the_report_has_no_plot(

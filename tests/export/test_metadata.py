@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-import vaekit
-from vaekit.bundle import ImageSpec, Likelihood, read_bundle
+from vaekit.bundle import ImageSpec, Likelihood
 from vaekit_export.compress import compress_bundle
 from vaekit_export.metadata import KEYS, describe, with_metadata
 from vaekit_export.publish import Export
@@ -85,10 +85,10 @@ def test_the_manifest_is_not_needed(published: Export) -> None:
     path = published.path / "decoder.onnx"
     told = metadata_of(path)
     z = np.zeros((2, *map(int, told["vaekit.latent_shape"].split(","))), np.float32)
-    (image,) = ReferenceEvaluator(str(path)).run(None, {"z": z})
+    results: Any = ReferenceEvaluator(str(path)).run(None, {"z": z})
+    image: Any = results[0]
     assert image.shape == (2, *map(int, told["vaekit.image_shape"].split(",")))
     low, high = map(float, told["vaekit.image_range"].split(","))
     assert image.min() >= low
     assert image.max() <= high
     assert json.loads((published.path / "manifest.json").read_text())["image"]["channels"] == image.shape[1]
-    assert read_bundle(published.path).manifest == vaekit.load(published.path, provider="cpu").manifest

@@ -173,6 +173,10 @@ def _notes(done: Compression) -> list[str]:
             notes.append(f"{name}: {', '.join(half.in_float)} stayed in float32, as the most sensitive")
         if half.rewritten:
             notes.append(f"{name}: {half.rewritten} transposed convolutions became ordinary ones for integer kernels")
+        if half.precision != "fp32" and half.bytes >= half.parent_bytes:
+            notes.append(
+                f"{name}: is no smaller; what {half.precision} adds to so small a graph is as large as it saves"
+            )
         for batch, speed in half.speed.items():
             if speed.median < _GAIN:
                 told = "is slower" if speed.median < 1 / _GAIN else "gains no speed"
