@@ -29,7 +29,6 @@ from vaekit.bundle import (
     PROVIDER_CLASSES,
     Bundle,
     FileSpec,
-    LatentSpec,
     Manifest,
     Tolerance,
     dump_json,

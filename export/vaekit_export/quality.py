@@ -49,8 +49,7 @@ class Judge:
         self.z = vae.sample_latents(PRIOR_SAMPLES)
         self._vae, self._images = vae, images
         self._decoded = vae.decode(self.z)
-        outputs = [output.name for output in vae.manifest.graphs["encoder"].outputs]
-        self._has_elbo = outputs == ["mu", "logvar"] and len(vae.latent_shape) == 1
+        self._has_elbo = vae.manifest.why_no_elbo is None and len(vae.latent_shape) == 1
         files, graphs = vae.bundle.files, vae.manifest.graphs
         encoder, decoder = (files[graphs[name].file] for name in ("encoder", "decoder"))
         self.parent = Graphs(encoder, decoder, tuple(range(vae.latent_shape[0])))

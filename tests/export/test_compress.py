@@ -318,7 +318,7 @@ def test_dead_dimensions_go_and_results_stay(half_dead: Path, tmp_path: Path) ->
     assert done.delta_elbo is not None
     assert abs(done.delta_elbo) <= 0.1
     images = parent.sample(20, seed=3)
-    (mu, logvar), (old_mu, old_logvar) = vae.encode(images), parent.encode(images)
+    (mu, logvar), (old_mu, old_logvar) = vae.posterior(images), parent.posterior(images)
     np.testing.assert_allclose(mu, old_mu[:, [0, 2]], atol=1e-5)
     np.testing.assert_allclose(logvar, old_logvar[:, [0, 2]], atol=1e-5)
     z = old_mu.copy()
