@@ -100,7 +100,7 @@ def test_the_error_of_a_sabotaged_decoder_reaches_its_image(make_graph: MakeGrap
     assert found.worst_onnx.shape == found.worst_torch.shape == (3, 16, 13)
     off = np.abs(found.worst_onnx - found.worst_torch).max()
     assert off == pytest.approx(found.layers[-1].max_abs, rel=1e-4)
-    assert "module expand" in found.headline()
+    assert "module hidden" in found.headline()
 
 
 def test_results_that_are_not_finite_differ(make_graph: MakeGraph) -> None:
