@@ -28,6 +28,7 @@ ON_EDGE = (*RUNTIME, "--batch-size")
 IMAGES = ("--from-file", "--no-resize", "--skip-errors")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (*OUTPUT, "--seed", "--quiet"),
+    "compress": ("--int8", "--fp16", "--prune", "--min-psnr", "--max-delta-elbo", "--json", "--quiet"),
     "evaluate": ("--limit", "--batch-size", "--seed", "--json", "--quiet"),
     "export": (*OUTPUT, "--json", "--quiet"),
     "sample": (*ON_EDGE, *OUTPUT, "--seed"),
