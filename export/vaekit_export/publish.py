@@ -280,6 +280,7 @@ def _provenance(run: Run) -> dict[str, Any]:
     """Where the bundle comes from; a data set on disk is named by its last part only."""
     settings = dataclasses.asdict(run.config)
     settings["source"] = Path(run.config.source).resolve().name
+    settings["val"] = run.config.val and Path(run.config.val).name
     modules = (torch, onnx, onnxscript, onnxruntime, np)
     return {
         "tools": {
