@@ -16,6 +16,11 @@ def usable_cpus() -> int:
     return max(1, min(allowed, math.ceil(quota))) if quota is not None else allowed
 
 
+def is_first_process() -> bool:
+    """Whether this is the first, or the only one, of the processes that ``torchrun`` or its like started together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def available_memory() -> int:
     """Bytes of memory that can still be taken: what the machine has free, and under a container what its limit leaves.
 

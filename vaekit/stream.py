@@ -11,17 +11,18 @@ import hashlib
 import itertools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaekit.arrays import RowFile, split_strings
 from vaekit.errors import SourceError
+from vaekit.hub import open_hub
 from vaekit.idx import is_idx
 from vaekit.images import SUFFIXES, check_form, convert_channels, read_image
 from vaekit.listing import pictures_under, write_strings
@@ -29,6 +30,7 @@ from vaekit.shapes import SHAPE_NAMES, draw_factors, render
 from vaekit.sources import (
     BUILT_IN_FILES,
     CLASS_NAMES,
+    HUB,
     SHAPES_COUNT,
     array_labels,
     channels_first,
@@ -39,6 +41,8 @@ from vaekit.sources import (
     to_uint8,
 )
 from vaekit.workers import ordered_map
+
+T = TypeVar("T")
 
 _CHUNK_BYTES = 1 << 22  # of pixels that travel between processes at a time
 _CHUNK_IMAGES = 256
@@ -80,7 +84,7 @@ class _Part(Protocol):
 
 
 class ImageStream:
-    """Images of sources, in order: folders at any depth, pictures, globs, .npy, .npz, IDX, and the built-in names.
+    """Images of sources, in order: folders, pictures, globs, .npy, .npz, IDX, hf: names, and the built-in names.
 
     Every image becomes uint8 (C, H, W) of one shape by the rule of ``vaekit.images``.
     """
@@ -144,6 +148,8 @@ class ImageStream:
             self._add_part(_Shapes(self.shape), source)
         elif source in BUILT_IN_FILES:
             self._add_array(source, idx_images(find_dataset(source)), CLASS_NAMES.get(source, ()))
+        elif source.startswith(HUB):
+            self._add_part(_Hub(source, self.shape, self._resize), source)
         elif os.path.isdir(source):
             self._add_folder(path)
         elif os.path.isfile(source):
@@ -261,6 +267,37 @@ class _Array:
         return labels if labels is not None and labels.shape == (len(self),) else None
 
 
+class _Hub:
+    """Pictures of a data set that Hugging Face's library loads."""
+
+    def __init__(self, source: str, shape: tuple[int, int, int], resize: bool) -> None:
+        self._pictures = open_hub(source.removeprefix(HUB))
+        self._shape, self._resize = shape, resize
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def chunks(self, start: int, every: int) -> Iterator[Chunk]:
+        numbers, rows = range(start, len(self), every), _chunk_images(self._shape)
+        for first in range(0, len(numbers), rows):
+            yield self._read(numbers[first : first + rows])
+
+    def _read(self, numbers: range) -> Chunk:
+        def one(number: int) -> NDArray[np.uint8]:
+            channels, height, width = self._shape
+            name = self._pictures.name(number)
+            return read_image(self._pictures.open(number), channels, (height, width), resize=self._resize, name=name)
+
+        pixels, good, failures = _read_each(one, numbers, self._shape)
+        labels, names = self._pictures.labels, self._pictures.label_names
+        return Chunk(
+            pixels,
+            tuple(os.fsencode(self._pictures.name(number)) for number in good),
+            failures,
+            None if labels is None else tuple(names[labels[number]] for number in good),
+        )
+
+
 class _Shapes:
     """The built-in shapes, drawn as they are needed."""
 
@@ -287,18 +324,30 @@ def _numbered(source: str, numbers: Iterable[int]) -> tuple[bytes, ...]:
 
 def _read_files(paths: tuple[bytes, ...], shape: tuple[int, int, int], resize: bool, root: bytes | None) -> Chunk:
     """Decode pictures; this runs in a process of its own."""
-    channels, height, width = shape
-    pixels = np.empty((len(paths), *shape), np.uint8)
-    good: list[bytes] = []
+
+    def one(path: bytes) -> NDArray[np.uint8]:
+        channels, height, width = shape
+        return read_image(os.fsdecode(path), channels, (height, width), resize=resize)
+
+    pixels, good, failures = _read_each(one, paths, shape)
+    labels = None if root is None else tuple(_folder_below(root, path) for path in good)
+    return Chunk(pixels, good, failures, labels)
+
+
+def _read_each(
+    read: Callable[[T], NDArray[np.uint8]], pictures: Sequence[T], shape: tuple[int, int, int]
+) -> tuple[NDArray[np.uint8], tuple[T, ...], tuple[str, ...]]:
+    """Images (n, C, H, W) of those pictures that can be read, which these are, and why the others cannot."""
+    pixels = np.empty((len(pictures), *shape), np.uint8)
+    good: list[T] = []
     failures: list[str] = []
-    for path in paths:
+    for picture in pictures:
         try:
-            pixels[len(good)] = read_image(os.fsdecode(path), channels, (height, width), resize=resize)
-            good.append(path)
+            pixels[len(good)] = read(picture)
+            good.append(picture)
         except SourceError as error:
             failures.append(str(error))
-    labels = None if root is None else tuple(_folder_below(root, path) for path in good)
-    return Chunk(pixels[: len(good)], tuple(good), tuple(failures), labels)
+    return pixels[: len(good)], tuple(good), tuple(failures)
 
 
 def _folder_below(root: bytes, path: bytes) -> str:

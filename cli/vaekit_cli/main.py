@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
-import traceback
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -13,49 +13,26 @@ import typer
 
 import vaekit
 from vaekit.errors import VaekitError
-from vaekit_cli.commands import (
-    bench,
-    compress,
-    decode,
-    doctor,
-    encode,
-    evaluate,
-    export,
-    info,
-    interpolate,
-    plot,
-    reconstruct,
-    sample,
-    score,
-    train,
-    traverse,
-    verify,
-)
 
-app = typer.Typer(
-    name="vaekit",
-    help="Train a variational auto-encoder, export it to ONNX with proof, and run it anywhere without PyTorch.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+COMMANDS = (
+    "train",
+    "evaluate",
+    "export",
+    "compress",
+    "sample",
+    "encode",
+    "decode",
+    "reconstruct",
+    "interpolate",
+    "traverse",
+    "plot",
+    "score",
+    "verify",
+    "info",
+    "bench",
+    "doctor",
 )
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("export")(export.export)
-app.command("compress")(compress.compress)
-app.command("sample")(sample.sample)
-app.command("encode")(encode.encode)
-app.command("decode")(decode.decode)
-app.command("reconstruct")(reconstruct.reconstruct)
-app.command("interpolate")(interpolate.interpolate)
-app.command("traverse")(traverse.traverse)
-app.command("plot")(plot.plot)
-app.command("score")(score.score)
-app.command("verify")(verify.verify)
-app.command("info")(info.info)
-app.command("bench")(bench.bench)
-app.command("doctor")(doctor.doctor)
-
+"""Each is a function of its own name in a module of its own name."""
 
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -73,7 +50,7 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _end)
     try:
-        code = app(standalone_mode=False)
+        code = _app(sys.argv[1:])(standalone_mode=False)
         sys.stdout.flush()
         if code == _INTERRUPTED:  # typer's answer to Ctrl-C
             code = _fail("interrupted", _INTERRUPTED)
@@ -98,7 +75,25 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-@app.callback(invoke_without_command=True)
+def _app(arguments: list[str]) -> typer.Typer:
+    """The command line with the command that the arguments begin with or, where that is none, with all of them.
+
+    To build the options of all commands takes longer than many a command needs.
+    """
+    app = typer.Typer(
+        name="vaekit",
+        help="Train a variational auto-encoder, export it to ONNX with proof, and run it anywhere without PyTorch.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=True)(_top)
+    asked = [name for name in arguments[:1] if name in COMMANDS]
+    for name in asked or COMMANDS:
+        app.command(name)(getattr(importlib.import_module(f"vaekit_cli.commands.{name}"), name))
+    return app
+
+
 def _top(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -115,6 +110,8 @@ def _fail(message: str, code: int) -> int:
         code = 128 + _received[0]
         message = "terminated" if _received[0] == signal.SIGTERM else "interrupted"
     if os.environ.get("VAEKIT_DEBUG") == "1":
+        import traceback
+
         traceback.print_exc()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -32,7 +32,7 @@ class Binarize(StrEnum):
 
 DeviceOption = Annotated[Device, typer.Option(help="auto takes cuda, then mps, then cpu.")]
 
-SOURCE_HELP = "Images: a folder, a picture or glob, .npy, .npz, IDX, or shapes, fashion-mnist, mnist."
+SOURCE_HELP = "Images: a folder, a picture or glob, .npy, .npz, IDX, hf:NAME, or shapes, fashion-mnist, mnist."
 
 
 def read_source(source: str, size: tuple[int, int] | None, quiet: bool) -> Images:
@@ -46,3 +46,20 @@ def read_source(source: str, size: tuple[int, int] | None, quiet: bool) -> Image
         return open_source(
             source, size=size, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
+
+
+def read_validation(val: str | None, shape: tuple[int, int, int], quiet: bool) -> Images | None:
+    """Open the source that ``--val`` names, resized to the training images; None where it is a share, or nothing."""
+    from vaekit.errors import SourceError
+    from vaekit.sources import share_of
+
+    if val is None or share_of(val) is not None:
+        return None
+    images = read_source(val, shape[1:], quiet)
+    if images.shape != shape:
+        colours = {1: "grey", 3: "RGB"}
+        raise SourceError(
+            f"--val {val} has {colours[images.shape[0]]} images, the images to train on are {colours[shape[0]]}: "
+            "convert one of them"
+        )
+    return images

@@ -215,6 +215,7 @@ def check_target(target: Path) -> None:
 def _model_of(run: Run) -> Model:
     settings = dataclasses.asdict(run.config)
     settings["source"] = Path(run.config.source).resolve().name  # a data set on disk is named by its last part only
+    settings["val"] = run.config.val and Path(run.config.val).name
     return Model(
         encoder=run.network.encoder,
         decoder=run.network.decoder,

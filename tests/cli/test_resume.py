@@ -230,3 +230,34 @@ def test_a_learning_rate_that_diverges_exits_1_with_the_images(
 ) -> None:
     result = in_process("train", shapes.name, "--latent", "2", "--steps", "30", "--batch-size", "32", "--lr", "1e30")
     assert_fails(result, 1, "training diverged at step", "shapes.npy[", "and 29 more", "Lower --lr", "checkpoint")
+
+
+def test_a_share_or_a_source_is_measured(in_process: Run, assert_fails: Fails, shapes: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "val.npy", draw_shapes(20, (16, 16)).images)
+    np.save(tmp_path / "grey.npy", draw_shapes(20, (12, 9)).images[:, 0])
+    shared = in_process("train", shapes.name, *SHORT, "--val", "0.2", "-o", "share")
+    assert shared.returncode == 0, shared.stderr
+    assert "120 to train on, 30 held out" in shared.stderr
+    other = in_process("train", shapes.name, *SHORT, "--val", "val.npy", "--augment", "flip", "-o", "source")
+    assert other.returncode == 0, other.stderr
+    assert "150 to train on, 20 of val.npy to measure" in other.stderr
+    assert "val.npy: 20 images, 12 x 9 RGB" in other.stderr
+    assert config_of(tmp_path / "source")["augment"] == "flip"
+    again = in_process("train", "--config", "source/config.json", "-o", "again")
+    assert again.returncode == 0, again.stderr
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "source")
+
+    for val in ("0", "1", "-0.5", "nan"):
+        assert_fails(in_process("train", shapes.name, "-o", "none", "--val", val), 2, "--val", "no images to measure")
+    assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "0.001"), 2, "--val 0.001", "leaves 0 to")
+    assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "nowhere"), 1, "there is no source nowhere")
+    assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "grey.npy"), 1, "grey.npy", "RGB")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_tracker_that_is_not_installed_exits_1(
+    in_process: Run, assert_fails: Fails, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaekit.training.tracking.find_spec", lambda name: None)
+    result = in_process("train", shapes.name, *SHORT, "--track", "mlflow")
+    assert_fails(result, 1, "--track mlflow", "pip install 'vaekit[mlflow]'")

@@ -13,6 +13,7 @@ from PIL import Image
 from vaekit import sources
 from vaekit.errors import MissingExtraError, SourceError
 from vaekit.sources import open_source
+from vaekit.stream import ImageStream
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed: pip install 'vaekit[hub]'")
 
@@ -76,6 +77,18 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> 
     images = open_source(f"hf:{tmp_path / 'pets'}")
     assert len(images) == 5
     assert images.skipped == (f"hf:{tmp_path / 'pets'}[0]: not a picture in a format that vaekit reads",)
+
+
+def test_a_stream_reads_it_too(tmp_path: Path) -> None:
+    dataset(first={"bytes": b"no picture", "path": None}).save_to_disk(tmp_path / "pets")
+    name = f"hf:{tmp_path / 'pets'}"
+    with ImageStream([name], (3, 10, 12)) as stream:
+        assert len(stream) == 6
+        (chunk,) = stream.chunks(every=2)
+    assert np.array_equal(chunk.pixels, PIXELS[[2, 4]].transpose(0, 3, 1, 2))
+    assert chunk.paths == (f"{name}[2]".encode(), f"{name}[4]".encode())
+    assert chunk.labels == ("dog", "dog")
+    assert len(chunk.failures) == 1
 
 
 def test_data_sets_without_a_column_of_images_are_refused(tmp_path: Path) -> None:

@@ -158,6 +158,16 @@ def test_a_stopped_deadline_can_go_on(tmp_path: Path, images: Images, make_confi
     assert load_config(run).max_minutes is None
 
 
+def test_another_setting_is_told(tmp_path: Path, images: Images) -> None:
+    run = stopped(images, tmp_path / "run")
+    assert resumed(images, run).changed_setting() == []
+    checkpoint = load_checkpoint(run)
+    assert checkpoint is not None
+    other = dataclasses.replace(checkpoint, setting=dict(checkpoint.setting) | {"threads": "99"})
+    (told,) = Trainer(_CONFIG, images, run, checkpoint=other).changed_setting()
+    assert told.startswith("threads 99, now ")
+
+
 @pytest.mark.parametrize("what", ["pixels", "count", "order", "shape"])
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_changed_images_are_refused_and_the_run_stays(

@@ -19,6 +19,7 @@ from PIL import Image
 
 from vaekit.errors import RunError, SourceError, UsageError, VaekitError
 from vaekit.sources import Images
+from vaekit.training.batches import Batches
 from vaekit.training.networks import reparameterise
 from vaekit.training.run import CONFIG, HOLDOUT, METRICS, MODEL, PREVIEWS, Config, load_holdout, load_run
 from vaekit.training.trainer import (
@@ -28,6 +29,7 @@ from vaekit.training.trainer import (
     Trainer,
     kl_warmth,
     learning_rate,
+    parts_of,
     split,
     steps_of,
 )
@@ -437,3 +439,53 @@ def test_the_learning_rate_rises_and_falls_to_zero() -> None:
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     assert max(rates) > 0.95
     assert learning_rate(50, None, 10) == 1.0
+
+
+@given(count=st.integers(3, 5000), share=st.floats(0.0, 1.0))
+def test_a_share_is_held_out_or_refused(count: int, share: float) -> None:
+    if round(count * share) in (0, count - 1, count):
+        with pytest.raises(UsageError, match=r"--val .* leaves"):
+            split(count, 0, share)
+        return
+    training, holdout = split(count, 0, share)
+    assert np.array_equal(np.sort(np.concatenate((training, holdout))), np.arange(count))
+    assert len(holdout) == round(count * share)
+
+
+def test_of_a_larger_part_some_are_measured(images: Images, make_config: MakeConfig) -> None:
+    many = dataclasses.replace(images, _count=10_000)
+    training, holdout = parts_of(many, None, make_config(val="0.5"))
+    assert (len(training), len(holdout)) == (5000, HOLDOUT_IMAGES)
+    assert not set(training) & set(holdout)
+
+
+def test_a_source_of_its_own_is_measured(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
+    dark = dataclasses.replace(
+        subset(images, 20), labels=np.arange(20), _read=lambda indices: np.zeros((len(indices), 3, 12, 9), np.uint8)
+    )
+    trainer = Trainer(make_config(val="dark.npy"), images, tmp_path / "run", validation=dark)
+    assert np.array_equal(trainer.training, np.arange(len(images)))
+    trainer.run()
+    with np.load(tmp_path / "run" / HOLDOUT) as arrays:
+        assert arrays["images"].shape == (20, 3, 12, 9)
+        assert not arrays["images"].any()
+        assert arrays["labels"].tolist() == list(range(20))
+    grey = dataclasses.replace(dark, shape=(1, 12, 9))
+    with pytest.raises(SourceError, match=r"\(1, 12, 9\)"):
+        Trainer(make_config(val="dark.npy"), images, tmp_path / "run", validation=grey)
+
+
+def test_half_of_the_images_are_flipped_and_none_that_are_measured(
+    tmp_path: Path, images: Images, make_config: MakeConfig
+) -> None:
+    plain = Batches(images, make_config(), split(len(images), 0)[0])
+    flipping = Batches(images, make_config(augment="flip"), split(len(images), 0)[0])
+    flips = 0
+    for step in range(40):
+        for original, augmented in zip(plain.pixels(step), flipping.pixels(step), strict=True):
+            flipped = not np.array_equal(augmented, original)
+            assert np.array_equal(augmented, original[..., ::-1] if flipped else original)
+            flips += flipped
+    assert flips == pytest.approx(40 * 32 / 2, rel=0.1)
+    Trainer(make_config(augment="flip", steps=2), images, tmp_path / "run").run()
+    assert np.array_equal(load_holdout(load_run(tmp_path / "run")), images.read(split(len(images), 0)[1]))

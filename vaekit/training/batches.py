@@ -17,14 +17,24 @@ from vaekit.training.binarise import binarise_dynamic, binarise_fixed
 from vaekit.training.run import Config
 
 # Streams of random numbers apart from that of the order of the images, which has no number of its own.
-_BINARISE, _NOISE = 1, 2
+_BINARISE, _NOISE, _FLIP = 1, 2, 3
+
+
+def read_to_measure(images: Images, indices: NDArray[np.int64], config: Config) -> NDArray[np.uint8]:
+    """Images as they are measured: these are binarised once, so that figures can be compared, and not augmented."""
+    pixels = images.read(indices)
+    return pixels if config.binarize == "none" else binarise_fixed(pixels, indices)
 
 
 class Batches:
     """Shuffled batches, each epoch in an order of its own; the rest short of a batch is left out."""
 
-    def __init__(self, images: Images, config: Config, training: NDArray[np.int64]) -> None:
-        """``training`` are the numbers of the images to train on, at least a batch of them."""
+    def __init__(self, images: Images, config: Config, training: NDArray[np.int64], rows: slice = slice(None)) -> None:
+        """``training`` are the numbers of the images to train on, at least a batch of them.
+
+        Only those ``rows`` of each batch are read; what is drawn for a row does not depend on which others are.
+        """
+        self._rows = rows
         self._images, self._config, self._training = images, config, training
         self._shuffled = (-1, training)  # an epoch and its order, replaced together: two threads may ask
 
@@ -39,23 +49,26 @@ class Batches:
         return order[place * size : (place + 1) * size]
 
     def noise(self, step: int, samples: int) -> NDArray[np.float32]:
-        """The noise of a step, (samples, B, d) ~ N(0, I): the same on every device."""
+        """The noise of a step's rows, (samples, B, d) ~ N(0, I): the same on every device."""
         shape = (samples, self._config.batch_size, self._config.latent)
         random = np.random.default_rng((self._config.seed, step, _NOISE))
-        return random.standard_normal(shape, np.float32)
+        return np.ascontiguousarray(random.standard_normal(shape, np.float32)[:, self._rows])
 
     def pixels(self, step: int) -> NDArray[np.uint8]:
-        """The images of a step, uint8 (B, C, H, W)."""
-        indices = self.indices(step)
+        """The images of a step's rows, uint8 (B, C, H, W)."""
+        indices = self.indices(step)[self._rows]
         if self._config.binarize == "dynamic":
             random = np.random.default_rng((self._config.seed, step, _BINARISE))
-            return binarise_dynamic(self._images.read(indices), random)
-        return self.read(indices)
+            random.random((self._rows.start or 0, *self._config.image_shape))  # of the rows before these
+            return self._augmented(step, binarise_dynamic(self._images.read(indices), random))
+        return self._augmented(step, read_to_measure(self._images, indices, self._config))
 
-    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images as they are measured: these are binarised once, so that figures can be compared."""
-        pixels = self._images.read(indices)
-        return pixels if self._config.binarize == "none" else binarise_fixed(pixels, indices)
+    def _augmented(self, step: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self._config.augment == "none":
+            return pixels
+        random = np.random.default_rng((self._config.seed, step, _FLIP))
+        flipped = random.random(self._config.batch_size)[self._rows] < 0.5
+        return np.where(flipped[:, None, None, None], pixels[..., ::-1], pixels)
 
     def from_step(self, step: int) -> Iterator[NDArray[np.uint8]]:
         """The images of that step, and of each one after it, without end."""

@@ -48,6 +48,8 @@ class Checkpoint:
     """The length of metrics.jsonl."""
     fingerprint: str
     """Of the images (``Images.fingerprint``)."""
+    scaler: Mapping[str, float]
+    """The state of the loss's scale; empty but for fp16."""
     setting: Mapping[str, str]
     """What the last bits of results depend on besides: versions and threads."""
 
@@ -65,6 +67,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "validated": checkpoint.validated,
         "metrics_bytes": checkpoint.metrics_bytes,
         "fingerprint": checkpoint.fingerprint,
+        "scaler": dict(checkpoint.scaler),
         "setting": dict(checkpoint.setting),
     }
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, _metadata(header))
@@ -95,6 +98,7 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
             validated=header["validated"],
             metrics_bytes=header["metrics_bytes"],
             fingerprint=header["fingerprint"],
+            scaler=header["scaler"],
             setting=header["setting"],
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,9 @@ from vaekit.training.networks import VAENetwork, reparameterise
 
 VARIANCE_FLOOR = 1e-6
 """The least variance of the Gaussian likelihood: below it lies only the rounding of 8-bit pixels (1.3e-6)."""
+
+Mean = Callable[[Tensor], Tensor]
+"""The mean of a tensor over the processes that share a batch, without a gradient."""
 
 _EM_STEPS = 10  # towards the variance that IWAE's bound is highest at; with hundreds of pixels two or three suffice
 
@@ -95,6 +98,10 @@ class Objective:
     """Nats that each dimension's KL, averaged over the batch, counts at least (Kingma et al., "Improved Variational
     Inference with Inverse Autoregressive Flow", 2016, equation 15)."""
 
+    mean: Mean = lambda tensor: tensor
+    """Over the processes that share a batch equally. What is no sum over images is then that of the whole batch: the
+    fitted variance and the free bits; so the mean of the processes' gradients is the whole batch's gradient."""
+
     def fitted(self, likelihood: Likelihood, draws: Draws) -> Likelihood:
         """The likelihood with the variance that these draws make most likely, where it has none of its own.
 
@@ -105,8 +112,10 @@ class Objective:
             return likelihood
         misfit, log_ratio = draws.misfit.detach(), draws.log_ratio.detach()
         if self.name == "iwae":
-            return dataclasses.replace(likelihood, variance=iwae_variance(misfit, log_ratio, likelihood.pixels))
-        return dataclasses.replace(likelihood, variance=optimal_variance(misfit, likelihood.pixels))
+            return dataclasses.replace(
+                likelihood, variance=iwae_variance(misfit, log_ratio, likelihood.pixels, self.mean)
+            )
+        return dataclasses.replace(likelihood, variance=optimal_variance(misfit, likelihood.pixels, self.mean))
 
     def value(self, draws: Draws, likelihood: Likelihood, warmth: float = 1.0) -> Tensor:
         """The mean over the batch in nats, a scalar; ``warmth`` in [0, 1] is the share of beta that is in force."""
@@ -114,7 +123,8 @@ class Objective:
             return iwae_bound(draws, likelihood).mean()
         kl = kl_standard_normal(draws.mu, draws.logvar).mean(0)  # (d,)
         if self.free_bits:
-            kl = kl.clamp_min(self.free_bits)
+            whole = kl + (self.mean(kl.detach()) - kl.detach())  # its value, with the gradient of this process's share
+            kl = whole.clamp_min(self.free_bits)
         if self.name == "prior-only":
             return -kl.sum()
         reconstruction = likelihood.log_density(draws.misfit).mean()
@@ -125,7 +135,7 @@ class Objective:
 
 def draw(network: VAENetwork, likelihood: Likelihood, image: Tensor, eps: Tensor) -> Draws:
     """Draw z for images (B, C, H, W) in [0, 1] from noise eps (S, B, d) ~ N(0, I), and decode it."""
-    mu, logvar = network.encoder(image)
+    mu, logvar = map(_full_precision, network.encoder(image))
     return draw_from(network, likelihood, image, mu, logvar, eps)
 
 
@@ -134,10 +144,16 @@ def draw_from(
 ) -> Draws:
     """As ``draw``, for images that are encoded already, to mu and logvar (B, d)."""
     z = reparameterise(mu, logvar, eps)
-    logits = network.decoder.logits(z.flatten(0, 1)).reshape(*z.shape[:2], *image.shape[1:])  # (S, B, C, H, W)
+    logits = _full_precision(network.decoder.logits(z.flatten(0, 1)))
+    logits = logits.reshape(*z.shape[:2], *image.shape[1:])  # (S, B, C, H, W)
     # log N(z | 0, I) − log N(z | mu, sigma²), whose constants cancel.
     log_ratio = 0.5 * (eps.square() + logvar - z.square()).sum(2)
     return Draws(mu, logvar, z, log_ratio, misfit(likelihood, image, logits))
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    """What a network computed in 16 bits as float32: sums over pixels need its digits."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def misfit(likelihood: Likelihood, image: Tensor, logits: Tensor) -> Tensor:
@@ -205,23 +221,23 @@ def bernoulli_log_likelihood(image: Tensor, logits: Tensor) -> Tensor:
     return -F.binary_cross_entropy_with_logits(logits, image, reduction="none").flatten(-3).sum(-1)
 
 
-def optimal_variance(squared_error: Tensor, pixels: int) -> Tensor:
+def optimal_variance(squared_error: Tensor, pixels: int, mean: Mean = lambda tensor: tensor) -> Tensor:
     """The maximum-likelihood variance E‖x − mean‖² / D of squared errors of any shape, a scalar.
 
     (Rybkin, Daniilidis and Levine, "Simple and Effective VAE Training with Calibrated Decoders", 2021, equation 5.)
     The gradient of the likelihood with this variance held constant is that with it put in: D/2 · d ln variance.
     """
-    return (squared_error.mean() / pixels).clamp_min(VARIANCE_FLOOR)
+    return (mean(squared_error.mean()) / pixels).clamp_min(VARIANCE_FLOOR)
 
 
-def iwae_variance(squared_error: Tensor, log_ratio: Tensor, pixels: int) -> Tensor:
+def iwae_variance(squared_error: Tensor, log_ratio: Tensor, pixels: int, mean: Mean = lambda tensor: tensor) -> Tensor:
     """The variance at which the mean IWAE bound of draws (K, B) is highest, a scalar.
 
     There it is the mean squared error weighed by the normalised importance weights, which themselves follow the
     variance: a fixed point, that the EM algorithm climbs to from the unweighted mean.
     """
-    variance = optimal_variance(squared_error, pixels)
+    variance = optimal_variance(squared_error, pixels, mean)
     for _ in range(_EM_STEPS):
         weights = torch.softmax(gaussian_log_likelihood(squared_error, pixels, variance) + log_ratio, 0)
-        variance = optimal_variance((weights * squared_error).sum(0), pixels)
+        variance = optimal_variance((weights * squared_error).sum(0), pixels, mean)
     return variance

@@ -43,7 +43,10 @@ _CHOICES = {
     "posterior": ("diagonal", "isotropic"),
     "objective": ("elbo", "iwae", "autoencoder", "prior-only"),
     "binarize": ("none", "fixed", "dynamic"),
+    "augment": ("none", "flip"),
     "device": ("cpu", "cuda", "mps"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "track": (None, "tensorboard", "wandb", "mlflow"),
 }
 _LEAST = {  # of whole numbers
     "channels": 1,
@@ -97,12 +100,20 @@ class Config:
     """Nats that each dimension's KL counts at least."""
     binarize: str = "none"
     """``none``, ``fixed`` or ``dynamic``."""
+    val: str | None = None
+    """The share of the source that is held out, or a source of its own; None for the usual share."""
+    augment: str = "none"
+    """``none``, or ``flip``: left and right are swapped in half of the images, anew each time they are seen."""
     max_minutes: float | None = None
     """The length, while it is not yet known how many steps that is."""
     checkpoint_every: int = CHECKPOINT_EVERY
     """Steps between two checkpoints; results do not depend on it."""
     device: str = "cpu"
     """Where it was trained: ``cpu``, ``cuda`` or ``mps``."""
+    precision: str = "fp32"
+    """What the networks compute in while training: ``fp32``, ``bf16`` or ``fp16``."""
+    track: str | None = None
+    """The experiment tracker: ``tensorboard``, ``wandb`` or ``mlflow``."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -150,7 +161,8 @@ def check_target(path: Path, overwrite: bool) -> None:
 def start_folder(path: Path) -> None:
     """Make a run's folder, without what an older run left in it. Raises RunError where that cannot be done."""
     with _writing(path):
-        shutil.rmtree(path / PREVIEWS, ignore_errors=True)
+        for name in (PREVIEWS, "tensorboard"):
+            shutil.rmtree(path / name, ignore_errors=True)
         for name in (MODEL, CHECKPOINT, METRICS):  # in this order, or an unfinished run would look finished
             (path / name).unlink(missing_ok=True)
         (path / PREVIEWS).mkdir(parents=True)
@@ -316,9 +328,10 @@ def _check_values(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be a positive number, not {value!r}")
     for name, choices in _CHOICES.items():
         if name in settings and settings[name] not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {settings[name]!r}")
-    if not isinstance(settings.get("source", ""), str):
-        raise ValueError(f"source must be a source's name, not {settings['source']!r}")
+            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {settings[name]!r}")
+    for name in ("source", "val"):
+        if not isinstance(settings.get(name) or "", str):
+            raise ValueError(f"{name} must be text, not {settings[name]!r}")
 
 
 def _first_line(error: Exception) -> str:

@@ -20,8 +20,8 @@ from vaekit.errors import RunError, SourceError, UsageError, VaekitError
 from vaekit.machine import usable_cpus
 from vaekit.pictures import grid, save_picture
 from vaekit.prior import Mixture, draw_mixture
-from vaekit.sources import Images
-from vaekit.training.batches import Batches
+from vaekit.sources import Images, share_of
+from vaekit.training.batches import Batches, read_to_measure
 from vaekit.training.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -43,6 +43,8 @@ from vaekit.training.run import (
     save_model,
     start_folder,
 )
+from vaekit.training.team import Team
+from vaekit.training.tracking import Track, tracking
 
 DEFAULT_STEPS = 2400
 HOLDOUT_IMAGES = 1000
@@ -57,6 +59,7 @@ _VARIANCE_DECAY = 0.98  # of the running variance, a step
 _GRADIENT_NORM = 1e5  # cuts only what would throw the weights far off
 _EVALUATION_BATCH = 250  # decoded images
 _PREVIEW_IMAGES = 32
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMED_IMAGES = 3  # of a batch on which the loss was not finite
 
 _TIMED_STEPS = 30  # before a deadline becomes a number of steps; the first third is not timed
@@ -111,16 +114,35 @@ def steps_of(training: int, batch_size: int, *, epochs: int | None = None, steps
     return steps or DEFAULT_STEPS
 
 
-def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of the training and of the held-out images: a tenth, at most HOLDOUT_IMAGES, drawn by the seed.
+def split(count: int, seed: int, share: float | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the training and of the held-out images, drawn by the seed.
 
-    Raises SourceError for fewer than three images.
+    Held out is that share of them, by default a tenth, but at most HOLDOUT_IMAGES. Raises SourceError for fewer than
+    three images, UsageError for a share that leaves no image to measure or fewer than two to train on.
     """
     if count < 3:
         raise SourceError(f"{count} images are too few to train on: give at least 3, better thousands")
+    held_out = min(HOLDOUT_IMAGES, max(1, count // 10)) if share is None else round(count * share)
+    if not 1 <= held_out <= count - 2:
+        raise UsageError(
+            f"--val {share:g} of {count:,} images leaves {held_out:,} to measure and {count - held_out:,} to train on: "
+            "there must be at least 1 and 2"
+        )
     order = np.random.default_rng(seed).permutation(count)
-    held_out = min(HOLDOUT_IMAGES, max(1, count // 10))
     return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def parts_of(images: Images, validation: Images | None, config: Config) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the images to train on, and of those to measure: of ``validation`` where there is one.
+
+    Of more than HOLDOUT_IMAGES to measure, so many are taken, evenly spread. Raises as ``split`` does.
+    """
+    if validation is None:
+        training, holdout = split(len(images), config.seed, share_of(config.val))
+    else:
+        training, holdout = np.arange(len(images), dtype=np.int64), np.arange(len(validation), dtype=np.int64)
+    chosen = min(len(holdout), HOLDOUT_IMAGES)
+    return training, holdout[np.arange(chosen) * len(holdout) // chosen]
 
 
 def objective_of(config: Config) -> Objective:
@@ -163,7 +185,9 @@ class Trainer:
         path: Path,
         *,
         network: VAENetwork | None = None,
+        validation: Images | None = None,
         device: str = "cpu",
+        team: Team | None = None,
         checkpoint: Checkpoint | None = None,
         deadline: float | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -172,42 +196,68 @@ class Trainer:
         """``deadline`` (of time.monotonic) becomes the number of steps after a warm-up; ``stop`` ends it early.
 
         ``network`` is trained in place of the one that the settings name; its run is not for ``load_run``.
+        Measured are held-out images, those of ``validation`` where it is given, which ``config.val`` then names.
         With a ``checkpoint`` of the run at ``path``, the training goes on from there.
 
-        Raises UsageError for a batch larger than the training part, SourceError for images too few or of another shape
-        than the config's, RunError where the checkpoint is of other images or another network than the config's.
+        The processes of a ``team`` each train on their share of every batch, and the first of them writes the files.
+
+        Raises UsageError for a batch larger than the training part or that the team cannot share equally, SourceError
+        for images too few or of another shape than the config's, RunError where the checkpoint is of other images or
+        another network than the config's.
         """
         self.config, self.images, self.path, self.checkpoint = config, images, path, checkpoint
         self.device, self.deadline, self.stop, self.report = torch.device(device), deadline, stop, report
+        self.team = team or Team()
         self.total = config.steps if deadline is None else None
-        self.fingerprint = images.fingerprint()
+        self.measured = validation or images
+        self.fingerprint = images.fingerprint() + (f", {validation.fingerprint()}" if validation else "")
         if checkpoint is not None and checkpoint.fingerprint != self.fingerprint:
             raise RunError(
                 f"{images.name} has changed since {path} was begun: other images, or another order or size. Restore "
                 "it, or train anew with --overwrite"
             )
-        if images.shape != config.image_shape:
-            raise SourceError(f"{images.name} has images of {images.shape} (C, H, W), the config {config.image_shape}")
-        self.training, self.holdout = split(len(images), config.seed)
+        for source in (images, self.measured):
+            if source.shape != config.image_shape:
+                raise SourceError(
+                    f"{source.name} has images of {source.shape} (channels, height, width): {config.image_shape} are "
+                    "needed"
+                )
+        self.training, self.holdout = parts_of(images, validation, config)
         if not 2 <= config.batch_size <= len(self.training):
             raise UsageError(
                 f"the batch size must be from 2 to the number of training images, {len(self.training)}, "
                 f"not {config.batch_size}"
             )
-        torch.set_num_threads(usable_cpus())
+        if config.batch_size % self.team.size or config.batch_size // self.team.size < 2:
+            raise UsageError(
+                f"a batch of {config.batch_size} cannot be shared equally by {self.team.size} processes, two images or "
+                "more to each: choose another --batch-size"
+            )
+        torch.set_num_threads(max(1, usable_cpus() // self.team.beside))
         torch.manual_seed(_torch_seed(config.seed))
         self.objective, self.likelihood = objective_of(config), likelihood_of(config)
         self.network = network or VAENetwork(config.image_shape, config.latent, config.posterior, config.preset)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-        self.batches = Batches(images, config, self.training)
+        self.batches = Batches(images, config, self.training, self.team.rows(config.batch_size))
+        self.shared = dataclasses.replace(self.objective, mean=self.team.mean)  # for batches that all have a share of
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.lr, fused=self.device.type != "mps")
+        if config.precision == "fp16" and self.device.type == "mps":
+            raise UsageError("--precision fp16 needs a scaled loss, which PyTorch has not on mps: use bf16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.variance = torch.zeros((), device=self.device)  # running mean over batches, for validation
         self.diverged = torch.full((), -1, device=self.device)  # the first step whose loss was not finite
+        self.track: Track = lambda figures, step: None
         self.best: dict[str, float] = {}
         self.best_weights: dict[str, Tensor] = {}
         self.validated = self.kept = -1  # the steps of the last validation and of the last checkpoint
         if checkpoint is not None:
             self._restore(checkpoint)
+
+    def changed_setting(self) -> list[str]:
+        """In words, what differs from the machine and versions of the checkpoint, and so may change the last bits."""
+        before = {} if self.checkpoint is None else self.checkpoint.setting
+        now = current_setting()
+        return [f"{name} {value}, now {now[name]}" for name, value in before.items() if now.get(name, value) != value]
 
     def run(self) -> Outcome:
         """Train, keep the weights with the best validation, freeze sigma, fit the prior, and write the run.
@@ -217,28 +267,35 @@ class Trainer:
         """
         if self.checkpoint is None:
             self._start()
-        else:
+        elif self.team.first:
             rewind_folder(self.path, self.checkpoint.metrics_bytes)
-        self.holdout_images = self.batches.read(self.holdout)
-        steps = self._train(self.kept)
-        stopped = steps != self.total and self.stop()
+        self.holdout_images = read_to_measure(self.measured, self.holdout, self.config)
+        tracker = self.config.track if self.team.first else None
+        with tracking(tracker, self.path, dataclasses.asdict(self.config), self.kept) as self.track:
+            steps, stopped = self._train(self.kept)
+            return self._end(steps, stopped)
+
+    def _end(self, steps: int, stopped: bool) -> Outcome:
+        """What comes after the last step; a training that was asked to stop can go on from there."""
         if stopped and steps != self.kept:
             self._save_checkpoint(steps)
         if steps != self.validated:
             self._validate(steps)
         self.network.load_state_dict(self.best_weights)
         outcome = self._finish(steps)
-        if not stopped:
+        if not stopped and self.team.first:
             (self.path / CHECKPOINT).unlink(missing_ok=True)
+        self.team.wait()  # for the first to write
         return outcome
 
     def _start(self) -> None:
         """Begin a run's folder."""
-        start_folder(self.path)
-        save_config(self.path, self.config)
-        (self.path / METRICS).touch()
-        labels = None if self.images.labels is None else self.images.labels[self.holdout]
-        save_holdout(self.path, self.batches.read(self.holdout), labels)
+        if self.team.first:
+            start_folder(self.path)
+            save_config(self.path, self.config)
+            (self.path / METRICS).touch()
+            labels = None if self.measured.labels is None else self.measured.labels[self.holdout]
+            save_holdout(self.path, read_to_measure(self.measured, self.holdout, self.config), labels)
         self._save_checkpoint(0)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -251,13 +308,15 @@ class Trainer:
                 f"the weights in {self.path / CHECKPOINT} are of another network than {self.path / CONFIG} describes: "
                 "restore that file, or train anew with --overwrite"
             ) from error
+        if checkpoint.scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(checkpoint.scaler))
         self.variance.copy_(checkpoint.variance)
         self.best = dict(checkpoint.best)
         self.best_weights = {name: tensor.to(self.device) for name, tensor in checkpoint.best_weights.items()}
         self.validated, self.kept = checkpoint.validated, checkpoint.step
 
-    def _train(self, first: int) -> int:
-        """Train from that step on; steps done."""
+    def _train(self, first: int) -> tuple[int, bool]:
+        """Train from that step on; steps done, and whether that is because the training was asked to stop."""
         started, timed_from = time.monotonic(), max(first, _TIMED_STEPS // 3)
         warmup = max(1, _WARMUP_IMAGES // self.config.batch_size)
         for step, pixels in enumerate(self.batches.from_step(first), first):
@@ -265,8 +324,12 @@ class Trainer:
                 started = time.monotonic()
             if self.total is None and step == _TIMED_STEPS:
                 self._settle_steps((time.monotonic() - started) / (step - timed_from))
-            if step == self.total or self.stop() or self._late():
-                return step
+            if step == self.total:
+                return step, False
+            if self._ends(step, self.stop()):
+                return step, True
+            if self._ends(step, self._late()):
+                return step, False
             if self.total is not None:
                 warmup = min(warmup, max(1, self.total // 5))
             self._set_learning_rate(learning_rate(step, self.total, warmup))
@@ -279,20 +342,31 @@ class Trainer:
                 self._save_checkpoint(step + 1)
         raise AssertionError("batches never end")
 
+    def _ends(self, step: int, wanted: bool) -> bool:
+        """Whether one of the processes wants to end. To agree they wait for each other, so not at every step."""
+        agreed = self.team.size == 1 or step % _REPORT_EVERY == 0
+        return agreed and self.team.any(wanted, self.device)
+
     def _step(self, step: int, pixels: NDArray[np.uint8]) -> tuple[Draws, Likelihood]:
         """Learn from one batch. Nothing in here waits for the device."""
         self.network.train()
         image = to_device(pixels, self.device)
         eps = _move(self.batches.noise(step, self.objective.samples), self.device)
         warmth = kl_warmth(step, self.total, self.config.beta_warmup)
-        draws = draw(self.network, self.likelihood, image, eps)
-        likelihood = self.objective.fitted(self.likelihood, draws)
-        loss = -self.objective.value(draws, likelihood, warmth)
+        with torch.autocast(self.device.type, _DTYPES.get(self.config.precision), self.config.precision in _DTYPES):
+            draws = draw(self.network, self.likelihood, image, eps)
+        likelihood = self.shared.fitted(self.likelihood, draws)
+        loss = -self.shared.value(draws, likelihood, warmth)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.team.average(parameter.grad for parameter in self.network.parameters() if parameter.grad is not None)
+        self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
-        self.optimiser.step()
-        bad = (self.diverged < 0) & ~(loss.detach() + norm).isfinite()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        # Under fp16 a gradient that overflows is not taken, and lowers the scale.
+        witness = loss.detach() if self.scaler.is_enabled() else loss.detach() + norm
+        bad = (self.diverged < 0) & ~witness.isfinite()
         self.diverged = torch.where(bad, step, self.diverged)
         if likelihood.variance is not None:
             batch = torch.as_tensor(likelihood.variance, device=self.device)
@@ -314,9 +388,11 @@ class Trainer:
         finish = evaluated * _EVALUATION_COST * step_seconds / self.config.batch_size + _MIXTURE_SECONDS
         self.finish_by = self.deadline - finish
         left = self.finish_by - time.monotonic()
-        self.total = _TIMED_STEPS + max(1, int(left / step_seconds * (1 - _SLACK)))
+        steps = _TIMED_STEPS + max(1, int(left / step_seconds * (1 - _SLACK)))
+        self.total = self.team.from_first(steps, self.device)
         self.config = dataclasses.replace(self.config, steps=self.total, max_minutes=None)
-        save_config(self.path, self.config)
+        if self.team.first:
+            save_config(self.path, self.config)
 
     def _late(self) -> bool:
         """Whether a machine that grew slower has used up the time kept for training."""
@@ -324,7 +400,9 @@ class Trainer:
 
     @torch.inference_mode()
     def _report(self, step: int, draws: Draws, likelihood: Likelihood) -> None:
-        figures = self._figures(draws, likelihood)
+        local = self._figures(draws, likelihood)
+        means = self.team.mean(torch.tensor(list(local.values()), device=self.device))
+        figures = dict(zip(local, means.tolist(), strict=True)) if self.team.size > 1 else local
         self._check_finite(step, figures["objective"])
         self._log({"step": step, "split": "training", **figures})
         self.report(Progress(step, self.total, figures["elbo"], figures["reconstruction"], figures["kl"]))
@@ -351,7 +429,11 @@ class Trainer:
 
     def _save_checkpoint(self, step: int) -> None:
         """Write all that a training needs to go on after so many steps."""
+        self._share_statistics()
         self._check_finite(step)
+        self.kept, before = step, self.kept
+        if not self.team.first:
+            return
         checkpoint = Checkpoint(
             step=step,
             network=self.network.state_dict(),
@@ -362,19 +444,25 @@ class Trainer:
             validated=self.validated,
             metrics_bytes=(self.path / METRICS).stat().st_size,
             fingerprint=self.fingerprint,
+            scaler=self.scaler.state_dict(),
             setting=current_setting(),
         )
         try:
             save_checkpoint(self.path, checkpoint)
         except VaekitError as error:
-            before = (
-                f"; the checkpoint of step {self.kept} stays, and `vaekit train --resume {self.path}` goes on from it"
-            )
-            raise VaekitError(f"{error}{'' if self.kept < 0 else before}") from error
-        self.kept = step
+            rest = f"; the checkpoint of step {before} stays, and `vaekit train --resume {self.path}` goes on from it"
+            raise VaekitError(f"{error}{'' if before < 0 else rest}") from error
+
+    def _share_statistics(self) -> None:
+        """Give all processes the mean of their running batch statistics, which each has of its own share of batches.
+
+        They follow the batches linearly, so that it does not matter how often this is done.
+        """
+        self.team.average(buffer for buffer in self.network.buffers() if buffer.is_floating_point())
 
     def _validate(self, step: int) -> None:
         """Measure the held-out images, draw the previews, and keep the weights where they are the best yet."""
+        self._share_statistics()
         likelihood = likelihood_of(self.config, self.variance.item() or 1.0)  # no batch yet: any will do
         draws = self._evaluate([self.holdout_images])
         figures = self._figures(draws, likelihood)
@@ -385,18 +473,18 @@ class Trainer:
         if figures["objective"] > self.best.get("objective", -math.inf):
             self.best = figures | {"step": step}
             self.best_weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-            save_model(self.path, self.network, _variance_of(likelihood), None, self._summary(step))
+            self._save_model(_variance_of(likelihood), None, step)
 
     def _finish(self, steps: int) -> Outcome:
         """Freeze the variance and fit the prior over training data, and write the model a last time."""
         chosen = self.training[:: -(-len(self.training) // FINISH_IMAGES)]
         parts = np.array_split(chosen, -(-len(chosen) // _EVALUATION_BATCH))
-        draws = self._evaluate(map(self.batches.read, parts))
+        draws = self._evaluate(read_to_measure(self.images, part, self.config) for part in parts)
         variance = _variance_of(self.objective.fitted(self.likelihood, draws.to_float64()))
         figures = self._figures(self._evaluate([self.holdout_images]), likelihood_of(self.config, variance))
         self.best = figures | {"step": self.best["step"]}
         mixture = self._fit_prior(draws)
-        save_model(self.path, self.network, variance, mixture, self._summary(steps))
+        self._save_model(variance, mixture, steps)
         self._preview("final", mixture)
         return Outcome(
             config=self.config,
@@ -436,6 +524,8 @@ class Trainer:
     @torch.inference_mode()
     def _preview(self, name: str, mixture: Mixture | None) -> None:
         """Write held-out images above their reconstructions, and samples from a mixture of the latents."""
+        if not self.team.first:
+            return
         self.network.eval()
         originals = to_device(self.holdout_images[:_PREVIEW_IMAGES], self.device)
         reconstructions = self.network.decoder(self.network.encoder(originals)[0])
@@ -449,10 +539,16 @@ class Trainer:
             samples = self.network.decoder(z).cpu().numpy()
             save_picture(grid(samples, 8), self.path / PREVIEWS / f"samples-{name}.png")
 
-    def _summary(self, step: int) -> dict[str, object]:
-        return {"steps": step, "kept_step": self.best["step"], "validation": {k: self.best[k] for k in _FIGURES}}
+    def _save_model(self, variance: float | None, mixture: Mixture | None, steps: int) -> None:
+        summary = {"steps": steps, "kept_step": self.best["step"], "validation": {k: self.best[k] for k in _FIGURES}}
+        if self.team.first:
+            save_model(self.path, self.network, variance, mixture, summary)
 
-    def _log(self, record: dict[str, object]) -> None:
+    def _log(self, record: dict[str, Any]) -> None:
+        if not self.team.first:
+            return
+        figures = {f"{record['split']}/{name}": value for name, value in record.items() if isinstance(value, float)}
+        self.track(figures, int(record["step"]))
         try:
             with open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")

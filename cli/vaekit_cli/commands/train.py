@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from vaekit.errors import UsageError
+from vaekit.machine import is_first_process
 from vaekit_cli.config_file import given, overridden, use_config
 from vaekit_cli.console import command_line, no_bar, speaker, stderr
 from vaekit_cli.options import QuietOption, SeedOption, parse_sigma, parse_size
-from vaekit_cli.workstation import SOURCE_HELP, Binarize, Device, DeviceOption, read_source
+from vaekit_cli.workstation import SOURCE_HELP, Binarize, Device, DeviceOption, read_source, read_validation
 
 if TYPE_CHECKING:
     from vaekit.sources import Images
@@ -67,6 +68,29 @@ class ObjectiveName(StrEnum):
     IWAE = "iwae"
     AUTOENCODER = "autoencoder"
     PRIOR_ONLY = "prior-only"
+
+
+class Augment(StrEnum):
+    """How images are changed each time that they are seen."""
+
+    NONE = "none"
+    FLIP = "flip"
+
+
+class Precision(StrEnum):
+    """What the networks compute in while training."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Tracker(StrEnum):
+    """Experiment trackers."""
+
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
 
 
 _OBJECTIVES_OF = {  # the options that not every objective has
@@ -119,6 +143,11 @@ def train(
     binarize: Annotated[
         Binarize, typer.Option(help="Draw pixels 0 or 1 with their grey as probability: once, or each time seen.")
     ] = Binarize.NONE,
+    augment: Annotated[Augment, typer.Option(help="flip: swap left and right in half of the images.")] = Augment.NONE,
+    val: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE|SOURCE", help="Images to measure.", show_default="a tenth, at most 1000"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Length in passes over the training images.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length in batches.", show_default="2400")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Length of the whole command.")] = None,
@@ -128,6 +157,10 @@ def train(
     lr: Annotated[float, typer.Option(help="Learning rate at its peak.")] = DEFAULT_LR,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    precision: Annotated[
+        Precision, typer.Option(help="What the networks compute in while training; figures are float32's.")
+    ] = Precision.FP32,
+    track: Annotated[Tracker | None, typer.Option(help="Tell figures to an experiment tracker, too.")] = None,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, metavar="STEPS", help="Steps between two checkpoints, which --resume goes on from.")
     ] = 200,
@@ -150,6 +183,7 @@ def train(
 ) -> None:
     """Train a VAE and write a run. Ctrl-C ends early and keeps what was learnt."""
     started = time.monotonic()
+    quiet = quiet or not is_first_process()
     if resume is not None:
         _check_resume(context)
         new_source = source if given(context, "source") else None
@@ -166,6 +200,7 @@ def train(
     iwae_samples = kept("iwae_samples", iwae_samples)
     _check_numbers(epochs, steps, max_minutes, lr)
     _check_weights(beta, beta_warmup, free_bits)
+    _check_share(val)
     weights = {
         "--beta": beta,
         "--beta-warmup": beta_warmup,
@@ -178,16 +213,19 @@ def train(
         raise UsageError("--sigma belongs to the gaussian likelihood; bernoulli has none")
     image_size, fixed_sigma = parse_size(size), parse_sigma(sigma or "optimal")
 
+    from vaekit.sources import share_of
     from vaekit.training.run import Config, check_target
+    from vaekit.training.tracking import check_tracker
     from vaekit.training.trainer import choose_device, split, steps_of
 
-    check_target(output, overwrite)
+    check_tracker(None if track is None else track.value)
+    if is_first_process():  # the others may come when it has begun the run
+        check_target(output, overwrite)
     chosen_device = choose_device(device.value)
-    say = speaker(quiet)
     images = read_source(source, image_size, quiet)
-    training, holdout = split(len(images), seed)
-    batch = batch_size or min(DEFAULT_BATCH_SIZE, len(training))
-    _describe(images, len(training), len(holdout), chosen_device, say)
+    validation = read_validation(val, images.shape, quiet)
+    training = len(images) if validation else len(split(len(images), seed, share_of(val))[0])
+    batch = batch_size or min(DEFAULT_BATCH_SIZE, training)
     config = Config(
         source=source,
         channels=images.shape[0],
@@ -197,7 +235,7 @@ def train(
         likelihood=likelihood.value,
         sigma=fixed_sigma,
         beta=_kl_weight(objective, beta),
-        steps=steps_of(len(training), batch, epochs=epochs, steps=steps),
+        steps=steps_of(training, batch, epochs=epochs, steps=steps),
         batch_size=batch,
         lr=lr,
         seed=seed,
@@ -209,33 +247,50 @@ def train(
         beta_warmup=beta_warmup or 0.0,
         free_bits=free_bits or 0.0,
         binarize=binarize.value,
+        val=val,
+        augment=augment.value,
         max_minutes=max_minutes,
         checkpoint_every=checkpoint_every,
         device=chosen_device,
+        precision=precision.value,
+        track=None if track is None else track.value,
     )
-    say(loss_in_words(config))
-    _run(config, images, output, None, quiet, started)
+    _run(config, images, validation, output, None, quiet, started)
 
 
 def _run(
-    config: Config, images: Images, output: Path, checkpoint: Checkpoint | None, quiet: bool, started: float
+    config: Config,
+    images: Images,
+    validation: Images | None,
+    output: Path,
+    checkpoint: Checkpoint | None,
+    quiet: bool,
+    started: float,
 ) -> None:
     """Train, from a checkpoint where there is one; ``started`` is when the command was, by time.monotonic."""
+    from vaekit.training.team import join_team
     from vaekit.training.trainer import Trainer
 
     say = speaker(quiet)
+    if checkpoint is None:
+        _describe(images, validation, config, say)
+        say(loss_in_words(config))
     deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
-    with _interrupts(say) as stop, _progress_bar(quiet) as report:
+    with join_team(config.device) as (team, device), _interrupts(say) as stop, _progress_bar(quiet) as report:
         trainer = Trainer(
             config,
             images,
             output,
-            device=config.device,
+            validation=validation,
+            device=device,
+            team=team,
             checkpoint=checkpoint,
             deadline=deadline,
             stop=stop,
             report=report,
         )
+        if changed := trainer.changed_setting():
+            say(f"begun with {'; '.join(changed)}: results may differ in their last bits")
         outcome = trainer.run()
     _summarise(outcome, output, say)
 
@@ -244,7 +299,7 @@ def _resume(run: Path, source: str | None, device: str | None, quiet: bool, star
     """Go on with a run where its last checkpoint was written; on another device or from another place if asked."""
     from vaekit.training.checkpoint import load_checkpoint
     from vaekit.training.run import is_finished, load_config
-    from vaekit.training.trainer import choose_device, split
+    from vaekit.training.trainer import choose_device
 
     say = speaker(quiet)
     config = load_config(run)
@@ -255,13 +310,12 @@ def _resume(run: Path, source: str | None, device: str | None, quiet: bool, star
     checkpoint = load_checkpoint(run)
     config = dataclasses.replace(config, source=source or config.source, device=choose_device(device or config.device))
     images = read_source(config.source, (config.height, config.width), quiet)
+    validation = read_validation(config.val, config.image_shape, quiet)
     if checkpoint is None:
-        training, holdout = split(len(images), config.seed)
-        _describe(images, len(training), len(holdout), config.device, say)
         say(f"{run} has no checkpoint yet: starting again from its config.json")
     else:
         say(f"{run}: going on after step {checkpoint.step:,} of {config.steps:,}, on {config.device}")
-    _run(config, images, run, checkpoint, quiet, started)
+    _run(config, images, validation, run, checkpoint, quiet, started)
 
 
 def _check_resume(context: typer.Context) -> None:
@@ -287,6 +341,14 @@ def _check_numbers(epochs: int | None, steps: int | None, max_minutes: float | N
         raise UsageError(f"--max-minutes must be positive, not {max_minutes:g}")
     if not 0 < lr < float("inf"):
         raise UsageError(f"--lr must be positive, not {lr:g}")
+
+
+def _check_share(val: str | None) -> None:
+    from vaekit.sources import share_of
+
+    share = share_of(val)
+    if share is not None and not 0 < share < 1:
+        raise UsageError(f"--val {val} leaves no images to measure or to train on: give a share between 0 and 1")
 
 
 def _check_weights(beta: float | None, beta_warmup: float | None, free_bits: float | None) -> None:
@@ -337,14 +399,29 @@ def _squared_error_in_words(sigma: float | None) -> str:
     return f"{0.5 / sigma**2:g} x squared error (1/(2 sigma^2), sigma {sigma:g})"
 
 
-def _describe(images: Images, training: int, held_out: int, device: str, say: Callable[[str], None]) -> None:
+def _describe(images: Images, validation: Images | None, config: Config, say: Callable[[str], None]) -> None:
+    """What is trained on, and what was left out of it and why."""
+    from vaekit.training.trainer import parts_of
+
+    training, held_out = map(len, parts_of(images, validation, config))
+    measured = f"{held_out:,} held out" if validation is None else f"{held_out:,} of {validation.name} to measure"
+    say(f"{_statistics(images)}; {training:,} to train on, {measured}; training on {config.device}")
+    _describe_changes(images, say)
+    if validation is not None:
+        say(_statistics(validation))
+        _describe_changes(validation, say)
+
+
+def _statistics(images: Images) -> str:
     channels, height, width = images.shape
     colours = "grey" if channels == 1 else "RGB"
+    classes = f", {len(images.label_names)} classes" if images.label_names else ""
     where = "in memory" if images.in_memory else "read while training, as they do not fit in memory"
-    say(
-        f"{images.name}: {len(images):,} images, {height} x {width} {colours}, {where}; "
-        f"{training:,} to train on, {held_out:,} held out; training on {device}"
-    )
+    return f"{images.name}: {len(images):,} images, {height} x {width} {colours}{classes}, {where}"
+
+
+def _describe_changes(images: Images, say: Callable[[str], None]) -> None:
+    _, height, width = images.shape
     if images.resized_from:
         say(f"images of {images.resized_from} are resized to cover {height} x {width} and centre-cropped")
     if images.skipped:

@@ -1,0 +1,100 @@
+"""Processes that train one model together, each on its share of every batch.
+
+They are what ``torchrun`` or ``accelerate launch`` starts. Plain ``torch.distributed`` does it, not a wrapped model:
+the variance of the Gaussian likelihood must be averaged over all processes between the forward and the backward pass,
+and encoder and decoder are called one without the other, which wrappers that hook into ``forward`` do not see.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from vaekit.errors import VaekitError
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among those that train together; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+    beside: int = 1
+    """Processes on this machine, this one included."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def rows(self, batch: int) -> slice:
+        """This process's rows of a batch, whose size is a multiple of the team's."""
+        share = batch // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over the processes, without a gradient."""
+        if self.size == 1:
+            return tensor
+        shared = tensor.detach().clone()
+        distributed.all_reduce(shared)
+        return shared / self.size
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors, all of one type and device, by their means over the processes."""
+        if self.size == 1:
+            return
+        tensors = list(tensors)
+        means = self.mean(torch.cat([tensor.detach().flatten() for tensor in tensors]))
+        for tensor, mean in zip(tensors, torch.split(means, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.detach().copy_(mean.view(tensor.shape))
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether it is so for one of the processes. Waits for the device."""
+        if self.size == 1:
+            return flag
+        count = torch.tensor(float(flag), device=device)
+        distributed.all_reduce(count)
+        return bool(count > 0)
+
+    def from_first(self, number: int, device: torch.device) -> int:
+        """The first process's number. Waits for the device."""
+        if self.size == 1:
+            return number
+        shared = torch.tensor(number, device=device)
+        distributed.broadcast(shared, 0)
+        return int(shared)
+
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def join_team(device: str) -> Iterator[tuple[Team, str]]:
+    """The team that this process was started into, and its own device of the kind ``device``.
+
+    Raises VaekitError where the processes do not find each other.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size < 2:
+        yield Team(), device
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    try:
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise VaekitError(f"the {size} processes do not find each other: {error}") from error
+    try:
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+        yield Team(distributed.get_rank(), distributed.get_world_size(), beside), device
+    finally:
+        distributed.destroy_process_group()
