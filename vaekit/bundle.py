@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vaekit.errors import BundleError
+from vaekit.errors import BundleError, UsageError
 from vaekit.onnx_file import OnnxInfo, TensorInfo, read_onnx
 from vaekit.prior import Mixture
 
@@ -24,6 +24,9 @@ FORMAT = "vaekit-bundle"
 FORMAT_VERSION = 2
 MANIFEST, ENCODER, DECODER, GOLDEN = "manifest.json", "encoder.onnx", "decoder.onnx", "golden.npz"
 FILE_NAMES = (MANIFEST, ENCODER, DECODER, GOLDEN)
+
+IMAGE_AXES, LATENT_AXES = ("height", "width"), ("latent_height", "latent_width")
+"""Names of the axes of images and of latent maps whose sizes are free."""
 
 LIKELIHOODS = ("gaussian", "bernoulli", "none")
 DETERMINISTIC = "deterministic"
@@ -41,11 +44,18 @@ class ImageSpec:
     width: int
     preprocessing: str
     """The one rule by which any picture becomes such an image, in words."""
+    multiple_of: int | None = None
+    """Where height and width are free: they may be any multiples of this, and those above are the usual ones."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return self.channels, self.height, self.width
+
+    @property
+    def axes(self) -> tuple[int | str, ...]:
+        """The same as graphs declare it: names where sizes are free."""
+        return self.shape if self.multiple_of is None else (self.channels, *IMAGE_AXES)
 
 
 @dataclass(frozen=True)
@@ -199,6 +209,30 @@ class Manifest:
         is_new = self.latent.is_map or self.posterior == DETERMINISTIC or self.likelihood.name == "none"
         return 2 if is_new else 1
 
+    def at_size(self, height: int, width: int) -> Manifest:
+        """The same for images of another size, where sizes are free; without scores, which are of the usual size.
+
+        Raises UsageError for a size that the model does not take.
+        """
+        step = self.image.multiple_of
+        if (height, width) == self.image.shape[1:]:
+            return self
+        if step is None:
+            raise UsageError(
+                f"the model's images are {self.image.height} x {self.image.width}; only a bundle that was exported "
+                "with free sizes takes others"
+            )
+        if min(height, width) < step or height % step or width % step:
+            raise UsageError(f"the model takes heights and widths that are multiples of {step}, not {height}x{width}")
+        channels, high, wide = self.latent.shape
+        latent = (channels, height * high // self.image.height, width * wide // self.image.width)
+        return dataclasses.replace(
+            self,
+            image=dataclasses.replace(self.image, height=height, width=width),
+            latent=dataclasses.replace(self.latent, shape=latent),
+            scores=None,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as a JSON object."""
         prior: dict[str, Any] = {"default": "normal" if self.mixture is None else "mixture"}
@@ -211,8 +245,8 @@ class Manifest:
         return {
             "format": FORMAT,
             "format_version": self.format_version,
-            "image": dataclasses.asdict(self.image) | {"range": [0.0, 1.0], "layout": "NCHW"},
-            "latent": {key: value for key, value in dataclasses.asdict(self.latent).items() if value is not None},
+            "image": _without_none(dataclasses.asdict(self.image)) | {"range": [0.0, 1.0], "layout": "NCHW"},
+            "latent": _without_none(dataclasses.asdict(self.latent)),
             "posterior": self.posterior,
             "likelihood": dataclasses.asdict(self.likelihood),
             "prior": prior,
@@ -235,9 +269,7 @@ class Manifest:
         likelihood, golden = document["likelihood"], document["golden"]
         mixture = document["prior"].get("mixture")
         return cls(
-            image=ImageSpec(
-                int(image["channels"]), int(image["height"]), int(image["width"]), str(image["preprocessing"])
-            ),
+            image=_image_from_json(image),
             latent=_latent_from_json(latent),
             posterior=str(document["posterior"]),
             likelihood=Likelihood(str(likelihood["name"]), _optional_float(likelihood["sigma"])),
@@ -375,10 +407,11 @@ def _check_hashes(path: Path, manifest: Manifest, files: Mapping[str, bytes]) ->
 
 def _check_declarations(path: Path, manifest: Manifest) -> None:
     """The manifest's parts must fit each other: sizes, the graphs' tensors and the mixture."""
-    image = TensorInfo("image", "float32", ("batch", *manifest.image.shape))
-    *codes, z = (
-        TensorInfo(name, "float32", ("batch", *manifest.latent.shape)) for name in (*manifest.encoder_outputs, "z")
+    image = TensorInfo("image", "float32", ("batch", *manifest.image.axes))
+    latent_axes = (
+        manifest.latent.shape if manifest.image.multiple_of is None else (manifest.latent.shape[0], *LATENT_AXES)
     )
+    *codes, z = (TensorInfo(name, "float32", ("batch", *latent_axes)) for name in (*manifest.encoder_outputs, "z"))
     encoder, decoder = manifest.graphs["encoder"], manifest.graphs["decoder"]
     wanted = {
         "the encoder's inputs": (encoder.inputs, (image,)),
@@ -429,6 +462,24 @@ def _check_versions(path: Path, info: OnnxInfo, declared: GraphSpec) -> None:
 
 def _describe(tensors: list[TensorInfo] | tuple[TensorInfo, ...]) -> str:
     return ", ".join(f"{t.name} {t.dtype} ({', '.join(map(str, t.shape))})" for t in tensors) or "none"
+
+
+def _image_from_json(document: Mapping[str, Any]) -> ImageSpec:
+    step = document.get("multiple_of")
+    image = ImageSpec(
+        int(document["channels"]),
+        int(document["height"]),
+        int(document["width"]),
+        str(document["preprocessing"]),
+        None if step is None else int(step),
+    )
+    if step is not None and (step < 1 or image.height % step or image.width % step):
+        raise ValueError(f"images of {image.height} x {image.width} are no multiples of {step}")
+    return image
+
+
+def _without_none(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value is not None}
 
 
 def _latent_from_json(document: Mapping[str, Any]) -> LatentSpec:

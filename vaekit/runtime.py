@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +59,18 @@ class VAE:
         self._threads = threads
         self._spinning = spinning
         self._graphs: dict[str, Graph] = {}
+        self._at_own_size = self
+
+    def at(self, height: int, width: int) -> VAE:
+        """The same model for images of another size, where the bundle leaves sizes free; the graphs are shared.
+
+        Raises UsageError for a size that the model does not take.
+        """
+        manifest = self._at_own_size.manifest.at_size(height, width)
+        other = copy.copy(self)
+        other.manifest = manifest
+        other.bundle = dataclasses.replace(self.bundle, manifest=manifest)
+        return other
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -217,10 +231,10 @@ class VAE:
             raise UsageError(f"{self.bundle.path} cannot score images: {reason}")
 
     def verify(self) -> Verification:
-        """Replay the golden vectors on this machine's provider: see ``vaekit.verification.verify``."""
+        """Replay the golden vectors, which are of the usual size, here: see ``vaekit.verification.verify``."""
         from vaekit.verification import verify
 
-        return verify(self)
+        return verify(self._at_own_size)
 
     def graph(self, name: str) -> Graph:
         """The loaded graph of ``encoder`` or ``decoder``, opened when it is first asked for.

@@ -65,7 +65,9 @@ def threshold(text: str, statistics: ScoreStatistics | None) -> float:
             f"{text!r} is no threshold: give a percentile of the held-out scores, p0 to p100, such as p99, or nats"
         )
     if statistics is None:
-        raise UsageError("this bundle holds no held-out scores to take a percentile of: give a number of nats")
+        raise UsageError(
+            "this bundle holds no held-out scores of such images to take a percentile of: give a number of nats"
+        )
     known = np.array(sorted((float(name[1:]), score) for name, score in statistics.quantiles.items()))
     return float(np.interp(percentile, known[:, 0], known[:, 1]))
 

@@ -15,11 +15,13 @@ from vaekit_cli.options import (
     DEFAULT_MODEL,
     BatchSizeOption,
     FallbackOption,
+    ImageSizeOption,
     ModelOption,
     ProviderOption,
     ProviderOptionsOption,
     ThreadsOption,
     parse_provider_options,
+    parse_size,
 )
 
 if TYPE_CHECKING:
@@ -39,12 +41,19 @@ class Runtime:
     allow_fallback: bool
     threads: int | None
     batch_size: int
+    size: str | None
+
+    @property
+    def again(self) -> tuple[tuple[str, object, object], ...]:
+        """The options that name the model, for ``command_line``."""
+        return ("-m", self.model, DEFAULT_MODEL), ("--size", self.size, None)
 
     def load(self, *, spinning: bool = True) -> VAE:
         """Load the bundle; ``spinning=False`` where other processes work beside the graphs."""
         from vaekit.runtime import load
 
-        return load(
+        size = parse_size(self.size)
+        vae = load(
             self.model,
             provider=self.provider,
             provider_options=parse_provider_options(self.provider_option),
@@ -53,6 +62,7 @@ class Runtime:
             batch_size=self.batch_size,
             spinning=spinning,
         )
+        return vae if size is None else vae.at(*size)
 
 
 def _runtime_options(
@@ -62,8 +72,9 @@ def _runtime_options(
     allow_fallback: FallbackOption = False,
     threads: ThreadsOption = None,
     batch_size: BatchSizeOption = 64,
+    size: ImageSizeOption = None,
 ) -> Runtime:
-    return Runtime(model, provider, provider_option, allow_fallback, threads, batch_size)
+    return Runtime(model, provider, provider_option, allow_fallback, threads, batch_size, size)
 
 
 def runs_a_bundle(command: Callable[..., None]) -> Callable[..., None]:

@@ -39,6 +39,13 @@ ThreadsOption = Annotated[
 ]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows that go through a graph at a time.")]
 
+ImageSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--size", metavar="N|HxW", help="Of the images, where the bundle leaves it free.", show_default="its usual"
+    ),
+]
+
 PriorOption = Annotated[
     str | None,
     typer.Option(

@@ -39,6 +39,9 @@ class VAEDescription:
     """Of the Gaussian, for pixels in [0, 1]."""
     scaling: Scaling | None = None
     """How models that were trained on the latents take them. It is kept in the manifest, not applied in the graphs."""
+    multiple_of: int | None = None
+    """Where height and width are free: they may be any multiples of this many pixels, and latents, which must be maps,
+    grow with them. The sizes above are then the usual ones."""
     name: str = "VAE"
     """Of the model, for the manifest."""
 
@@ -47,6 +50,8 @@ class VAEDescription:
             raise UsageError(f"image_shape is (channels, height, width) with 1 or 3 channels, not {self.image_shape}")
         if len(self.latent_shape) not in (1, 3) or min(self.latent_shape) < 1:
             raise UsageError(f"latent_shape is (d,) or (c, h, w), not {self.latent_shape}")
+        if self.multiple_of is not None:
+            _check_free_size(self.image_shape, self.latent_shape, self.multiple_of)
         low, high = self.pixel_range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise UsageError(f"pixel_range is (black, white), such as (-1, 1), not {self.pixel_range}")
@@ -58,6 +63,18 @@ class VAEDescription:
     def as_likelihood(self) -> Likelihood:
         """The likelihood as the manifest keeps it."""
         return Likelihood(self.likelihood, self.sigma)
+
+
+def _check_free_size(image: tuple[int, int, int], latent: tuple[int, ...], step: int) -> None:
+    """Raise UsageError unless sizes that are multiples of ``step`` have latents of whole sizes."""
+    if len(latent) != 3:
+        raise UsageError(f"multiple_of leaves height and width free: latents must then be maps (c, h, w), not {latent}")
+    for size, code in zip(image[1:], latent[1:], strict=True):
+        if step < 1 or size % step or size % code or step % (size // code):
+            raise UsageError(
+                f"images of {image[1]} x {image[2]} with latents of {latent[1]} x {latent[2]} cannot come in multiples "
+                f"of {step}: it must divide the image's sizes, and be a multiple of what the model downsamples by"
+            )
 
 
 class ForeignVAE(NamedTuple):
@@ -113,6 +130,7 @@ def export_vae(
             decoder=halves[1],
             image_shape=description.image_shape,
             latent_shape=description.latent_shape,
+            multiple_of=description.multiple_of,
             posterior=posterior,
             likelihood=description.as_likelihood(),
             scaling=description.scaling,

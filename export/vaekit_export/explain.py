@@ -195,6 +195,7 @@ def _module_values(graph: Graph, example: Array, opset: int) -> dict[str, tuple[
         input_name=graph.input_name,
         output_names=graph.output_names,
         opset=opset,
+        input_axes=graph.input_axes,
     )
     assert program.exported_program is not None
     nodes = list(program.exported_program.graph.nodes)

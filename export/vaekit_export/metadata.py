@@ -14,6 +14,7 @@ KEYS = frozenset(
         "graph",
         "precision",
         "image_shape",
+        "image_multiple_of",
         "image_range",
         "image_layout",
         "preprocessing",
@@ -45,6 +46,8 @@ def describe(
         "posterior": posterior,
         "likelihood": likelihood.name,
     }
+    if image.multiple_of is not None:
+        told["image_multiple_of"] = str(image.multiple_of)
     if posterior != DETERMINISTIC:
         told["logvar"] = "natural logarithm of the variance"
     if likelihood.sigma is not None:

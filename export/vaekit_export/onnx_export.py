@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,11 @@ MIN_OPSET = 17
 _RANDOM_OPERATORS = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
 )
-_FREE_AXIS = "batch"
+Axes = Mapping[int, str]
+"""Names of a tensor's axes whose size is free."""
+
+BATCH_AXIS: Axes = {0: "batch"}
+
 _MINIMUM_ONNXRUNTIME = {
     17: "1.15.0",
     18: "1.15.0",
@@ -61,9 +65,16 @@ def check_opset(opset: int) -> None:
 
 
 def export_onnx(
-    module: nn.Module, example: Tensor, *, input_name: str, output_names: Sequence[str], opset: int
+    module: nn.Module,
+    example: Tensor,
+    *,
+    input_name: str,
+    output_names: Sequence[str],
+    opset: int,
+    input_axes: Axes = BATCH_AXIS,
+    output_axes: Axes = BATCH_AXIS,
 ) -> bytes:
-    """Export a module in evaluation mode, with a free first axis named ``batch``.
+    """Export a module in evaluation mode, with those axes of its input and outputs free.
 
     The file is checked, not the exporter believed.
 
@@ -75,18 +86,27 @@ def export_onnx(
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
     if len(outputs) != len(output_names):
         raise ExportError(f"the module has {len(outputs)} outputs, not the {len(output_names)} named {output_names}")
-    inputs = [_declared(input_name, example)]
-    declared = [_declared(name, output) for name, output in zip(output_names, outputs, strict=True)]
-    program = export_program(module, example, input_name=input_name, output_names=output_names, opset=opset)
+    inputs = [_declared(input_name, example, input_axes)]
+    declared = [_declared(name, output, output_axes) for name, output in zip(output_names, outputs, strict=True)]
+    program = export_program(
+        module, example, input_name=input_name, output_names=output_names, opset=opset, input_axes=input_axes
+    )
     model = _at_opset(program.model_proto, opset)
     constant_shapes(model)
+    _name_axes(model, output_axes)
     data = _tidied(model)
     check_onnx(data, inputs=inputs, outputs=declared, opset=opset)
     return data
 
 
 def export_program(
-    module: nn.Module, example: Tensor, *, input_name: str, output_names: Sequence[str], opset: int
+    module: nn.Module,
+    example: Tensor,
+    *,
+    input_name: str,
+    output_names: Sequence[str],
+    opset: int,
+    input_axes: Axes = BATCH_AXIS,
 ) -> torch.onnx.ONNXProgram:
     """The exporter's own result, which also holds the graph that PyTorch captured. Raises ExportError."""
     try:
@@ -97,7 +117,7 @@ def export_program(
                 input_names=[input_name],
                 output_names=list(output_names),
                 opset_version=opset,
-                dynamic_shapes=({0: _FREE_AXIS},),
+                dynamic_shapes=(dict(input_axes),),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -205,8 +225,29 @@ def _standard_opset(model: onnx.ModelProto) -> int | None:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
 
 
-def _declared(name: str, tensor: Tensor) -> TensorInfo:
-    return TensorInfo(name, str(tensor.dtype).removeprefix("torch."), (_FREE_AXIS, *tensor.shape[1:]))
+def _declared(name: str, tensor: Tensor, axes: Axes) -> TensorInfo:
+    shape = tuple(axes.get(axis, size) for axis, size in enumerate(tensor.shape))
+    return TensorInfo(name, str(tensor.dtype).removeprefix("torch."), shape)
+
+
+def _name_axes(model: onnx.ModelProto, axes: Axes) -> None:
+    """Give the outputs' free axes their names, where the exporter has formulas of the input's.
+
+    What is said of values within goes: it is of the exporter's names. Raises ExportError where an axis is not free.
+    """
+    named = {axis: name for axis, name in axes.items() if axis not in BATCH_AXIS}
+    if not named:
+        return
+    for output in model.graph.output:
+        for axis, name in named.items():
+            size = output.type.tensor_type.shape.dim[axis]
+            if size.HasField("dim_value"):
+                raise ExportError(
+                    f"the model works for one size only: {output.name} has a {name} of {size.dim_value} whatever the "
+                    "input's. Let its layers take sizes as they come, or export it at one size"
+                )
+            size.dim_param = name
+    del model.graph.value_info[:]
 
 
 def tidy(data: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vaekit.errors import ParityError, UsageError
 from vaekit.providers import open_on_cpu
+from vaekit_export.onnx_export import BATCH_AXIS, Axes
 
 BATCH_SIZES = (1, 2, 7, 64)
 
@@ -42,6 +43,8 @@ class Graph:
     onnx: bytes
     input_name: str
     output_names: tuple[str, ...]
+    input_axes: Axes = field(default_factory=lambda: BATCH_AXIS)
+    """The input's free axes."""
 
 
 @dataclass(frozen=True)

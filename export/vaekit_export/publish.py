@@ -19,7 +19,7 @@ import onnxruntime
 import onnxscript
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 import vaekit
 from vaekit.bundle import (
@@ -27,6 +27,8 @@ from vaekit.bundle import (
     DETERMINISTIC,
     ENCODER,
     GOLDEN,
+    IMAGE_AXES,
+    LATENT_AXES,
     MANIFEST,
     FileSpec,
     GraphSpec,
@@ -50,7 +52,7 @@ from vaekit.scoring import Decode, Encode, elbo_terms, kl_standard_normal
 from vaekit.training.run import Run, load_holdout, load_run
 from vaekit_export.explain import Explanation, explain, write_report
 from vaekit_export.metadata import describe, with_metadata
-from vaekit_export.onnx_export import check_opset, export_onnx, minimum_onnxruntime
+from vaekit_export.onnx_export import BATCH_AXIS, Axes, check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
     BATCH_SIZES,
     Graph,
@@ -86,6 +88,8 @@ class Model:
     image_shape: tuple[int, int, int]
     latent_shape: tuple[int, ...]
     """(d,) or (c, h, w)."""
+    multiple_of: int | None
+    """Where height and width are free: what they are multiples of."""
     posterior: str
     likelihood: Likelihood
     scaling: Scaling | None
@@ -159,8 +163,9 @@ def publish(
     say(f"checking parity on {len(model.images)} held-out images, prior samples and far latents")
     codes = in_batches(torch_runner(encoder.module), model.images, _BATCH)
     checked = ((encoder, {"held-out images": model.images}), (decoder, _latents(model, codes[0])))
+    at_other_size = () if model.multiple_of is None else _at_other_size(model, encoder, decoder)
     report = Path(f"{os.path.abspath(target)}.parity")
-    results = [r for graph, rows in checked for r in _prove(graph, rows, tolerances, opset, report)]
+    results = [r for graph, rows in (*checked, *at_other_size) for r in _prove(graph, rows, tolerances, opset, report)]
     explanations = []
     if explained:
         say("comparing layer by layer")
@@ -221,6 +226,7 @@ def _model_of(run: Run) -> Model:
         decoder=run.network.decoder,
         image_shape=run.config.image_shape,
         latent_shape=(run.config.latent,),
+        multiple_of=None,
         posterior=run.config.posterior,
         likelihood=Likelihood(run.config.likelihood, None if run.variance is None else run.variance**0.5),
         scaling=None,
@@ -233,29 +239,47 @@ def _model_of(run: Run) -> Model:
 def _graphs(model: Model, opset: int) -> tuple[Graph, Graph]:
     image = torch.rand(2, *model.image_shape)
     z = torch.randn(2, *model.latent_shape)
-    encoder_outputs = ("mu",) if model.posterior == DETERMINISTIC else ("mu", "logvar")
-    decoder_outputs = ("image",)
-    encoder, decoder = model.encoder, model.decoder
+    codes = ("mu",) if model.posterior == DETERMINISTIC else ("mu", "logvar")
+    image_axes, latent_axes = dict(BATCH_AXIS), dict(BATCH_AXIS)
+    if model.multiple_of is not None:
+        image_axes.update(enumerate(IMAGE_AXES, 2))
+        latent_axes.update(enumerate(LATENT_AXES, 2))
+
+    def graph(
+        name: str, module: nn.Module, example: Tensor, input_name: str, outputs: tuple[str, ...], *axes: Axes
+    ) -> Graph:
+        of_input, of_outputs = axes
+        data = export_onnx(
+            module,
+            example,
+            input_name=input_name,
+            output_names=outputs,
+            opset=opset,
+            input_axes=of_input,
+            output_axes=of_outputs,
+        )
+        return Graph(name, module, data, input_name, outputs, of_input)
+
     return (
-        Graph(
-            "encoder",
-            encoder,
-            export_onnx(encoder, image, input_name="image", output_names=encoder_outputs, opset=opset),
-            "image",
-            encoder_outputs,
-        ),
-        Graph(
-            "decoder",
-            decoder,
-            export_onnx(decoder, z, input_name="z", output_names=decoder_outputs, opset=opset),
-            "z",
-            decoder_outputs,
-        ),
+        graph("encoder", model.encoder, image, "image", codes, image_axes, latent_axes),
+        graph("decoder", model.decoder, z, "z", ("image",), latent_axes, image_axes),
     )
 
 
 def _image_spec(model: Model) -> ImageSpec:
-    return ImageSpec(*model.image_shape, preprocessing=preprocessing_rule(*model.image_shape))
+    return ImageSpec(*model.image_shape, preprocessing_rule(*model.image_shape), model.multiple_of)
+
+
+def _at_other_size(model: Model, encoder: Graph, decoder: Graph) -> tuple[tuple[Graph, dict[str, Array]], ...]:
+    """Rows of a larger and longer size for both graphs, where sizes are free: images repeated beyond their edges."""
+    assert model.multiple_of is not None
+    _, height, width = model.image_shape
+    more = (model.multiple_of, 2 * model.multiple_of)
+    rows = rows_of_images((model.image_shape[0], height + more[0], width + more[1]), _LATENTS)
+    images = np.pad(model.images[:rows], ((0, 0), (0, 0), (0, more[0]), (0, more[1])), "wrap")
+    codes = in_batches(torch_runner(encoder.module), images, _BATCH)
+    size = f"at {images.shape[2]}x{images.shape[3]}"
+    return (encoder, {f"held-out images {size}": images}), (decoder, {f"their mu {size}": codes[0]})
 
 
 def _described(graph: Graph, model: Model) -> Graph:

@@ -1,4 +1,6 @@
-"""Make map-bundle and deterministic-bundle, whose latents are maps (2, 4, 3), of untrained networks for 16 x 12 pixels.
+"""Make map-, deterministic- and free-bundle: latents are maps (2, 4, 3), of untrained networks for 16 x 12 pixels.
+
+The last leaves height and width free.
 
 Needs the extra `train`. Run `python tests/edge/make_map_bundles.py` when the bundle's format changes.
 """
@@ -36,9 +38,10 @@ def decoder() -> nn.Module:
 
 
 def main() -> None:
-    """Export both beside this file."""
+    """Export them beside this file."""
     images = draw_shapes(64, (16, 12)).images
-    for name, deterministic in (("map-bundle", False), ("deterministic-bundle", True)):
+    for name in ("map-bundle", "deterministic-bundle", "free-bundle"):
+        deterministic = name == "deterministic-bundle"
         torch.manual_seed(0)
         description = VAEDescription(
             image_shape=(3, 16, 12),
@@ -47,6 +50,7 @@ def main() -> None:
             likelihood="none" if deterministic else "gaussian",
             sigma=None if deterministic else 0.2,
             scaling=None if deterministic else Scaling(0.5, 0.125),
+            multiple_of=4 if name == "free-bundle" else None,
             name=name,
         )
         halves = Encoder(deterministic=deterministic), decoder()

@@ -83,6 +83,33 @@ def test_an_autoencoder_kl_gives_at_the_edge_what_diffusers_gives(kl: Any, tmp_p
     assert vae.verify().passed
 
 
+def test_an_autoencoder_kl_may_leave_its_size_free(kl: Any, tmp_path: Path) -> None:
+    from vaekit_export.adapters.diffusers import from_diffusers
+
+    done = export(from_diffusers(kl, free_size=True), pictures((16, 16)), tmp_path / "b")
+    assert {"held-out images at 18x20", "their mu at 18x20"} < {result.inputs for result in done.results}
+    vae = vaekit.load(done.path, provider="cpu").at(24, 10)
+    images = floats(pictures((24, 10)))
+    with torch.inference_mode():
+        posterior = kl.encode(2 * torch.from_numpy(images) - 1).latent_dist
+        decoded = (kl.decode(posterior.mean).sample / 2 + 0.5).clamp(0, 1)
+    mu, logvar = vae.posterior(images)
+    np.testing.assert_allclose(mu, posterior.mean.numpy(), atol=1e-4)
+    np.testing.assert_allclose(logvar, posterior.logvar.numpy(), atol=1e-4)
+    np.testing.assert_allclose(vae.decode(mu), decoded.numpy(), atol=1e-4)
+
+
+def test_an_autoencoder_tiny_may_leave_its_size_free(tiny: Any, tmp_path: Path) -> None:
+    from vaekit_export.adapters.diffusers import from_diffusers
+
+    done = export(from_diffusers(tiny, (16, 16), free_size=True), pictures((16, 16)), tmp_path / "b")
+    images = floats(pictures((24, 10)))
+    with torch.inference_mode():
+        decoded = (tiny.decode(tiny.encode(2 * torch.from_numpy(images) - 1).latents).sample / 2 + 0.5).clamp(0, 1)
+    again = vaekit.load(done.path, provider="cpu").at(24, 10).reconstruct(images)
+    np.testing.assert_allclose(again, decoded.numpy(), atol=1e-5)
+
+
 def test_an_autoencoder_kl_states_no_likelihood_of_its_own(kl: Any) -> None:
     from vaekit_export.adapters.diffusers import from_diffusers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -335,3 +336,48 @@ def test_what_is_in_the_way_or_out_of_range_is_refused_before_any_work(tmp_path:
     for options in ({"opset": 9}, {"golden": "images of cats"}):
         with pytest.raises(UsageError):
             export_small(tmp_path / "other", Sampling(), **options)
+
+
+class MapEncoder(nn.Module):
+    """image (B, 3, H, W) → mu (B, 2, H/4, W/4), by whatever ``change`` makes of it."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor] = lambda mu: mu) -> None:
+        super().__init__()
+        self.layer, self.change = nn.Conv2d(3, 2, 4, 4), change
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.change(self.layer(image))
+
+
+def map_decoder() -> nn.Module:
+    return nn.Sequential(nn.ConvTranspose2d(2, 3, 4, 4), nn.Sigmoid())
+
+
+FREE = VAEDescription((3, 8, 12), (2, 2, 3), multiple_of=4)
+
+
+def test_graphs_of_free_sizes_say_so(tmp_path: Path) -> None:
+    done = export_vae(MapEncoder(), map_decoder(), FREE, draw_shapes(6, (8, 12)).images, tmp_path / "b")
+    graphs = done.manifest.graphs
+    assert graphs["encoder"].inputs[0].shape == ("batch", 3, "height", "width")
+    assert graphs["encoder"].outputs[0].shape == ("batch", 2, "latent_height", "latent_width")
+    assert graphs["decoder"].inputs[0].shape == ("batch", 2, "latent_height", "latent_width")
+    assert graphs["decoder"].outputs[0].shape == ("batch", 3, "height", "width")
+    assert done.manifest.format_version == 2
+    assert json.loads((tmp_path / "b" / "manifest.json").read_text())["image"]["multiple_of"] == 4
+
+
+def test_a_model_of_one_size_only_is_refused(tmp_path: Path) -> None:
+    fixed = MapEncoder(lambda mu: mu + torch.ones(2, 2, 3))
+    with pytest.raises(ExportError, match="works for one size only"):
+        export_vae(fixed, map_decoder(), FREE, draw_shapes(6, (8, 12)).images, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("image", "latent", "step"),
+    [((3, 8, 12), (4,), 4), ((3, 8, 12), (2, 2, 3), 2), ((3, 8, 12), (2, 2, 3), 0), ((3, 8, 12), (2, 2, 3), 8)],
+)
+def test_free_sizes_that_cannot_be_are_refused(image: tuple[int, int, int], latent: tuple[int, ...], step: int) -> None:
+    with pytest.raises(UsageError, match="multiple"):
+        VAEDescription(image, latent, multiple_of=step)

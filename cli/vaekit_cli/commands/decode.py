@@ -12,7 +12,7 @@ import typer
 from vaekit.errors import SourceError
 from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
-from vaekit_cli.options import DEFAULT_MODEL, JsonOption, QuietOption
+from vaekit_cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ def decode(
         print(json.dumps(document))
         return
     say(f"{output}: {len(rows):,} images decoded from {latents} on {provider}")
-    say(f"next: {command_line('vaekit traverse', ('-m', runtime.model, DEFAULT_MODEL))}")
+    say(f"next: {command_line('vaekit traverse', *runtime.again)}")
 
 
 def _decoded(vae: VAE, rows: RowFile | ParquetRows) -> Iterator[NDArray[np.float32]]:

@@ -14,7 +14,6 @@ from vaekit.errors import SourceError
 from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.edge import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.options import (
-    DEFAULT_MODEL,
     FromFileOption,
     ImagesArgument,
     JsonOption,
@@ -77,7 +76,7 @@ def encode(
         print(json.dumps(document | {"model": str(runtime.model)}))
     else:
         say(f"{done}, {vae.manifest.latent.describe()}, encoded on {provider}")
-        say(f"next: {command_line('vaekit decode', ('', output, None), ('-m', runtime.model, DEFAULT_MODEL))}")
+        say(f"next: {command_line('vaekit decode', ('', output, None), *runtime.again)}")
     unreadable.end(len(stream), done, skip_errors=skip_errors)
 
 
@@ -92,5 +91,5 @@ def _encode(
 
 def _identity(vae: VAE, stream: ImageStream, no_resize: bool) -> str:
     """What makes two encodes the same work: the images, the encoder, and how pictures are read."""
-    parts = (stream.fingerprint, vae.manifest.graphs["encoder"].sha256, vae.manifest.image.preprocessing, no_resize)
+    parts = (stream.fingerprint, vae.manifest.graphs["encoder"].sha256, vae.image_shape, no_resize)
     return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -50,6 +50,7 @@ class Foreign:
     trust_pickle: bool
     size: str | None
     sigma: float | None
+    free_size: bool
 
 
 def export(
@@ -89,6 +90,9 @@ def export(
     sigma: Annotated[
         float | None, typer.Option(help="With --diffusers: of a Gaussian likelihood, so that images have scores.")
     ] = None,
+    free_size: Annotated[
+        bool, typer.Option("--free-size", help="With --diffusers: leave height and width free; --size is the usual.")
+    ] = False,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="With --pythae: run whatever code its files name.")
     ] = False,
@@ -100,7 +104,7 @@ def export(
     quiet: QuietOption = False,
 ) -> None:
     """Export encoder and decoder to ONNX, prove that they compute what PyTorch does, and write a bundle."""
-    foreign = Foreign(module, diffusers, pythae, images, weights, trust_pickle, size, sigma)
+    foreign = Foreign(module, diffusers, pythae, images, weights, trust_pickle, size, sigma, free_size)
     _check_options(run, foreign)
 
     from vaekit_export.explain import table
@@ -149,6 +153,7 @@ def _check_options(run: Path | None, foreign: Foreign) -> None:
         "--weights": (foreign.weights, "--module"),
         "--size": (foreign.size, "--diffusers"),
         "--sigma": (foreign.sigma, "--diffusers"),
+        "--free-size": (foreign.free_size or None, "--diffusers"),
         "--trust-pickle": (foreign.trust_pickle or None, "--pythae"),
     }
     for option, (value, owner) in belong.items():
@@ -170,7 +175,9 @@ def _export_foreign(foreign: Foreign, images: str, output: Path, options: Option
     if foreign.diffusers is not None:
         from vaekit_export.adapters.diffusers import load_diffusers
 
-        vae = load_diffusers(foreign.diffusers, parse_size(foreign.size), sigma=foreign.sigma)
+        vae = load_diffusers(
+            foreign.diffusers, parse_size(foreign.size), sigma=foreign.sigma, free_size=foreign.free_size
+        )
     elif foreign.pythae is not None:
         from vaekit_export.adapters.pythae import load_pythae
 

@@ -62,10 +62,14 @@ def _rows(bundle: Bundle) -> list[tuple[str, str]]:
     image, likelihood, parity = manifest.image, manifest.likelihood, manifest.parity
     sigma = "" if likelihood.sigma is None else f", sigma {likelihood.sigma:.4g}"
     mixture = manifest.mixture
+    free = "" if image.multiple_of is None else f"; --size takes any multiples of {image.multiple_of}"
     off = "" if parity["delta_elbo"] is None else f"; ELBO off by {parity['delta_elbo']:.2g} nats"
     return [
         ("bundle", f"{bundle.path}, format {bundle.document['format_version']}"),
-        ("image", f"{image.channels} x {image.height} x {image.width} (channels x height x width), float32 in [0, 1]"),
+        (
+            "image",
+            f"{image.channels} x {image.height} x {image.width} (channels x height x width), float32 in [0, 1]{free}",
+        ),
         ("made by", image.preprocessing),
         ("latent", f"{manifest.latent.describe()}, {manifest.posterior} posterior{_scaling(manifest.latent.scaling)}"),
         ("likelihood", f"{likelihood.name}{sigma}"),

@@ -12,7 +12,7 @@ import typer
 from vaekit.errors import UsageError
 from vaekit_cli.console import command_line, speaker
 from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
-from vaekit_cli.options import DEFAULT_MODEL, JsonOption, NoResizeOption, PriorOption, QuietOption
+from vaekit_cli.options import JsonOption, NoResizeOption, PriorOption, QuietOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ def interpolate(
         return
     between = " and ".join(map(str, pictures)) if pictures else f"the samples of seeds {from_seed} and {to_seed}"
     say(f"{output}: {steps} images between {between}, {mode.value}, on {provider}")
-    say(f"next: {_animate(runtime.model, pictures, from_seed, to_seed, mode, prior)}")
+    say(f"next: {_animate(runtime, pictures, from_seed, to_seed, mode, prior)}")
 
 
 def _check_ends(
@@ -116,7 +116,7 @@ def _strip(images: NDArray[np.float32], originals: NDArray[np.float32]) -> NDArr
 
 
 def _animate(
-    model: Path, pictures: list[Path], from_seed: int | None, to_seed: int | None, mode: Mode, prior: str | None
+    runtime: Runtime, pictures: list[Path], from_seed: int | None, to_seed: int | None, mode: Mode, prior: str | None
 ) -> str:
     named = (("", path, None) for path in pictures)
     seeds = (("--from-seed", from_seed, None), ("--to-seed", to_seed, None))
@@ -128,5 +128,5 @@ def _animate(
         ("--prior", prior, None),
         ("--steps", 32, None),
         ("-o", "way.gif", None),
-        ("-m", model, DEFAULT_MODEL),
+        *runtime.again,
     )

@@ -12,7 +12,6 @@ from vaekit.errors import SourceError, UsageError
 from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.edge import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.options import (
-    DEFAULT_MODEL,
     FromFileOption,
     ImagesArgument,
     JsonOption,
@@ -87,7 +86,7 @@ def plot(
     else:
         coloured = f"{classes} classes" if classes > 1 else "no classes, so in one colour"
         say(f"{output}: {what} of {len(mu):,} images, {coloured}, on {' and '.join(projection.names)}; on {provider}")
-        say(f"next: {command_line('vaekit traverse', ('-m', runtime.model, DEFAULT_MODEL))}")
+        say(f"next: {command_line('vaekit traverse', *runtime.again)}")
     unreadable.end(total, done, skip_errors=skip_errors)
 
 

@@ -14,7 +14,6 @@ from vaekit.errors import SourceError
 from vaekit_cli.console import command_line, speaker
 from vaekit_cli.edge import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.options import (
-    DEFAULT_MODEL,
     FromFileOption,
     ImagesArgument,
     JsonOption,
@@ -75,7 +74,7 @@ def reconstruct(
         say(f"{output}: {len(paths)}{of} images above their reconstructions, mean PSNR {mean:.1f} dB, on {provider}")
         named = (("", name, None) for name in (images or paths)[:3])
         then = "vaekit encode" if vae.manifest.why_no_elbo else "vaekit score"
-        say(f"next: {command_line(then, *named, ('-m', runtime.model, DEFAULT_MODEL))}")
+        say(f"next: {command_line(then, *named, *runtime.again)}")
     unreadable.end(total, done, skip_errors=skip_errors)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
-from vaekit_cli.options import DEFAULT_MODEL, JsonOption, PriorOption, QuietOption, SeedOption
+from vaekit_cli.options import JsonOption, PriorOption, QuietOption, SeedOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,10 +53,10 @@ def sample(
         return
     say(f"{output}: {count} images from the {prior} prior of {runtime.model}, seed {seed}, on {provider}")
     if is_folder(output):
-        say(f"next: {command_line('vaekit encode', ('', output, None), ('-m', runtime.model, DEFAULT_MODEL))}")
+        say(f"next: {command_line('vaekit encode', ('', output, None), *runtime.again)}")
         return
     again = (
-        ("-m", runtime.model, DEFAULT_MODEL),
+        *runtime.again,
         ("-n", count, None),
         ("-o", output, None),
         ("--seed", seed + 1, None),

@@ -17,7 +17,6 @@ from vaekit.errors import SourceError
 from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.edge import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.options import (
-    DEFAULT_MODEL,
     FromFileOption,
     ImagesArgument,
     NoResizeOption,
@@ -88,7 +87,7 @@ def score(
         again = (
             *(("", name, None) for name in images[:3]),
             ("--flag-above", "p99", None),
-            ("-m", runtime.model, DEFAULT_MODEL),
+            *runtime.again,
         )
         say(f"next: {command_line('vaekit score', *again)}")
     unreadable.end(total, done, skip_errors=skip_errors)

@@ -11,7 +11,7 @@ import typer
 from vaekit.errors import UsageError
 from vaekit_cli.console import command_line, speaker
 from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
-from vaekit_cli.options import DEFAULT_MODEL, JsonOption, NoResizeOption, QuietOption, SeedOption
+from vaekit_cli.options import JsonOption, NoResizeOption, QuietOption, SeedOption
 
 
 @runs_a_bundle
@@ -74,7 +74,7 @@ def traverse(
         f"{output}: {len(chosen)} of {len(vae.dimensions)} {parts}, the most active first, each {span:g} standard "
         f"deviations to either side of {middle}, on {provider}"
     )
-    following = ("--from-seed", 0, None), ("--to-seed", 1, None), ("-m", runtime.model, DEFAULT_MODEL)
+    following = ("--from-seed", 0, None), ("--to-seed", 1, None), *runtime.again
     say(f"next: {command_line('vaekit interpolate', *following)}")
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from vaekit.errors import CheckError
+from vaekit.errors import CheckError, UsageError
 from vaekit_cli.console import speaker, table
 from vaekit_cli.edge import Runtime, runs_a_bundle
 from vaekit_cli.options import JsonOption, QuietOption
@@ -22,6 +22,8 @@ def verify(runtime: Runtime, as_json: JsonOption = False, quiet: QuietOption = F
     A compressed bundle's are what its graphs computed where they were made.
     """
     say = speaker(quiet or as_json)
+    if runtime.size is not None:
+        raise UsageError("the golden vectors are of the bundle's usual size: verify takes no --size")
     vae = runtime.load()
     found = vae.verify()
     if as_json:

@@ -26,11 +26,16 @@ _LOGVAR = (-30.0, 20.0)  # DiagonalGaussianDistribution clamps to these
 
 
 def from_diffusers(
-    model: AutoencoderKL | AutoencoderTiny, size: tuple[int, int] | None = None, *, sigma: float | None = None
+    model: AutoencoderKL | AutoencoderTiny,
+    size: tuple[int, int] | None = None,
+    *,
+    sigma: float | None = None,
+    free_size: bool = False,
 ) -> ForeignVAE:
-    """An ``AutoencoderKL``, or an ``AutoencoderTiny``, whose encoder is deterministic, at one image size.
+    """An ``AutoencoderKL``, or an ``AutoencoderTiny``, whose encoder is deterministic.
 
-    ``size`` is (height, width), by default the model's own ``sample_size``. Latents are the model's own, before its
+    ``size`` is (height, width), by default the model's own ``sample_size``; with ``free_size`` it is only the usual
+    one, and all multiples of the downsampling are taken. Latents are the model's own, before its
     scaling and shift, which the description keeps. These models state no likelihood; ``sigma`` gives an
     ``AutoencoderKL`` a Gaussian one, for pixels in [0, 1]. Raises UsageError for a size that is no multiple of the
     downsampling, or where there is none; ExportError for another class, or images of neither 1 nor 3 channels.
@@ -56,13 +61,16 @@ def from_diffusers(
         likelihood="none" if sigma is None else "gaussian",
         sigma=sigma,
         scaling=None if (factor, shift) == (1.0, 0.0) else Scaling(factor, shift),
+        multiple_of=step if free_size else None,
         name=type(model).__name__,
     )
     encoder = _MomentsEncoder(model, config.latent_channels) if stochastic else _TinyEncoder(model)
     return ForeignVAE(encoder, _Decoder(model), description, model)
 
 
-def load_diffusers(folder: Path, size: tuple[int, int] | None = None, *, sigma: float | None = None) -> ForeignVAE:
+def load_diffusers(
+    folder: Path, size: tuple[int, int] | None = None, *, sigma: float | None = None, free_size: bool = False
+) -> ForeignVAE:
     """The model in a folder of diffusers' own format, nothing downloaded or unpickled: see ``from_diffusers``.
 
     Raises ExportError where the folder holds none that can be read.
@@ -78,7 +86,7 @@ def load_diffusers(folder: Path, size: tuple[int, int] | None = None, *, sigma: 
     except Exception as error:  # diffusers, huggingface_hub and safetensors each raise their own
         lines = " ".join(f"{type(error).__name__}: {error}".split())
         raise ExportError(f"diffusers cannot load {folder}: {lines}") from error
-    vae = from_diffusers(model, size, sigma=sigma)
+    vae = from_diffusers(model, size, sigma=sigma, free_size=free_size)
     return vae._replace(description=dataclasses.replace(vae.description, name=f"{name} {folder.resolve().name}"))
 
 
