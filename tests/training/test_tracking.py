@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from vaekit.errors import MissingExtraError, UsageError
+from vaekit.errors import MissingExtraError, UsageError, VaekitError
 from vaekit.sources import Images
 from vaekit.training.checkpoint import load_checkpoint
-from vaekit.training.run import MODEL, Config, load_config, load_run
-from vaekit.training.tracking import check_tracker
+from vaekit.training.run import METRICS, MODEL, Config, load_config, load_run
+from vaekit.training.tracking import check_tracker, tracking
 from vaekit.training.trainer import Progress, Trainer
 
 MakeConfig = Callable[..., Config]
@@ -33,13 +34,14 @@ def scalars(run: Path, tag: str) -> dict[int, float]:
 
 
 def test_tensorboard_reads_the_figures_back(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
-    outcome = Trainer(make_config(steps=60, track="tensorboard"), images, tmp_path / "run").run()
+    Trainer(make_config(steps=60, track="tensorboard"), images, tmp_path / "run").run()
     training = scalars(tmp_path / "run", "training/elbo")
     assert list(training) == [10, 20, 30, 40, 50, 60]
     assert training[60] > training[10] + 50
     validation = scalars(tmp_path / "run", "validation/elbo")
     assert list(validation) == [50, 60]
-    assert validation[60] == pytest.approx(outcome.elbo, abs=5)
+    written = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    assert validation[60] == pytest.approx(written[-1]["elbo"], rel=1e-6)  # TensorBoard keeps float32
 
 
 def test_a_resumed_training_has_each_step_once(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
@@ -60,6 +62,16 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_remedy(monkeypatch: p
     check_tracker(None)
     with pytest.raises(MissingExtraError, match=r"--track wandb needs accelerate and wandb: .*'vaekit\[wandb\]'"):
         check_tracker("wandb")
+
+
+def test_a_tracker_that_does_not_start_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(tracker: object) -> None:
+        raise RuntimeError("no server\ntoday")
+
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.start", start)
+    started = tracking("tensorboard", tmp_path, {}, 0)
+    with pytest.raises(VaekitError, match=r"^--track tensorboard does not start: no server today$"), started:
+        pass
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vaekit.errors import MissingExtraError
+from vaekit.errors import MissingExtraError, VaekitError
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
@@ -29,6 +29,8 @@ def check_tracker(name: str | None) -> None:
 def tracking(name: str | None, run: Path, settings: Mapping[str, Any], step: int) -> Iterator[Track]:
     """What to call with figures, of steps after ``step``; it does nothing where there is no tracker.
 
+    Raises VaekitError where a tracker does not start.
+
     TensorBoard's files lie in ``run/tensorboard``; the others keep theirs where their own settings say.
     """
     if name is None:
@@ -40,9 +42,12 @@ def tracking(name: str | None, run: Path, settings: Mapping[str, Any], step: int
     PartialState(cpu=True)  # Accelerate's loggers refuse to speak without
     tracker = _tracker(name, run, step)
     tracker.main_process_only = False  # only the first process comes here
-    tracker.start()
-    if name != "tensorboard":  # where settings would be files of their own, named after the time
-        tracker.store_init_configuration(dict(settings))
+    try:
+        tracker.start()
+        if name != "tensorboard":  # where settings would be files of their own, named after the time
+            tracker.store_init_configuration(dict(settings))
+    except Exception as error:  # each tracker raises its own
+        raise VaekitError(f"--track {name} does not start: {' '.join(str(error).split())}") from error
     try:
         yield lambda figures, at: tracker.log(dict(figures), step=at)
     finally:
