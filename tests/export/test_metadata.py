@@ -17,6 +17,9 @@ from vaekit_export.metadata import KEYS, describe, with_metadata
 from vaekit_export.publish import Export
 
 
+FREE = "vaekit.image_multiple_of"  # only where sizes are free
+
+
 def metadata_of(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
@@ -25,7 +28,7 @@ def test_both_graphs_say_what_they_are(published: Export) -> None:
     manifest = published.manifest
     for name in ("encoder", "decoder"):
         told = metadata_of(published.path / f"{name}.onnx")
-        assert set(told) == KEYS
+        assert set(told) == KEYS - {FREE}
         assert told["vaekit.graph"] == name
         assert told["vaekit.image_shape"] == "3,16,13"
         assert told["vaekit.latent_shape"] == "2"
@@ -44,7 +47,14 @@ def test_metadata_names_nothing_of_the_machine(published: Export) -> None:
 
 def test_a_model_without_a_sigma_says_none() -> None:
     told = describe("decoder", "fp32", ImageSpec(1, 8, 8, "as it is"), (4,), "diagonal", Likelihood("bernoulli", None))
-    assert set(told) == KEYS - {"vaekit.sigma"}
+    assert set(told) == KEYS - {FREE, "vaekit.sigma"}
+
+
+def test_a_model_of_free_size_says_its_step() -> None:
+    image = ImageSpec(1, 8, 8, "as it is", multiple_of=4)
+    told = describe("decoder", "fp32", image, (2, 2, 2), "diagonal", Likelihood("gaussian", 0.1))
+    assert set(told) == KEYS
+    assert told[FREE] == "4"
 
 
 def test_metadata_takes_the_place_of_what_was_there(published: Export) -> None:
