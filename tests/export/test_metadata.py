@@ -16,7 +16,6 @@ from vaekit_export.compress import compress_bundle
 from vaekit_export.metadata import KEYS, describe, with_metadata
 from vaekit_export.publish import Export
 
-
 FREE = "vaekit.image_multiple_of"  # only where sizes are free
 
 
