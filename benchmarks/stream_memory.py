@@ -78,14 +78,19 @@ def encode(model: Path, folder: Path, output: Path) -> tuple[float, float]:
     script = Path(sys.executable).with_name("vaekit")
     started = time.perf_counter()
     command = [str(script), "encode", str(folder), "-m", str(model), "-o", str(output), "--quiet"]
+    return peak_memory(command, _SAMPLE_SECONDS), time.perf_counter() - started
+
+
+def peak_memory(command: list[str], sample_seconds: float) -> float:
+    """Run a command; the peak memory in MB of its tree of processes, looked at that often."""
     process = psutil.Popen(command)
     peak = 0.0
     while process.poll() is None:
         peak = max(peak, tree_memory(process))
-        time.sleep(_SAMPLE_SECONDS)
+        time.sleep(sample_seconds)
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed")
-    return peak / 1e6, time.perf_counter() - started
+    return peak / 1e6
 
 
 def tree_memory(process: psutil.Process) -> float:

@@ -13,11 +13,9 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import psutil
-from stream_memory import tree_memory, write_pictures
+from stream_memory import peak_memory, write_pictures
 from timing import ratio, show, write_json
 
 _SAMPLE_SECONDS = 0.05
@@ -58,14 +56,7 @@ def train(folder: Path, run: Path, steps: int) -> float:
     """Peak memory in MB of the tree of processes."""
     options = ["--steps", str(steps), "--device", "cpu", "-o", str(run), "--overwrite", "--quiet"]
     command = [sys.executable, "-c", _SHORT_OF_MEMORY, "train", str(folder), *options]
-    process = psutil.Popen(command)
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, tree_memory(process))
-        time.sleep(_SAMPLE_SECONDS)
-    if process.returncode:
-        sys.exit(f"training on {folder} failed")
-    return peak / 1e6
+    return peak_memory(command, _SAMPLE_SECONDS)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ MIN_OPSET = 17
 _RANDOM_OPERATORS = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
 )
+
 Axes = Mapping[int, str]
 """Names of a tensor's axes whose size is free."""
 

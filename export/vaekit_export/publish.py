@@ -220,7 +220,7 @@ def check_target(target: Path) -> None:
 def _model_of(run: Run) -> Model:
     settings = dataclasses.asdict(run.config)
     settings["source"] = Path(run.config.source).resolve().name  # a data set on disk is named by its last part only
-    settings["val"] = run.config.val and Path(run.config.val).name
+    settings["val"] = run.config.val and Path(run.config.val).resolve().name
     return Model(
         encoder=run.network.encoder,
         decoder=run.network.decoder,
@@ -246,9 +246,14 @@ def _graphs(model: Model, opset: int) -> tuple[Graph, Graph]:
         latent_axes.update(enumerate(LATENT_AXES, 2))
 
     def graph(
-        name: str, module: nn.Module, example: Tensor, input_name: str, outputs: tuple[str, ...], *axes: Axes
+        name: str,
+        module: nn.Module,
+        example: Tensor,
+        input_name: str,
+        outputs: tuple[str, ...],
+        of_input: Axes,
+        of_outputs: Axes,
     ) -> Graph:
-        of_input, of_outputs = axes
         data = export_onnx(
             module,
             example,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import vaekit
 from vaekit.bundle import Scaling
 from vaekit.errors import ExportError, UsageError
+from vaekit.runtime import VAE
 from vaekit.shapes import draw_shapes
 from vaekit_export.any_vae import ForeignVAE, export_vae
 from vaekit_export.publish import Export
@@ -63,6 +64,17 @@ def tiny() -> Any:
     ).eval()
 
 
+def assert_same_results(vae: VAE, kl: Any, images: NDArray[np.float32]) -> None:
+    """A bundle encodes and decodes as the AutoencoderKL that it was made of does."""
+    with torch.inference_mode():
+        posterior = kl.encode(2 * torch.from_numpy(images) - 1).latent_dist
+        decoded = (kl.decode(posterior.mean).sample / 2 + 0.5).clamp(0, 1)
+    mu, logvar = vae.posterior(images)
+    np.testing.assert_allclose(mu, posterior.mean.numpy(), atol=1e-4)
+    np.testing.assert_allclose(logvar, posterior.logvar.numpy(), atol=1e-4)
+    np.testing.assert_allclose(vae.decode(mu), decoded.numpy(), atol=1e-4)
+
+
 def test_an_autoencoder_kl_gives_at_the_edge_what_diffusers_gives(kl: Any, tmp_path: Path) -> None:
     from vaekit_export.adapters.diffusers import from_diffusers
 
@@ -72,13 +84,7 @@ def test_an_autoencoder_kl_gives_at_the_edge_what_diffusers_gives(kl: Any, tmp_p
     assert vae.manifest.latent.scaling == Scaling(0.3611, 0.1159)
     assert vae.manifest.provenance["model"] == "AutoencoderKL"
     images = floats(pictures())
-    with torch.inference_mode():
-        posterior = kl.encode(2 * torch.from_numpy(images) - 1).latent_dist
-        decoded = (kl.decode(posterior.mean).sample / 2 + 0.5).clamp(0, 1)
-    mu, logvar = vae.posterior(images)
-    np.testing.assert_allclose(mu, posterior.mean.numpy(), atol=1e-4)
-    np.testing.assert_allclose(logvar, posterior.logvar.numpy(), atol=1e-4)
-    np.testing.assert_allclose(vae.decode(mu), decoded.numpy(), atol=1e-4)
+    assert_same_results(vae, kl, images)
     assert np.isfinite(vae.score(images)).all()
     assert vae.verify().passed
 
@@ -89,14 +95,7 @@ def test_an_autoencoder_kl_may_leave_its_size_free(kl: Any, tmp_path: Path) -> N
     done = export(from_diffusers(kl, free_size=True), pictures((16, 16)), tmp_path / "b")
     assert {"held-out images at 18x20", "their mu at 18x20"} < {result.inputs for result in done.results}
     vae = vaekit.load(done.path, provider="cpu").at(24, 10)
-    images = floats(pictures((24, 10)))
-    with torch.inference_mode():
-        posterior = kl.encode(2 * torch.from_numpy(images) - 1).latent_dist
-        decoded = (kl.decode(posterior.mean).sample / 2 + 0.5).clamp(0, 1)
-    mu, logvar = vae.posterior(images)
-    np.testing.assert_allclose(mu, posterior.mean.numpy(), atol=1e-4)
-    np.testing.assert_allclose(logvar, posterior.logvar.numpy(), atol=1e-4)
-    np.testing.assert_allclose(vae.decode(mu), decoded.numpy(), atol=1e-4)
+    assert_same_results(vae, kl, floats(pictures((24, 10))))
 
 
 def test_an_autoencoder_tiny_may_leave_its_size_free(tiny: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,9 @@ from vaekit.training.run import METRICS, MODEL, Config
 from vaekit.training.team import Team
 from vaekit.training.trainer import Trainer, split
 
-SCRIPT = Path(__file__).with_name("train_without_statistics.py")
+MakeConfig = Callable[..., Config]
 
-CONFIG = Config(
-    source="shapes.npy",
-    channels=3,
-    height=12,
-    width=9,
-    latent=2,
-    likelihood="gaussian",
-    sigma=None,
-    beta=1.0,
-    steps=20,
-    batch_size=32,
-    lr=1e-3,
-    seed=0,
-)
+SCRIPT = Path(__file__).with_name("train_without_statistics.py")
 
 
 def run_alone(*command: str | Path) -> None:
@@ -69,9 +57,9 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     ids=["optimal sigma", "iwae", "free bits"],
 )
 def test_without_batch_statistics_two_processes_train_as_one_does(
-    tmp_path: Path, images: Images, changes: dict[str, Any]
+    tmp_path: Path, images: Images, make_config: MakeConfig, changes: dict[str, Any]
 ) -> None:
-    settings = json.dumps(dataclasses.asdict(dataclasses.replace(CONFIG, **changes)))
+    settings = json.dumps(dataclasses.asdict(make_config(steps=20, lr=1e-3, **changes)))
     run_alone(SCRIPT, images.name, tmp_path / "one", settings)
     run_two(SCRIPT, images.name, tmp_path / "two", settings)
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
@@ -96,9 +84,9 @@ def test_the_command_trains_in_two_processes(tmp_path: Path, images: Images) -> 
     assert files[0] == files[1]
 
 
-def test_each_row_of_a_batch_is_the_same_whoever_reads_it(images: Images) -> None:
+def test_each_row_of_a_batch_is_the_same_whoever_reads_it(images: Images, make_config: MakeConfig) -> None:
     training, _ = split(len(images), 0)
-    config = dataclasses.replace(CONFIG, binarize="dynamic", augment="flip")
+    config = make_config(binarize="dynamic", augment="flip")
     whole = Batches(images, config, training)
     parts = [Batches(images, config, training, Team(rank, 4).rows(32)) for rank in range(4)]
     for step in (0, 7, 100):
@@ -108,6 +96,8 @@ def test_each_row_of_a_batch_is_the_same_whoever_reads_it(images: Images) -> Non
 
 
 @pytest.mark.parametrize("size", [3, 32])
-def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, images: Images, size: int) -> None:
+def test_a_batch_that_cannot_be_shared_is_refused(
+    tmp_path: Path, images: Images, make_config: MakeConfig, size: int
+) -> None:
     with pytest.raises(UsageError, match=f"a batch of 32 cannot be shared equally by {size} processes"):
-        Trainer(CONFIG, images, tmp_path / "run", team=Team(0, size))
+        Trainer(make_config(), images, tmp_path / "run", team=Team(0, size))

@@ -26,6 +26,7 @@ from vaekit.files import check_writable, replacing_file, write_text
 from vaekit.prior import Mixture
 from vaekit.training.checkpoint import CHECKPOINT
 from vaekit.training.networks import DEFAULT_PRESET, PRESETS, VAENetwork
+from vaekit.training.tracking import TRACKERS
 
 MODEL, CONFIG, METRICS, HOLDOUT, PREVIEWS = (
     "model.safetensors",
@@ -46,7 +47,7 @@ _CHOICES = {
     "augment": ("none", "flip"),
     "device": ("cpu", "cuda", "mps"),
     "precision": ("fp32", "bf16", "fp16"),
-    "track": (None, "tensorboard", "wandb", "mlflow"),
+    "track": (None, *TRACKERS),
 }
 _LEAST = {  # of whole numbers
     "channels": 1,

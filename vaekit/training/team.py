@@ -47,8 +47,10 @@ class Team:
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors, all of one type and device, by their means over the processes."""
+        if self.size == 1:  # a training's every step comes here
+            return
         tensors = list(tensors)
-        if self.size == 1 or not tensors:
+        if not tensors:
             return
         means = self.mean(torch.cat([tensor.detach().flatten() for tensor in tensors]))
         for tensor, mean in zip(tensors, torch.split(means, [tensor.numel() for tensor in tensors]), strict=True):
