@@ -265,11 +265,11 @@ class Trainer:
         From a checkpoint, on the same machine and with as many threads, the model becomes bit for bit that of a
         training that never stopped. Raises VaekitError where the training diverges or a file cannot be written.
         """
+        self.holdout_images = read_to_measure(self.measured, self.holdout, self.config)
         if self.checkpoint is None:
             self._start()
         elif self.team.first:
             rewind_folder(self.path, self.checkpoint.metrics_bytes)
-        self.holdout_images = read_to_measure(self.measured, self.holdout, self.config)
         tracker = self.config.track if self.team.first else None
         with tracking(tracker, self.path, dataclasses.asdict(self.config), self.kept) as self.track:
             steps, stopped = self._train(self.kept)
@@ -295,7 +295,7 @@ class Trainer:
             save_config(self.path, self.config)
             (self.path / METRICS).touch()
             labels = None if self.measured.labels is None else self.measured.labels[self.holdout]
-            save_holdout(self.path, read_to_measure(self.measured, self.holdout, self.config), labels)
+            save_holdout(self.path, self.holdout_images, labels)
         self._save_checkpoint(0)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
