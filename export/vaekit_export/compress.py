@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import io
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,34 +18,22 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import vaekit
-from vaekit.bench import Setting, bench, settings
-from vaekit.bundle import (
-    DECODER,
-    ENCODER,
-    GOLDEN,
-    MANIFEST,
-    PROVIDER_CLASSES,
-    Bundle,
-    FileSpec,
-    Manifest,
-    Tolerance,
-    dump_json,
-    read_bundle,
-)
-from vaekit.errors import BundleError, CheckError, SourceError, UsageError, VaekitError
-from vaekit.files import replacing_folder
-from vaekit.machine import processor_flags, processor_name, usable_cpus
-from vaekit.onnx_file import TensorInfo, read_onnx
+from vaekit.bundle import MANIFEST, Bundle, Manifest, read_bundle
+from vaekit.errors import BundleError, CheckError, SourceError, UsageError
+from vaekit.machine import processor_flags, processor_name
+from vaekit.onnx_file import read_onnx
 from vaekit.providers import Selection
 from vaekit.runtime import VAE
 from vaekit.stream import ImageStream
+from vaekit_export.assembly import GRAPH_FILES, Change, assemble, publish, write
 from vaekit_export.lowering import Convert, layers_of, lower, to_fp16, to_int8
-from vaekit_export.metadata import describe, with_metadata
-from vaekit_export.onnx_export import check_onnx, tidy
-from vaekit_export.prune import marginal, prune_decoder, prune_encoder
+from vaekit_export.onnx_export import tidy
+from vaekit_export.prune import prune_decoder, prune_encoder
 from vaekit_export.publish import check_target
-from vaekit_export.quality import PRIOR_SAMPLES, Graphs, Judge, Limits, run
+from vaekit_export.quality import PRIOR_SAMPLES, Graphs, Judge, Limits
+from vaekit_export.speed import Speed, Speeds, compare_speed
 from vaekit_export.subpixel import as_convolutions
+from vaekit_export.weights import lower_weights
 
 DEAD_BELOW = 0.01
 """Nats of KL under which a dimension counts as dead."""
@@ -58,27 +44,13 @@ MAX_DELTA_ELBO = {"int8": 5.0, "fp16": 0.1}
 MAX_DELTA_ELBO_PRUNED = 0.1
 """The same for pruning, on its own and before the precision is lowered."""
 
-_FILES = {"encoder": ENCODER, "decoder": DECODER}
 _IMAGES = 512  # of a source: every second one calibrates, the others measure
-_SPEED_BATCHES = (1, 64)
-_SPEED_ROUNDS = 3
 _TOLD_FLAGS = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "f16c", "avx512_fp16"}
 _TOLD_FLAGS |= {"asimddp", "i8mm", "fphp", "asimdhp"}
-# What a class of provider may differ by, in times what kernels here differ by, and at least.
-_TIMES = dict(zip(PROVIDER_CLASSES, (2, 4, 10), strict=True))
-_LEAST = dict(zip(PROVIDER_CLASSES, (0.0, 0.0, 2e-2), strict=True))
+_FASTER = 1.05  # times the speed of weights alone, from which activations are lowered too
 
 Array = NDArray[np.float32]
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Images a second over the parent's, both in turn, each time in a process of its own."""
-
-    median: float
-    least: float
-    largest: float
 
 
 @dataclass(frozen=True)
@@ -98,6 +70,8 @@ class Half:
     """Transposed convolutions that became ordinary ones."""
     speed: dict[int, Speed]
     """By batch size; empty where nothing was timed."""
+    tried: dict[str, dict[int, Speed]]
+    """The same of what was timed too and not taken, by precision."""
 
 
 @dataclass(frozen=True)
@@ -118,16 +92,6 @@ class Compression:
     """Which images the ELBO is of."""
 
 
-@dataclass(frozen=True)
-class _Change:
-    """One graph in lower precision, or as it was."""
-
-    onnx: bytes
-    precision: str = "fp32"
-    in_float: tuple[str, ...] = ()
-    rewritten: int = 0
-
-
 def compress_bundle(
     bundle_path: str | Path,
     target_path: str | Path,
@@ -138,6 +102,7 @@ def compress_bundle(
     dead_below: float = DEAD_BELOW,
     min_psnr: float | None = None,
     max_delta_elbo: float | None = None,
+    weights_only: bool | None = None,
     keep_transposed: bool = False,
     seconds: float = 0.5,
     say: Say = lambda message: None,
@@ -147,9 +112,13 @@ def compress_bundle(
     ``precision`` is ``int8``, ``fp16`` or None; ``prune`` takes out dimensions whose KL over the held-out images is
     under ``dead_below`` nats. Images of ``source`` calibrate INT8 and measure the ELBO; without one, the bundle's own
     samples do. The result must decode prior samples to at least ``min_psnr`` dB of the parent's images, with an ELBO
-    within ``max_delta_elbo`` nats of its; the defaults are MIN_PSNR and MAX_DELTA_ELBO. ``keep_transposed`` leaves
-    transposed convolutions, which no integer kernel of ONNX Runtime's CPU provider runs, as they are. Each half is
-    timed for ``seconds`` at two batch sizes in three rounds; 0 times nothing.
+    within ``max_delta_elbo`` nats of its; the defaults are MIN_PSNR and MAX_DELTA_ELBO.
+
+    ``weights_only`` lowers the weights and leaves activations and arithmetic in float32 (the graph's precision is then
+    ``int8-weights`` or ``fp16-weights``); False lowers both; None does both, and each half keeps the one that is faster
+    here. Each half is timed for ``seconds`` at two batch sizes in three rounds; 0 times nothing, and None is then
+    False. ``keep_transposed`` leaves transposed convolutions, which no integer kernel of ONNX Runtime's CPU provider
+    runs, as they are where activations are lowered.
 
     Raises UsageError for arguments that contradict each other, BundleError for a bundle that cannot be compressed,
     SourceError for images that cannot be read, CheckError where the result is not good enough.
@@ -163,36 +132,40 @@ def compress_bundle(
     graphs = judge.parent
     if prune:
         graphs = _pruned(judge, parent.manifest, dead_below, say, alone=precision is None)
-    changes = {name: _Change(getattr(graphs, name)) for name in _FILES}
+    ways = [{name: Change(getattr(graphs, name)) for name in GRAPH_FILES}]
     if precision is not None:
         say(f"lowering both graphs to {precision}, calibrated on {len(calibration)} images of {measured_on}")
-        changes = _lowered(precision, graphs, calibration, judge, keep_transposed, say)
-        graphs = Graphs(changes["encoder"].onnx, changes["decoder"].onnx, graphs.kept)
-    psnr, delta = judge.check(graphs)
-    changes = {name: _described(parent.manifest, name, change, len(graphs.kept)) for name, change in changes.items()}
-    graphs = Graphs(changes["encoder"].onnx, changes["decoder"].onnx, graphs.kept)
+        both = weights_only is None and seconds > 0
+        kinds = (True, False) if both else (bool(weights_only),)
+        ways = [_lowered(precision, kind, graphs, calibration, judge, keep_transposed) for kind in kinds]
+    rows = {"encoder": measured, "decoder": judge.z[:, graphs.kept]}
+    speeds = _speeds(parent, ways, graphs.kept, rows, seconds, say)
+    chosen = {name: _chosen([way[name] for way in ways], [speed[name] for speed in speeds]) for name in GRAPH_FILES}
+    changes = {name: ways[index][name] for name, index in chosen.items()}
+    if precision is not None:
+        _say_what_stays(changes, precision, limits, say)
 
+    psnr, delta = judge.check(Graphs(changes["encoder"].onnx, changes["decoder"].onnx, graphs.kept))
     pruned = tuple(sorted(set(judge.parent.kept) - set(graphs.kept)))
-    contents = {name: getattr(graphs, half) for half, name in _FILES.items()}
-    contents[GOLDEN] = _golden(parent, graphs)
-    rows = (measured, judge.z[:, graphs.kept])
-    tolerances = _tolerances(parent, zip(changes.values(), rows, strict=True))
-    manifest = _manifest(parent, graphs, {name: change.precision for name, change in changes.items()}, contents)
     record = _record(parent, changes, limits) | {
         "pruned": list(pruned),
         "psnr": psnr if math.isfinite(psnr) else None,
         "delta_elbo": delta,
         "measured_on": measured_on,
     }
-    manifest = dataclasses.replace(
-        manifest,
-        tolerances=manifest.tolerances | tolerances,
-        provenance=manifest.provenance | {"compression": record},
-    )
-    contents[MANIFEST] = dump_json(manifest.to_json()).encode()
-    with _publishing(target, contents) as folder:
-        speeds = _speeds(Path(bundle_path), folder, seconds, say)
-    halves = {name: _half(parent, name, change, speeds[name]) for name, change in changes.items()}
+    contents, manifest = assemble(parent, changes, graphs.kept, rows, record)
+    publish(target, contents)
+    halves = {
+        name: _half(
+            parent,
+            name,
+            changes[name],
+            len(contents[GRAPH_FILES[name]]),
+            speeds[index][name],
+            {way[name].precision: speed[name] for way, speed in zip(ways, speeds, strict=True)},
+        )
+        for name, index in chosen.items()
+    }
     return Compression(target, manifest, halves, pruned, psnr, delta, measured_on)
 
 
@@ -291,47 +264,80 @@ def _pruned(judge: Judge, manifest: Manifest, dead_below: float, say: Say, *, al
 
 
 def _lowered(
-    precision: str, graphs: Graphs, images: Array, judge: Judge, keep_transposed: bool, say: Say
-) -> dict[str, _Change]:
-    """Both halves in lower precision, as far as the limits allow. Raises CheckError where that is nowhere."""
+    precision: str, weights_only: bool, graphs: Graphs, images: Array, judge: Judge, keep_transposed: bool
+) -> dict[str, Change]:
+    """Both halves in lower precision, as far as the limits allow; as they were where that is nowhere."""
     inputs = {"encoder": ("image", images), "decoder": ("z", judge.z[:, graphs.kept])}
     headroom = {"encoder": judge.encoder_headroom, "decoder": judge.decoder_headroom}
     changes = {}
     for name, (input_name, rows) in inputs.items():
-        whole: bytes = getattr(graphs, name)
-        left = partial(_headroom_with, headroom[name], graphs, name)
-        if precision == "fp16":
-            base, rewritten = whole, 0
-            convert: Convert = partial(to_fp16, base)
-        else:
-            base, rewritten = (whole, 0) if keep_transposed else _without_transposed(whole)
-            convert = partial(to_int8, base, input_name, rows)
-        lowered = lower(list(layers_of(base)), convert, left)
-        if lowered is None:
-            say(f"{name}: no layer of it can be {precision} within the limits; it stays as it is")
-            changes[name] = _Change(whole)
-        else:
-            changes[name] = _Change(tidy(lowered.onnx), precision, lowered.in_float, rewritten)
-    if all(change.precision == "fp32" for change in changes.values()):
-        raise CheckError(
-            f"no layer of either graph can be {precision} at {judge.limits.psnr:g} dB on prior samples and "
-            f"{judge.limits.delta_elbo:g} nats of ELBO, nothing was published; --min-psnr and --max-delta-elbo move "
-            "these bounds"
+        base: bytes = getattr(graphs, name)
+        rewritten = 0
+        convert: Convert = partial(lower_weights, base, precision)
+        if not weights_only:
+            if precision == "int8" and not keep_transposed:
+                base, rewritten = _without_transposed(base)
+            convert = partial(to_fp16, base) if precision == "fp16" else partial(to_int8, base, input_name, rows)
+        lowered = lower(list(layers_of(base)), convert, partial(_headroom_with, headroom[name], graphs, name))
+        told = f"{precision}-weights" if weights_only else precision
+        changes[name] = (
+            Change(getattr(graphs, name))
+            if lowered is None
+            else Change(tidy(lowered.onnx), told, lowered.in_float, rewritten)
         )
     return changes
 
 
+def _speeds(
+    parent: Bundle,
+    ways: Sequence[Mapping[str, Change]],
+    kept: tuple[int, ...],
+    rows: Mapping[str, Array],
+    seconds: float,
+    say: Say,
+) -> list[Speeds]:
+    """How fast each way of changing both graphs is, over the parent; empty speeds for 0 seconds."""
+    if not seconds:
+        return compare_speed(parent.path, [parent.path] * len(ways), 0)
+    say(f"timing {len(ways) + 1} bundles in turn")
+    with tempfile.TemporaryDirectory(prefix="vaekit-") as folder:
+        bundles = [
+            write(Path(folder, str(index)), assemble(parent, way, kept, rows, {})[0]) for index, way in enumerate(ways)
+        ]
+        return compare_speed(parent.path, bundles, seconds)
+
+
+def _chosen(changes: Sequence[Change], speeds: Sequence[Mapping[int, Speed]]) -> int:
+    """Which change of one half to take: the first that was lowered at all, but for one that is faster."""
+    best = next((index for index, change in enumerate(changes) if change.precision != "fp32"), 0)
+    for index, change in enumerate(changes):
+        if change.precision != "fp32" and _mean_speed(speeds[index]) > _FASTER * _mean_speed(speeds[best]):
+            best = index
+    return best
+
+
+def _mean_speed(speeds: Mapping[int, Speed]) -> float:
+    """Geometric mean over batch sizes; 1 where nothing was timed."""
+    return statistics.geometric_mean([speed.median for speed in speeds.values()] or [1.0])
+
+
+def _say_what_stays(changes: Mapping[str, Change], precision: str, limits: Limits, say: Say) -> None:
+    """Name a half that could not be lowered. Raises CheckError where neither could."""
+    stays = [name for name, change in changes.items() if change.precision == "fp32"]
+    if len(stays) == len(changes):
+        raise CheckError(
+            f"no layer of either graph can be {precision} at {limits.psnr:g} dB on prior samples and "
+            f"{limits.delta_elbo:g} nats of ELBO, nothing was published; --min-psnr and --max-delta-elbo move "
+            "these bounds"
+        )
+    for name in stays:
+        say(f"{name}: no layer of it can be {precision} within the limits; it stays as it is")
+
+
 def _headroom_with(headroom: Callable[[Graphs], float], graphs: Graphs, name: str, data: bytes) -> float:
     """What is left to the limits with another graph in the place of one half."""
-    encoder, decoder = (data if half == name else getattr(graphs, half) for half in _FILES)
+    encoder, decoder = (data if half == name else getattr(graphs, half) for half in GRAPH_FILES)
     return headroom(Graphs(encoder, decoder, graphs.kept))
-
-
-def _described(manifest: Manifest, name: str, change: _Change, dimensions: int) -> _Change:
-    """A graph that says in its own metadata what it has become."""
-    latent = (dimensions, *manifest.latent.shape[1:])
-    metadata = describe(name, change.precision, manifest.image, latent, manifest.posterior, manifest.likelihood)
-    return dataclasses.replace(change, onnx=with_metadata(change.onnx, metadata))
 
 
 def _without_transposed(data: bytes) -> tuple[bytes, int]:
@@ -340,99 +346,7 @@ def _without_transposed(data: bytes) -> tuple[bytes, int]:
     return (tidy(model.SerializeToString()), count) if count else (data, 0)
 
 
-def _golden(parent: Bundle, graphs: Graphs) -> bytes:
-    """golden.npz: the parent's inputs with what these graphs compute here.
-
-    PyTorch's outputs would ask for tolerances as wide as the error of compression, which would hide what a device adds.
-    """
-    with np.load(io.BytesIO(parent.files[GOLDEN]), allow_pickle=False) as arrays:
-        golden = {name: arrays[name] for name in ("image", "z")}
-    golden["z"] = _kept_of(golden["z"], graphs.kept)
-    encoded = run(graphs.encoder, golden["image"])
-    names = [output.name for output in parent.manifest.graphs["encoder"].outputs]
-    golden |= dict(zip(names, encoded, strict=True)) | {"decoded": run(graphs.decoder, golden["z"])[0]}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **golden)
-    return buffer.getvalue()
-
-
-def _manifest(parent: Bundle, graphs: Graphs, precisions: dict[str, str], contents: dict[str, bytes]) -> Manifest:
-    """The parent's manifest with the graphs, golden vectors and latent that these graphs have.
-
-    What the parity gate measured stays, as it is the parent's proof; the scores' quantiles too.
-    """
-    old = parent.manifest
-    specs = {}
-    for name, file in _FILES.items():
-        inputs, outputs = (
-            tuple(_with_latent(tensor, old, len(graphs.kept)) for tensor in tensors)
-            for tensors in (old.graphs[name].inputs, old.graphs[name].outputs)
-        )
-        check_onnx(contents[file], inputs=inputs, outputs=outputs, opset=old.graphs[name].opset)
-        specs[name] = dataclasses.replace(
-            old.graphs[name],
-            sha256=hashlib.sha256(contents[file]).hexdigest(),
-            ir_version=read_onnx(contents[file]).ir_version,
-            precision=precisions[name],
-            inputs=inputs,
-            outputs=outputs,
-        )
-    latent = old.latent
-    if len(graphs.kept) < latent.shape[0]:
-        mean, std, kl = (tuple(numbers[j] for j in graphs.kept) for numbers in (latent.mean, latent.std, latent.kl))
-        latent = dataclasses.replace(latent, shape=(len(graphs.kept),), mean=mean, std=std, kl=kl)
-    return dataclasses.replace(
-        old,
-        latent=latent,
-        mixture=old.mixture if old.mixture is None or latent is old.latent else marginal(old.mixture, graphs.kept),
-        graphs=specs,
-        golden=FileSpec(GOLDEN, hashlib.sha256(contents[GOLDEN]).hexdigest()),
-    )
-
-
-def _with_latent(tensor: TensorInfo, manifest: Manifest, dimensions: int) -> TensorInfo:
-    if tensor.name == "image" or dimensions == manifest.latent.shape[0]:
-        return tensor
-    return dataclasses.replace(tensor, shape=(tensor.shape[0], dimensions))
-
-
-def _tolerances(parent: Bundle, changes: Iterable[tuple[_Change, Array]]) -> dict[str, dict[str, Tolerance]]:
-    """What a device may differ by from these graphs here, by the precisions that they were lowered to.
-
-    Another kernel rounds otherwise, and a rounding that falls the other way moves a result by a step of the precision.
-    How far that goes is measured on each graph's rows: its results with ONNX Runtime's integer kernels against those
-    operator by operator in float32, and against those for inputs that are off by float32's own rounding.
-    """
-    spread: dict[str, float] = {}
-    for change, rows in changes:
-        if change.precision != "fp32":
-            here = run(change.onnx, rows)
-            others = (_unoptimised(change.onnx, rows), run(change.onnx, rows * np.float32(1 + 1e-6)))
-            furthest = max(float(np.abs(a - b).max()) for other in others for a, b in zip(here, other, strict=True))
-            spread[change.precision] = max(spread.get(change.precision, 0.0), furthest)
-    floor = parent.manifest.tolerances["fp32"]
-    return {
-        precision: {
-            kind: Tolerance(max(floor[kind].atol, _LEAST[kind], float(f"{_TIMES[kind] * off:.2g}")), floor[kind].rtol)
-            for kind in PROVIDER_CLASSES
-        }
-        for precision, off in spread.items()
-    }
-
-
-def _unoptimised(data: bytes, rows: Array) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    outputs: list[Array] = session.run(None, {session.get_inputs()[0].name: rows})
-    return outputs
-
-
-def _kept_of(z: Array, kept: tuple[int, ...]) -> Array:
-    return np.ascontiguousarray(z[:, kept]) if len(kept) < z.shape[1] else z
-
-
-def _record(parent: Bundle, changes: dict[str, _Change], limits: Limits) -> dict[str, Any]:
+def _record(parent: Bundle, changes: Mapping[str, Change], limits: Limits) -> dict[str, Any]:
     """What the manifest tells of how the bundle was made, and of what."""
     return {
         "precision": {name: change.precision for name, change in changes.items()},
@@ -450,48 +364,19 @@ def _record(parent: Bundle, changes: dict[str, _Change], limits: Limits) -> dict
     }
 
 
-@contextmanager
-def _publishing(target: Path, contents: dict[str, bytes]) -> Iterator[Path]:
-    """Yield the new bundle's folder, whole and checked, which takes the target's place when the block ends well."""
-    with replacing_folder(target) as folder:
-        for name, data in contents.items():
-            (folder / name).write_bytes(data)
-        try:
-            bundle = read_bundle(folder)
-        except BundleError as error:
-            raise VaekitError(f"the bundle does not pass its own checks, nothing was published: {error}") from error
-        if not _opened(bundle).verify().passed:
-            raise CheckError("the new bundle's golden vectors do not replay here, nothing was published")
-        yield folder
-
-
-def _speeds(parent: Path, new: Path, seconds: float, say: Say) -> dict[str, dict[int, Speed]]:
-    """Speed over the parent's by graph and batch size, on every processor that may be used; empty for 0 seconds."""
-    speeds: dict[str, dict[int, Speed]] = {name: {} for name in _FILES}
-    if seconds == 0:
-        return speeds
-    chosen = settings(_SPEED_BATCHES, [usable_cpus()])
-    say(f"timing both bundles in turn, {_SPEED_ROUNDS} rounds")
-    ratios: dict[Setting, list[float]] = {setting: [] for setting in chosen}
-    for _ in range(_SPEED_ROUNDS):
-        for setting in chosen:
-            before, after = (
-                next(bench(path, Selection("cpu"), [setting], seconds=seconds)).images_per_second
-                for path in (parent, new)
-            )
-            ratios[setting].append(after / before)
-    for setting, found in ratios.items():
-        name = {"encode": "encoder", "decode": "decoder"}[setting.graph]
-        speeds[name][setting.batch] = Speed(statistics.median(found), min(found), max(found))
-    return speeds
-
-
-def _half(parent: Bundle, name: str, change: _Change, speed: dict[int, Speed]) -> Half:
+def _half(
+    parent: Bundle,
+    name: str,
+    change: Change,
+    size: int,
+    speed: dict[int, Speed],
+    tried: dict[str, dict[int, Speed]],
+) -> Half:
     before = parent.files[parent.manifest.graphs[name].file]
     operators, old = read_onnx(change.onnx).operators, read_onnx(before).operators
     return Half(
         change.precision,
-        len(change.onnx),
+        size,
         len(before),
         operators.total(),
         old.total(),
@@ -499,4 +384,5 @@ def _half(parent: Bundle, name: str, change: _Change, speed: dict[int, Speed]) -
         operators["", "ConvTranspose"],
         change.rewritten,
         speed,
+        {precision: other for precision, other in tried.items() if precision not in ("fp32", change.precision)},
     )

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from vaekit.errors import ExportError
 
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that hold weights, as their second input."""
+
 _CALIBRATION_BATCH = 64
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 Array = NDArray[np.float32]
 Convert = Callable[[Collection[str]], bytes]
@@ -61,10 +63,15 @@ def layers_of(data: bytes) -> dict[str, list[str]]:
     layers: dict[str, list[str]] = {}
     for node in onnx.load_from_string(data).graph.node:
         before = next((owners[name] for name in node.input if name in owners), None)
-        layer = node.name if node.op_type in _WEIGHTED or before is None else before
+        layer = node.name if node.op_type in WEIGHTED or before is None else before
         layers.setdefault(layer, []).append(node.name)
         owners.update(dict.fromkeys(node.output, layer))
     return layers
+
+
+def nodes_of(data: bytes, layers: Collection[str]) -> list[str]:
+    """Names of the nodes of some of a graph's layers."""
+    return [name for layer, names in layers_of(data).items() if layer in layers for name in names]
 
 
 def to_int8(data: bytes, input_name: str, rows: Array, keep: Collection[str] = ()) -> bytes:
@@ -97,7 +104,7 @@ def to_int8(data: bytes, input_name: str, rows: Array, keep: Collection[str] = (
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=_nodes(data, keep),
+                nodes_to_exclude=nodes_of(data, keep),
             )
         except Exception as error:  # onnx's, ONNX Runtime's and Python's errors alike
             raise ExportError(f"ONNX Runtime could not quantise the graph: {error}") from error
@@ -114,17 +121,13 @@ def to_fp16(data: bytes, keep: Collection[str] = ()) -> bytes:
     try:
         with _quiet():
             converted = ONNXModel(
-                convert_float_to_float16(model, keep_io_types=True, node_block_list=_nodes(data, keep))
+                convert_float_to_float16(model, keep_io_types=True, node_block_list=nodes_of(data, keep))
             )
             converted.topological_sort()  # its casts stand at the end
     except Exception as error:
         raise ExportError(f"ONNX Runtime could not convert the graph to float16: {error}") from error
     lowered: bytes = converted.model.SerializeToString(deterministic=True)
     return lowered
-
-
-def _nodes(data: bytes, layers: Collection[str]) -> list[str]:
-    return [name for layer, names in layers_of(data).items() if layer in layers for name in names]
 
 
 @contextmanager

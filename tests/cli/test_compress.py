@@ -49,15 +49,25 @@ def test_a_run_that_is_timed_says_honestly_what_it_gained(in_process: Run, tiny_
     done = in_process("compress", tiny_bundle, "--fp16", "--json", "--seconds", "0.01", "-o", "small")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    slower = [
-        name for name, graph in found["graphs"].items() if min(s["median"] for s in graph["speed"].values()) < 1.05
-    ]
-    for name in slower:
-        assert any(note.startswith(f"{name}: ") and "float16" in note for note in found["notes"]), found["notes"]
-    for graph in found["graphs"].values():
-        assert set(graph["speed"]) == {"1", "64"}
-        for speed in graph["speed"].values():
-            assert 0 < speed["min"] <= speed["median"] <= speed["max"]
+    for name, graph in found["graphs"].items():
+        (other,) = graph["tried"]
+        assert {graph["precision"], other} == {"fp16", "fp16-weights"}
+        assert any(note.startswith(f"{name}: {graph['precision']} was taken, as {other}") for note in found["notes"])
+        if min(speed["median"] for speed in graph["speed"].values()) < 1.05:
+            reason = "float16" if graph["precision"] == "fp16" else "computes in float32"
+            assert any(note.startswith(f"{name}: ") and reason in note for note in found["notes"]), found["notes"]
+        for speeds in (graph["speed"], graph["tried"][other]):
+            assert set(speeds) == {"1", "64"}
+            for speed in speeds.values():
+                assert 0 < speed["min"] <= speed["median"] <= speed["max"]
+
+
+def test_weights_alone(in_process: Run, tiny_bundle: Path) -> None:
+    done = in_process("compress", tiny_bundle, "--int8", "--weights-only", *FAST, "-o", "small")
+    assert done.returncode == 0, done.stderr
+    assert "int8-weights" in done.stderr
+    assert "int8-weights" in in_process("info", "-m", "small").stdout
+    assert in_process("verify", "-m", "small", "--provider", "cpu").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -67,6 +77,8 @@ def test_a_run_that_is_timed_says_honestly_what_it_gained(in_process: Run, tiny_
         (("--int8", "--fp16"), 2, ("--int8", "--fp16", "contradict")),
         (("--int8", "--dead-below", "0.1"), 2, ("--dead-below", "--prune")),
         (("--prune", "--keep-transposed"), 2, ("--keep-transposed", "--int8")),
+        (("--int8", "--weights-only", "--keep-transposed"), 2, ("--keep-transposed", "activations")),
+        (("--prune", "--weights-only"), 2, ("--weights-only", "--int8", "--fp16")),
         (("--int8", "--min-psnr", "-1"), 2, ("--min-psnr",)),
         (("--prune", "--dead-below", "0"), 1, ("nothing to prune",)),
         (("--int8", "--min-psnr", "150", "--max-delta-elbo", "0"), 3, ("nothing was published",)),

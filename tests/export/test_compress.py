@@ -23,7 +23,7 @@ from vaekit.bundle import MANIFEST, Manifest, dump_json, read_bundle
 from vaekit.errors import BundleError, CheckError, ExportError, SourceError, UsageError
 from vaekit.prior import Mixture
 from vaekit.shapes import draw_shapes
-from vaekit_export import compress
+from vaekit_export import speed
 from vaekit_export.compress import Compression, compress_bundle
 from vaekit_export.lowering import layers_of, lower, to_int8
 from vaekit_export.prune import marginal, prune_decoder, prune_encoder
@@ -167,6 +167,25 @@ def test_the_same_bundle_compressed_twice_gives_the_same_graphs(small: Path, int
     subprocess.run([sys.executable, "-c", code, small, tmp_path / "again"], check=True, timeout=300)
     for name in ("encoder.onnx", "decoder.onnx"):
         assert (tmp_path / "again" / name).read_bytes() == (int8.path / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "psnr"), [("int8", TensorProto.INT8, 45.0), ("fp16", TensorProto.FLOAT16, 80.0)]
+)
+def test_weights_alone_leave_arithmetic_and_tolerances_to_float32(
+    small: Path, tmp_path: Path, precision: str, dtype: int, psnr: float
+) -> None:
+    done = squeeze(small, tmp_path / "bundle", precision=precision, weights_only=True)
+    vae = vaekit.load(done.path, provider="cpu")
+    assert done.psnr > psnr
+    for name, half in done.halves.items():
+        assert half.precision == vae.manifest.graphs[name].precision == f"{precision}-weights"
+        assert half.bytes < half.parent_bytes
+        graph = onnx.load(done.path / f"{name}.onnx").graph
+        assert dtype in {weight.data_type for weight in graph.initializer}
+        assert not {node.op_type for node in graph.node} & {"QuantizeLinear", "DequantizeLinear"}
+    assert vae.manifest.tolerances[f"{precision}-weights"]["cpu"].atol < 1e-4
+    assert vae.verify().passed
 
 
 def test_fp16_keeps_float32_at_its_borders(small: Path, tmp_path: Path) -> None:
@@ -447,20 +466,74 @@ def test_decibels() -> None:
     assert decibels(a * np.nan, a, 1.0) == -np.inf
 
 
-def test_speed_is_told_by_graph_and_batch(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed: list[tuple[Path, str, int]] = []
+Rates = dict[str, dict[str, float]]
 
-    def bench(path: Path, selection: object, chosen: list[Any], *, seconds: float) -> Any:
-        (setting,) = chosen
-        timed.append((path, setting.graph, setting.batch))
-        rate = 100.0 if path == small else 100.0 + 10 * setting.batch
-        yield type("Timing", (), {"images_per_second": rate})
 
-    monkeypatch.setattr(compress, "bench", bench)
-    done = squeeze(small, tmp_path / "bundle", precision="fp16", seconds=0.1)
+@pytest.fixture
+def rated(monkeypatch: pytest.MonkeyPatch) -> Callable[[Rates], list[tuple[Path, str, int]]]:
+    """Instead of timing, images a second by graph and precision, ten times as many at batch size 64; what was asked."""
+
+    def rate(rates: Rates) -> list[tuple[Path, str, int]]:
+        timed: list[tuple[Path, str, int]] = []
+
+        def bench(path: Path, selection: object, chosen: list[Any], *, seconds: float) -> Any:
+            (setting,) = chosen
+            timed.append((path, setting.graph, setting.batch))
+            graph = {"encode": "encoder", "decode": "decoder"}[setting.graph]
+            found = rates[graph][read_bundle(path).manifest.graphs[graph].precision]
+            yield type("Timing", (), {"images_per_second": found * (10 if setting.batch > 1 else 1)})
+
+        monkeypatch.setattr(speed, "bench", bench)
+        return timed
+
+    return rate
+
+
+def test_speed_is_told_by_graph_and_batch(small: Path, tmp_path: Path, rated: Any) -> None:
+    timed = rated({"encoder": {"fp32": 100.0, "fp16": 110.0}, "decoder": {"fp32": 100.0, "fp16": 50.0}})
+    done = squeeze(small, tmp_path / "bundle", precision="fp16", weights_only=False, seconds=0.1)
     assert done.halves["encoder"].speed[1].median == pytest.approx(1.1)
-    assert done.halves["decoder"].speed[64].median == pytest.approx(7.4)
+    assert done.halves["decoder"].speed[64].median == pytest.approx(0.5)
+    assert done.halves["decoder"].tried == {}
     assert [path == small for path, _, _ in timed] == [True, False] * (len(timed) // 2)  # in turn
+
+
+def test_each_half_keeps_what_is_faster_here(small: Path, tmp_path: Path, rated: Any) -> None:
+    rates = {"fp32": 100.0, "int8-weights": 99.0}
+    timed = rated({"encoder": rates | {"int8": 150.0}, "decoder": rates | {"int8": 70.0}})
+    done = squeeze(small, tmp_path / "bundle", precision="int8", min_psnr=25.0, seconds=0.1)
+    assert {name: half.precision for name, half in done.halves.items()} == {
+        "encoder": "int8",
+        "decoder": "int8-weights",
+    }
+    assert done.halves["encoder"].speed[1].median == pytest.approx(1.5)
+    assert done.halves["encoder"].tried["int8-weights"][64].median == pytest.approx(0.99)
+    assert done.halves["decoder"].tried["int8"][1].median == pytest.approx(0.7)
+    assert done.halves["decoder"].transposed == 1  # which integer kernels alone had been rid of
+    assert len({path for path, _, _ in timed}) == 3
+    vae = vaekit.load(done.path, provider="cpu")
+    assert {name: graph.precision for name, graph in vae.manifest.graphs.items()} == {
+        name: half.precision for name, half in done.halves.items()
+    }
+    assert set(vae.manifest.tolerances) == {"fp32", "int8", "int8-weights"}
+    assert vae.verify().passed
+
+
+def test_what_is_hardly_faster_is_no_reason_to_lower_activations(small: Path, tmp_path: Path, rated: Any) -> None:
+    rates = {"fp32": 100.0, "fp16": 102.0, "fp16-weights": 100.0}
+    rated({"encoder": rates, "decoder": rates})
+    done = squeeze(small, tmp_path / "bundle", precision="fp16", seconds=0.1)
+    assert {half.precision for half in done.halves.values()} == {"fp16-weights"}
+
+
+def test_a_half_that_only_weights_can_be_lowered_of_is_not_left_as_it_was(
+    small: Path, tmp_path: Path, rated: Any
+) -> None:
+    rates = {"fp32": 100.0, "int8": 300.0, "int8-weights": 100.0}
+    rated({"encoder": rates, "decoder": rates})
+    done = squeeze(small, tmp_path / "b", precision="int8", min_psnr=52.0, max_delta_elbo=100.0, seconds=0.1)
+    assert done.halves["decoder"].precision == "int8-weights"
+    assert done.psnr >= 52
 
 
 # Refusals

@@ -89,6 +89,17 @@ def test_openvino_computes_the_golden_vectors_and_reads_what_they_are(published:
                 np.testing.assert_allclose(result, golden[output], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_other_runtimes_give_back_weights_in_lower_precision(published: Export, tmp_path: Path, precision: str) -> None:
+    openvino = pytest.importorskip("openvino")
+    small = compress_bundle(published.path, tmp_path / "small", precision=precision, weights_only=True, seconds=0).path
+    compiled = openvino.Core().compile_model(small / "decoder.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with np.load(small / "golden.npz") as golden:
+        by_reference: Any = ReferenceEvaluator(str(small / "decoder.onnx")).run(None, {"z": golden["z"]})
+        for result in (compiled({"z": golden["z"]})["image"], by_reference[0]):
+            np.testing.assert_allclose(result, golden["decoded"], atol=1e-4, rtol=1e-3)
+
+
 def test_the_manifest_is_not_needed(published: Export) -> None:
     """A picture is made from the decoder's file alone."""
     path = published.path / "decoder.onnx"
