@@ -30,7 +30,7 @@ from vaekit_export.lowering import Convert, layers_of, lower, to_fp16, to_int8
 from vaekit_export.onnx_export import tidy
 from vaekit_export.prune import prune_decoder, prune_encoder
 from vaekit_export.publish import check_target
-from vaekit_export.quality import PRIOR_SAMPLES, Graphs, Judge, Limits
+from vaekit_export.quality import PRIOR_SAMPLES, Delta, Graphs, Judge, Limits
 from vaekit_export.speed import Speed, Speeds, compare_speed
 from vaekit_export.subpixel import as_convolutions
 from vaekit_export.weights import lower_weights
@@ -40,7 +40,7 @@ DEAD_BELOW = 0.01
 MIN_PSNR = {"int8": 42.0, "fp16": 60.0}
 """dB on prior samples, by precision; pruning alone has no such bound."""
 MAX_DELTA_ELBO = {"int8": 5.0, "fp16": 0.1}
-"""Nats by which the ELBO may change, by precision."""
+"""Nats by which the ELBO may fall, by precision."""
 MAX_DELTA_ELBO_PRUNED = 0.1
 """The same for pruning, on its own and before the precision is lowered."""
 
@@ -86,8 +86,8 @@ class Compression:
     """Dimensions of the parent that are gone."""
     psnr: float
     """dB of decoded prior samples against the parent's; infinite where they are equal."""
-    delta_elbo: float | None
-    """Mean ELBO less the parent's, in nats; None where there is no likelihood."""
+    delta_elbo: Delta | None
+    """Mean ELBO less the parent's; None where there is no likelihood."""
     measured_on: str
     """Which images the ELBO is of."""
 
@@ -112,7 +112,7 @@ def compress_bundle(
     ``precision`` is ``int8``, ``fp16`` or None; ``prune`` takes out dimensions whose KL over the held-out images is
     under ``dead_below`` nats. Images of ``source`` calibrate INT8 and measure the ELBO; without one, the bundle's own
     samples do. The result must decode prior samples to at least ``min_psnr`` dB of the parent's images, with an ELBO
-    within ``max_delta_elbo`` nats of its; the defaults are MIN_PSNR and MAX_DELTA_ELBO.
+    no more than ``max_delta_elbo`` nats under its; the defaults are MIN_PSNR and MAX_DELTA_ELBO.
 
     ``weights_only`` lowers the weights and leaves activations and arithmetic in float32 (the graph's precision is then
     ``int8-weights`` or ``fp16-weights``); False lowers both; None does both, and each half keeps the one that is faster
@@ -150,7 +150,8 @@ def compress_bundle(
     record = _record(parent, changes, limits) | {
         "pruned": list(pruned),
         "psnr": psnr if math.isfinite(psnr) else None,
-        "delta_elbo": delta,
+        "delta_elbo": None if delta is None else delta.nats,
+        "delta_elbo_standard_error": None if delta is None else delta.standard_error,
         "measured_on": measured_on,
     }
     contents, manifest = assemble(parent, changes, graphs.kept, rows, record)
@@ -247,11 +248,15 @@ def _pruned(judge: Judge, manifest: Manifest, dead_below: float, say: Say, *, al
             tidy(prune_decoder(judge.parent.decoder, kept, means)),
             kept,
         )
-        delta = judge.delta_elbo(graphs)
-        if delta is None or abs(delta) <= min(MAX_DELTA_ELBO_PRUNED, judge.limits.delta_elbo):
+        limit = min(MAX_DELTA_ELBO_PRUNED, judge.limits.delta_elbo)
+        delta = judge.delta_elbo(graphs, limit)
+        if delta is not None and delta.nats >= -limit:
+            delta = judge.delta_elbo(graphs, limit, exactly=True)
+        if delta is None or delta.nats >= -limit:
             say(f"pruned {len(dead)} of {len(kl)} dimensions, of KL under {dead_below:g} nats")
             return graphs
-        say(f"dimension {dead[-1]} stays: without it and {len(dead) - 1} more the ELBO changes by {delta:+.2g} nats")
+        without = f"without it and {len(dead) - 1} more the ELBO changes by {delta.nats:+.2g} nats"
+        say(f"dimension {dead[-1]} stays: {without}")
         dead.pop()
     reason = (
         f"nothing to prune: of {len(kl)} dimensions none has a KL under {dead_below:g} nats that can be missed; the "

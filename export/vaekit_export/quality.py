@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vaekit import noise
 from vaekit.errors import CheckError
 from vaekit.providers import open_on_cpu
 from vaekit.runtime import VAE
-from vaekit.scoring import elbo_terms
+from vaekit.scoring import kl_standard_normal, log_likelihood
 
 PRIOR_SAMPLES = 256
 
-_ELBO_SEEDS = range(4)
+_FEWEST_PAIRS, _MOST_PAIRS = 4, 64
 _BATCH = 64
 
 Array = NDArray[np.float32]
@@ -38,7 +39,16 @@ class Limits:
     psnr: float
     """dB that decoded prior samples must reach against the parent's; −infinity where that is not asked."""
     delta_elbo: float
-    """Nats by which the mean ELBO may differ from the parent's."""
+    """Nats by which the mean ELBO may lie under the parent's."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Change of the mean ELBO over a set of images, in nats, estimated with random noise."""
+
+    nats: float
+    standard_error: float
+    """Of the noise, the images being given."""
 
 
 class Judge:
@@ -53,15 +63,33 @@ class Judge:
         files, graphs = vae.bundle.files, vae.manifest.graphs
         encoder, decoder = (files[graphs[name].file] for name in ("encoder", "decoder"))
         self.parent = Graphs(encoder, decoder, tuple(range(vae.latent_shape[0])))
-        self._elbo = self._mean_elbo(self.parent) if self._has_elbo else math.nan
+        self._parent_elbos: list[float] = []
+        self._further_parent_elbos = self._elbos(self.parent)
 
     def psnr(self, graphs: Graphs) -> float:
         """dB of decoded prior samples against the parent's; infinite where they are equal."""
         return decibels(run(graphs.decoder, self.z[:, graphs.kept])[0], self._decoded, 1.0)
 
-    def delta_elbo(self, graphs: Graphs) -> float | None:
-        """Mean ELBO less the parent's in nats, at the same noise; None where the model has no ELBO."""
-        return self._mean_elbo(graphs) - self._elbo if self._has_elbo else None
+    def delta_elbo(self, graphs: Graphs, limit: float, *, exactly: bool = False) -> Delta | None:
+        """Mean ELBO less the parent's at the same noise, with a sign; None where the model has no ELBO.
+
+        Noise is drawn until the change lies two standard errors to one side of −``limit``, or ``exactly`` until the
+        standard error is a tenth of that, but not without end.
+        """
+        if not self._has_elbo:
+            return None
+        differences: list[float] = []
+        delta = Delta(math.nan, math.inf)
+        for elbo in self._elbos(graphs):
+            differences.append(elbo - self._parent_elbo(len(differences)))
+            if len(differences) < _FEWEST_PAIRS:
+                continue
+            error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
+            delta = Delta(float(np.mean(differences)), error)
+            enough = error <= limit / 10 if exactly else abs(delta.nats + limit) > 2 * error
+            if enough or not math.isfinite(delta.nats):
+                break
+        return delta
 
     def decoder_headroom(self, graphs: Graphs) -> float:
         """dB that are left to the limits, half of the nats being the encoder's; under zero where one is passed."""
@@ -75,50 +103,54 @@ class Judge:
         mu = run(graphs.encoder, self._images)[0]
         return decibels(mu, expected[:, graphs.kept], float(np.ptp(expected)) or 1.0) - self.limits.psnr
 
-    def check(self, graphs: Graphs) -> tuple[float, float | None]:
+    def check(self, graphs: Graphs) -> tuple[float, Delta | None]:
         """PSNR and change of the ELBO. Raises CheckError where a limit is passed."""
-        psnr, delta = self.psnr(graphs), self.delta_elbo(graphs)
+        psnr, delta = self.psnr(graphs), self.delta_elbo(graphs, self.limits.delta_elbo, exactly=True)
         if not psnr >= self.limits.psnr:
             raise CheckError(
                 f"prior samples reach {psnr:.1f} dB where {self.limits.psnr:g} are asked for, nothing was published; "
                 "--min-psnr asks for less"
             )
-        if delta is not None and not abs(delta) <= self.limits.delta_elbo:
+        if delta is not None and not delta.nats >= -self.limits.delta_elbo:
             raise CheckError(
-                f"the ELBO changes by {delta:+.3g} nats where {self.limits.delta_elbo:g} are allowed, nothing was "
-                "published; --max-delta-elbo allows more"
+                f"the ELBO changes by {delta.nats:+.3g} nats where it may fall by {self.limits.delta_elbo:g}, nothing "
+                "was published; --max-delta-elbo allows more"
             )
         return psnr, delta
 
     def _nats_left(self, graphs: Graphs) -> float:
         """In dB, as the ELBO changes with the mean squared error."""
-        delta = self.delta_elbo(graphs)
-        if delta is None or delta == 0:
+        half = self.limits.delta_elbo / 2
+        delta = self.delta_elbo(graphs, half)
+        if delta is None or delta.nats >= 0:
             return math.inf
-        if not math.isfinite(delta):
+        if not math.isfinite(delta.nats):
             return -math.inf
-        return 10 * math.log10(max(self.limits.delta_elbo / 2, 1e-12) / abs(delta))
+        return 10 * math.log10(max(half, 1e-12) / -delta.nats)
 
-    def _mean_elbo(self, graphs: Graphs) -> float:
-        """Over the images and a few noise vectors, in nats.
+    def _parent_elbo(self, pair: int) -> float:
+        while len(self._parent_elbos) <= pair:
+            self._parent_elbos.append(next(self._further_parent_elbos))
+        return self._parent_elbos[pair]
 
-        Dimensions that are gone are put back as the prior: of no KL, and with noise that the decoder does not see.
-        Every model is so measured with the same noise.
+    def _elbos(self, graphs: Graphs) -> Iterator[float]:
+        """The mean ELBO of the images in nats, for one noise and its negative after the other.
+
+        Each image has noise of its own, as one noise for all would not average out over them; with its negative, what
+        is linear in it, most of the variance, does (antithetic variates, Hammersley and Morton 1956). Dimensions that
+        are gone are put back as the prior: of no KL, and with noise that the decoder does not see. Every model is so
+        measured with the same noise.
         """
-        mu, logvar = np.zeros((2, len(self._images), len(self.parent.kept)), np.float32)
+        count, dimensions = len(self._images), len(self.parent.kept)
+        mu, logvar = np.zeros((2, count, dimensions), np.float32)
         mu[:, graphs.kept], logvar[:, graphs.kept] = run(graphs.encoder, self._images)
-        decode = runner(graphs.decoder)
-        elbos = [
-            elbo_terms(
-                self._images,
-                lambda images: (mu, logvar),
-                lambda z: decode(z[:, graphs.kept])[0],
-                self._vae.manifest.likelihood,
-                seed=seed,
-            ).elbo.mean()
-            for seed in _ELBO_SEEDS
-        ]
-        return float(np.mean(elbos))
+        kl = float(kl_standard_normal(mu, logvar).sum(axis=1).mean())
+        sigma = np.exp(0.5 * logvar.astype(np.float64))
+        likelihood, decode = self._vae.manifest.likelihood, runner(graphs.decoder)
+        for pair in range(_MOST_PAIRS):
+            shift = sigma * noise.standard_normal(0, pair * count, count, dimensions)
+            decoded = (decode((mu + s).astype(np.float32)[:, graphs.kept])[0] for s in (shift, -shift))
+            yield float(np.mean([log_likelihood(self._images, means, likelihood).mean() for means in decoded])) - kl
 
 
 def runner(data: bytes) -> Callable[[Array], list[Array]]:

@@ -22,12 +22,13 @@ import vaekit
 from vaekit.bundle import MANIFEST, Manifest, dump_json, read_bundle
 from vaekit.errors import BundleError, CheckError, ExportError, SourceError, UsageError
 from vaekit.prior import Mixture
+from vaekit.scoring import kl_standard_normal, log_likelihood
 from vaekit.shapes import draw_shapes
 from vaekit_export import speed
 from vaekit_export.compress import Compression, compress_bundle
 from vaekit_export.lowering import layers_of, lower, to_int8
 from vaekit_export.prune import marginal, prune_decoder, prune_encoder
-from vaekit_export.quality import Judge, Limits, decibels, run
+from vaekit_export.quality import Delta, Graphs, Judge, Limits, decibels, run
 from vaekit_export.subpixel import as_convolutions
 
 Array = NDArray[np.float32]
@@ -73,7 +74,12 @@ def int8(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Compression:
 @pytest.fixture
 def half_dead(copied_bundle: Path) -> Path:
     """The tiny bundle with dimensions 1 and 3 dead: constant posteriors N(0.02, 1), and no weight in the decoder."""
-    files = read_bundle(copied_bundle).files
+    return kill(copied_bundle, heard=1e-3)
+
+
+def kill(bundle: Path, heard: float) -> Path:
+    """Let dimensions 1 and 3 of a bundle be dead, and the decoder hear so much of them."""
+    files = read_bundle(bundle).files
     encoder = onnx.load_from_string(files["encoder.onnx"])
     for weight in encoder.graph.initializer:
         if weight.name.startswith(("mu.", "logvar.")):
@@ -84,15 +90,15 @@ def half_dead(copied_bundle: Path) -> Path:
     for weight in decoder.graph.initializer:
         if weight.name == "expand.0.weight":
             values = numpy_helper.to_array(weight).copy()
-            values[:, [1, 3]] *= 1e-3
+            values[:, [1, 3]] *= heard
             weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    rewrite(copied_bundle, encoder=encoder.SerializeToString(), decoder=decoder.SerializeToString())
-    manifest = read_bundle(copied_bundle).manifest
+    rewrite(bundle, encoder=encoder.SerializeToString(), decoder=decoder.SerializeToString())
+    manifest = read_bundle(bundle).manifest
     kl, mean = list(manifest.latent.kl), list(manifest.latent.mean)
     kl[1], kl[3], mean[1], mean[3] = 0.0002, 0.0003, 0.02, 0.02
     latent = dataclasses.replace(manifest.latent, kl=tuple(kl), mean=tuple(mean))
-    save(copied_bundle, dataclasses.replace(manifest, latent=latent))
-    return copied_bundle
+    save(bundle, dataclasses.replace(manifest, latent=latent))
+    return bundle
 
 
 # INT8 and float16
@@ -193,7 +199,7 @@ def test_fp16_keeps_float32_at_its_borders(small: Path, tmp_path: Path) -> None:
     vae = vaekit.load(done.path, provider="cpu")
     assert done.psnr > 60
     assert done.delta_elbo is not None
-    assert abs(done.delta_elbo) < 0.1
+    assert abs(done.delta_elbo.nats) < 0.1
     for name, half in done.halves.items():
         graph = onnx.load(done.path / f"{name}.onnx").graph
         assert all(value.type.tensor_type.elem_type == FLOAT for value in (*graph.input, *graph.output))
@@ -335,7 +341,7 @@ def test_dead_dimensions_go_and_results_stay(half_dead: Path, tmp_path: Path) ->
     assert done.pruned == (1, 3)
     assert vae.latent_shape == (2,)
     assert done.delta_elbo is not None
-    assert abs(done.delta_elbo) <= 0.1
+    assert abs(done.delta_elbo.nats) <= 0.1
     images = parent.sample(20, seed=3)
     (mu, logvar), (old_mu, old_logvar) = vae.posterior(images), parent.posterior(images)
     np.testing.assert_allclose(mu, old_mu[:, [0, 2]], atol=1e-5)
@@ -383,6 +389,15 @@ def test_a_dimension_that_the_elbo_misses_stays(half_dead: Path, tmp_path: Path)
     done = squeeze(half_dead, tmp_path / "out", prune=True, say=said.append)
     assert done.pruned == (1, 3)
     assert any(line.startswith("dimension 0 stays") for line in said)
+
+
+def test_that_the_elbo_rises_without_a_dimensions_noise_is_no_reason_to_keep_it(
+    copied_bundle: Path, tmp_path: Path
+) -> None:
+    done = squeeze(kill(copied_bundle, heard=0.5), tmp_path / "out", prune=True)
+    assert done.pruned == (1, 3)
+    assert done.delta_elbo is not None
+    assert done.delta_elbo.nats > 0.1
 
 
 def test_nothing_to_prune_is_an_error_only_where_nothing_else_is_done(small: Path, tmp_path: Path) -> None:
@@ -455,8 +470,43 @@ def test_the_parent_measured_against_itself_loses_nothing(small: Path) -> None:
     vae = vaekit.load(small, provider="cpu")
     judge = Judge(vae, vae.sample(16), Limits(42.0, 0.1))
     assert judge.psnr(judge.parent) == np.inf
-    assert judge.delta_elbo(judge.parent) == 0
-    assert judge.check(judge.parent) == (np.inf, 0)
+    assert judge.delta_elbo(judge.parent, 0.1) == Delta(0.0, 0.0)
+    assert judge.check(judge.parent) == (np.inf, Delta(0.0, 0.0))
+
+
+def test_a_fall_beyond_the_limit_is_refused(small: Path) -> None:
+    vae = vaekit.load(small, provider="cpu")
+    judge = Judge(vae, vae.sample(16), Limits(-np.inf, 0.1))
+    means = np.array(vae.manifest.latent.mean)
+    alive = Graphs(
+        prune_encoder(judge.parent.encoder, (1, 2)), prune_decoder(judge.parent.decoder, (1, 2), means), (1, 2)
+    )
+    with pytest.raises(CheckError, match=r"changes by -.* may fall by 0\.1, nothing was published"):
+        judge.check(alive)
+
+
+def test_the_change_of_the_elbo_is_what_much_noise_gives(copied_bundle: Path) -> None:
+    """Against 4,000 noise vectors for each image, drawn otherwise."""
+    vae = vaekit.load(kill(copied_bundle, heard=0.3), provider="cpu")
+    images, means = vae.sample(8), np.array(vae.manifest.latent.mean)
+    judge = Judge(vae, images, Limits(42.0, 0.1))
+    pruned = Graphs(
+        prune_encoder(judge.parent.encoder, (0, 2)), prune_decoder(judge.parent.decoder, (0, 2), means), (0, 2)
+    )
+    found = judge.delta_elbo(pruned, 0.1, exactly=True)
+    mu, logvar = vae.posterior(images)
+    z = mu[:, None] + np.exp(logvar / 2)[:, None] * np.random.default_rng(0).standard_normal((8, 4000, 4))
+    fixed = z.copy()
+    fixed[..., [1, 3]] = means[[1, 3]]
+    many = np.repeat(images, 4000, axis=0)
+    with_and_without = [
+        log_likelihood(many, vae.decode(codes.reshape(-1, 4).astype(np.float32)), vae.manifest.likelihood).mean()
+        for codes in (z, fixed)
+    ]
+    kl = kl_standard_normal(mu, logvar).mean(axis=0)[[1, 3]].sum()
+    assert found is not None
+    assert 0 < found.standard_error < 0.2
+    assert found.nats == pytest.approx(with_and_without[1] - with_and_without[0] + kl, abs=4 * found.standard_error)
 
 
 def test_decibels() -> None:

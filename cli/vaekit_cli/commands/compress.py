@@ -52,9 +52,7 @@ def compress(
     ] = None,
     max_delta_elbo: Annotated[
         float | None,
-        typer.Option(
-            metavar="NATS", help="What the ELBO may change by.", show_default="5 for INT8, 0.1 for the others"
-        ),
+        typer.Option(metavar="NATS", help="What the ELBO may fall by.", show_default="5 for INT8, 0.1 for the others"),
     ] = None,
     weights_only: Annotated[
         bool | None,
@@ -120,7 +118,8 @@ def _document(done: Compression, output: Path) -> dict[str, Any]:
         "pruned": list(done.pruned),
         "psnr": done.psnr if math.isfinite(done.psnr) else None,
         "min_psnr": record["min_psnr"],
-        "delta_elbo": done.delta_elbo,
+        "delta_elbo": record["delta_elbo"],
+        "delta_elbo_standard_error": record["delta_elbo_standard_error"],
         "max_delta_elbo": record["max_delta_elbo"],
         "measured_on": done.measured_on,
         "bytes": sum(size for size, _ in sizes),
@@ -166,7 +165,8 @@ def _rows(done: Compression) -> list[tuple[str, ...]]:
 def _verdicts(done: Compression) -> list[str]:
     quality = f"prior samples: {'equal' if math.isinf(done.psnr) else f'{done.psnr:.1f} dB'} against the bundle's"
     if done.delta_elbo is not None:
-        quality += f"; ELBO {done.delta_elbo:+.3g} nats on {done.measured_on}"
+        delta = done.delta_elbo
+        quality += f"; ELBO {delta.nats:+.3g} nats (standard error {delta.standard_error:.1g}) on {done.measured_on}"
     pruned = (
         [f"pruned dimensions {', '.join(map(str, done.pruned))}: z has {done.manifest.latent.shape[0]} left"]
         if done.pruned
