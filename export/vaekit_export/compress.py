@@ -134,9 +134,12 @@ def compress_bundle(
         graphs = _pruned(judge, parent.manifest, dead_below, say, alone=precision is None)
     ways = [{name: Change(getattr(graphs, name)) for name in GRAPH_FILES}]
     if precision is not None:
-        say(f"lowering both graphs to {precision}, calibrated on {len(calibration)} images of {measured_on}")
-        both = weights_only is None and seconds > 0
-        kinds = (True, False) if both else (bool(weights_only),)
+        kinds = (True, False) if weights_only is None and seconds > 0 else (bool(weights_only),)
+        if kinds == (True,):
+            say(f"lowering the weights of both graphs to {precision}")
+        else:
+            calibrated = f", calibrated on {len(calibration)} images of {measured_on}" if precision == "int8" else ""
+            say(f"lowering both graphs to {precision}{calibrated}")
         ways = [_lowered(precision, kind, graphs, calibration, judge, keep_transposed) for kind in kinds]
     rows = {"encoder": measured, "decoder": judge.z[:, graphs.kept]}
     speeds = _speeds(parent, ways, graphs.kept, rows, seconds, say)
@@ -156,17 +159,10 @@ def compress_bundle(
     }
     contents, manifest = assemble(parent, changes, graphs.kept, rows, record)
     publish(target, contents)
-    halves = {
-        name: _half(
-            parent,
-            name,
-            changes[name],
-            len(contents[GRAPH_FILES[name]]),
-            speeds[index][name],
-            {way[name].precision: speed[name] for way, speed in zip(ways, speeds, strict=True)},
-        )
-        for name, index in chosen.items()
-    }
+    halves = {}
+    for name, index in chosen.items():
+        tried = {way[name].precision: speed[name] for way, speed in zip(ways, speeds, strict=True)}
+        halves[name] = _half(parent, name, changes[name], contents[GRAPH_FILES[name]], speeds[index][name], tried)
     return Compression(target, manifest, halves, pruned, psnr, delta, measured_on)
 
 
@@ -271,7 +267,10 @@ def _pruned(judge: Judge, manifest: Manifest, dead_below: float, say: Say, *, al
 def _lowered(
     precision: str, weights_only: bool, graphs: Graphs, images: Array, judge: Judge, keep_transposed: bool
 ) -> dict[str, Change]:
-    """Both halves in lower precision, as far as the limits allow; as they were where that is nowhere."""
+    """Both halves in lower precision, as far as the limits allow; as they were where that is nowhere.
+
+    A half whose file would not shrink keeps its weights: there is nothing else to gain by weights alone.
+    """
     inputs = {"encoder": ("image", images), "decoder": ("z", judge.z[:, graphs.kept])}
     headroom = {"encoder": judge.encoder_headroom, "decoder": judge.decoder_headroom}
     changes = {}
@@ -284,12 +283,12 @@ def _lowered(
                 base, rewritten = _without_transposed(base)
             convert = partial(to_fp16, base) if precision == "fp16" else partial(to_int8, base, input_name, rows)
         lowered = lower(list(layers_of(base)), convert, partial(_headroom_with, headroom[name], graphs, name))
-        told = f"{precision}-weights" if weights_only else precision
-        changes[name] = (
-            Change(getattr(graphs, name))
-            if lowered is None
-            else Change(tidy(lowered.onnx), told, lowered.in_float, rewritten)
-        )
+        data = None if lowered is None else tidy(lowered.onnx)
+        if lowered is None or data is None or (weights_only and len(data) >= len(tidy(base))):
+            changes[name] = Change(getattr(graphs, name))
+        else:
+            told = f"{precision}-weights" if weights_only else precision
+            changes[name] = Change(data, told, lowered.in_float, rewritten)
     return changes
 
 
@@ -332,11 +331,11 @@ def _say_what_stays(changes: Mapping[str, Change], precision: str, limits: Limit
     if len(stays) == len(changes):
         raise CheckError(
             f"no layer of either graph can be {precision} at {limits.psnr:g} dB on prior samples and "
-            f"{limits.delta_elbo:g} nats of ELBO, nothing was published; --min-psnr and --max-delta-elbo move "
-            "these bounds"
+            f"{limits.delta_elbo:g} nats of ELBO, or would be smaller so, nothing was published; --min-psnr and "
+            "--max-delta-elbo move these bounds"
         )
     for name in stays:
-        say(f"{name}: no layer of it can be {precision} within the limits; it stays as it is")
+        say(f"{name}: no layer of it can be {precision} within the limits, or would be smaller so; it stays as it is")
 
 
 def _headroom_with(headroom: Callable[[Graphs], float], graphs: Graphs, name: str, data: bytes) -> float:
@@ -373,15 +372,15 @@ def _half(
     parent: Bundle,
     name: str,
     change: Change,
-    size: int,
+    data: bytes,
     speed: dict[int, Speed],
     tried: dict[str, dict[int, Speed]],
 ) -> Half:
     before = parent.files[parent.manifest.graphs[name].file]
-    operators, old = read_onnx(change.onnx).operators, read_onnx(before).operators
+    operators, old = read_onnx(data).operators, read_onnx(before).operators
     return Half(
         change.precision,
-        size,
+        len(data),
         len(before),
         operators.total(),
         old.total(),

@@ -194,6 +194,20 @@ def test_weights_alone_leave_arithmetic_and_tolerances_to_float32(
     assert vae.verify().passed
 
 
+def test_weights_that_are_too_small_to_gain_stay(tmp_path: Path) -> None:
+    said: list[str] = []
+    maps = Path(__file__).parents[1] / "edge" / "free-bundle"
+    done = squeeze(maps, tmp_path / "bundle", precision="int8", weights_only=True, say=said.append)
+    assert {name: half.precision for name, half in done.halves.items()} == {
+        "encoder": "int8-weights",
+        "decoder": "fp32",
+    }
+    assert said[0] == "lowering the weights of both graphs to int8"
+    assert any(line.startswith("decoder: no layer") and "it stays as it is" in line for line in said)
+    with pytest.raises(CheckError, match=r"or would be smaller so, nothing was published"):
+        squeeze(maps.with_name("map-bundle"), tmp_path / "other", precision="fp16", weights_only=True, min_psnr=999.0)
+
+
 def test_fp16_keeps_float32_at_its_borders(small: Path, tmp_path: Path) -> None:
     done = squeeze(small, tmp_path / "bundle", precision="fp16")
     vae = vaekit.load(done.path, provider="cpu")

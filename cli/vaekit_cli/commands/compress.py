@@ -189,7 +189,10 @@ def _notes(done: Compression) -> list[str]:
         if half.in_float:
             notes.append(f"{name}: {', '.join(half.in_float)} stayed in float32, as the most sensitive")
         if half.rewritten:
-            notes.append(f"{name}: {half.rewritten} transposed convolutions became ordinary ones for integer kernels")
+            became = "transposed convolutions became ordinary ones"
+            if half.rewritten == 1:
+                became = "transposed convolution became an ordinary one"
+            notes.append(f"{name}: {half.rewritten} {became} for integer kernels")
         if half.precision != "fp32" and half.bytes >= half.parent_bytes:
             notes.append(
                 f"{name}: is no smaller; what {half.precision} adds to so small a graph is as large as it saves"
