@@ -53,7 +53,7 @@ class Change:
     onnx: bytes
     precision: str = "fp32"
     in_float: tuple[str, ...] = ()
-    """Layers left in float32, the most sensitive first."""
+    """Layers left in float32, or with float16 weights among int8 ones, the most sensitive first."""
     rewritten: int = 0
     """Transposed convolutions that became ordinary ones."""
 

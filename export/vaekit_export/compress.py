@@ -63,7 +63,7 @@ class Half:
     nodes: int
     parent_nodes: int
     in_float: tuple[str, ...]
-    """Layers left in float32, the most sensitive first."""
+    """Layers left in float32, or with float16 weights among int8 ones, the most sensitive first."""
     transposed: int
     """Transposed convolutions in it."""
     rewritten: int

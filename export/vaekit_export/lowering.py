@@ -1,4 +1,4 @@
-"""Graphs in INT8 or float16, with the layers that cannot bear it left in float32."""
+"""Graphs in INT8 or float16, with the layers that cannot bear it left in float."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CALIBRATION_BATCH = 64
 
 Array = NDArray[np.float32]
 Convert = Callable[[Collection[str]], bytes]
-"""A graph in lower precision, with the layers of the names given left in float32."""
+"""A graph in lower precision, with the layers of the names given left in float."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Lowered:
 
     onnx: bytes
     in_float: tuple[str, ...]
-    """Layers that were left in float32, the most sensitive first."""
+    """Layers that were left in float, the most sensitive first."""
 
 
 def lower(layers: Sequence[str], convert: Convert, headroom: Callable[[bytes], float]) -> Lowered | None:
-    """The graph in lower precision with as few layers in float32 as leave ``headroom`` at zero or above.
+    """The graph in lower precision with as few layers in float as leave ``headroom`` at zero or above.
 
     Where the whole graph does not reach that, each layer's sensitivity is measured, by the headroom with that layer
-    alone in lower precision, and the most sensitive are left in float32 one after the other. None where no layer may be
+    alone in lower precision, and the most sensitive are left in float one after the other. None where no layer may be
     lowered.
     """
     whole = convert(())

@@ -7,7 +7,7 @@ run. (DequantizeLinear says the same, but is computed anew in every run, and lay
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -18,6 +18,8 @@ from vaekit_export.lowering import WEIGHTED, nodes_of
 
 _LEAST_NUMBERS = 512  # in fewer, what gives them back takes as many bytes as it saves
 _LARGEST_INT8 = 127
+_LARGEST_FP16 = 65504.0
+_SPARED = {"int8": "fp16", "fp16": "fp32"}
 
 Array = NDArray[np.float32]
 
@@ -27,42 +29,34 @@ def lower_weights(data: bytes, precision: str, keep: Collection[str] = ()) -> by
 
     An int8 weight is q·s with s = max|w| / 127 over its channel (Krishnamoorthi, "Quantizing deep convolutional
     networks for efficient inference", 2018, sections 2.2 and 3.1). All eight bits are used, as nothing adds up the
-    products in 16. ``keep`` names layers whose weights stay float32.
+    products in 16. ``keep`` names layers whose weights are spared: float16 in place of int8, float32 in place of
+    float16. Weights beyond the range of float16 stay float32.
     """
     model = onnx.load_from_string(data)
     graph = model.graph
-    axes = _channel_axes(graph, nodes_of(data, keep))
-    restored: list[onnx.NodeProto] = []
+    axes = {node.input[1]: _channel_axis(node) for node in graph.node if node.op_type in WEIGHTED}
+    kept = set(nodes_of(data, keep))
+    spared = {name for node in graph.node if node.name in kept for name in node.input}
+    restoring: list[onnx.NodeProto] = []
     stored: list[onnx.TensorProto] = []
     for weight in graph.initializer:
-        axis = axes.get(weight.name)
-        if axis is None or weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) < _LEAST_NUMBERS:
-            stored.append(weight)
-            continue
-        values = numpy_helper.to_array(weight)
-        nodes, tensors = _as_fp16(weight.name, values) if precision == "fp16" else _as_int8(weight.name, values, axis)
-        restored.extend(nodes)
+        nodes: list[onnx.NodeProto] = []
+        tensors = [weight]
+        if weight.name in axes and weight.data_type == TensorProto.FLOAT and np.prod(weight.dims) >= _LEAST_NUMBERS:
+            values = numpy_helper.to_array(weight)
+            to = _SPARED[precision] if weight.name in spared else precision
+            if to == "int8":
+                nodes, tensors = _as_int8(weight.name, values, axes[weight.name])
+            elif to == "fp16" and np.abs(values).max() <= _LARGEST_FP16:
+                nodes, tensors = _as_fp16(weight.name, values)
+        restoring.extend(nodes)
         stored.extend(tensors)
-    nodes = [*restored, *graph.node]
+    restoring.extend(graph.node)
     del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
+    graph.node.extend(restoring)
     graph.initializer.extend(stored)
     lowered: bytes = model.SerializeToString(deterministic=True)
     return lowered
-
-
-def _channel_axes(graph: onnx.GraphProto, kept: Iterable[str]) -> dict[str, int]:
-    """The axis of output channels by name of each weight that no node of those kept uses."""
-    kept = set(kept)
-    axes = {}
-    for node in graph.node:
-        if node.name not in kept and node.op_type in WEIGHTED:
-            axes[node.input[1]] = _channel_axis(node)
-    for node in graph.node:
-        if node.name in kept:
-            for name in node.input:
-                axes.pop(name, None)
-    return axes
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:
@@ -86,7 +80,6 @@ def _as_int8(name: str, values: Array, axis: int) -> tuple[list[onnx.NodeProto],
 
 
 def _as_fp16(name: str, values: Array) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The same for float16. Numbers beyond its range become infinite, which the measurement of quality finds."""
-    with np.errstate(over="ignore"):
-        halves = numpy_helper.from_array(values.astype(np.float16), f"{name}_fp16")
+    """The same for float16."""
+    halves = numpy_helper.from_array(values.astype(np.float16), f"{name}_fp16")
     return [helper.make_node("Cast", [halves.name], [name], f"{name}_Cast", to=TensorProto.FLOAT)], [halves]

@@ -194,6 +194,18 @@ def test_weights_alone_leave_arithmetic_and_tolerances_to_float32(
     assert vae.verify().passed
 
 
+def test_among_int8_weights_the_most_sensitive_are_float16(small: Path, tmp_path: Path) -> None:
+    whole = squeeze(small, tmp_path / "whole", precision="int8", weights_only=True)
+    options: dict[str, Any] = {"precision": "int8", "weights_only": True, "max_delta_elbo": 100.0}
+    done = squeeze(small, tmp_path / "bundle", min_psnr=whole.psnr + 2, **options)
+    half = done.halves["decoder"]
+    assert done.psnr >= whole.psnr + 2
+    assert (half.precision, len(half.in_float)) == ("int8-weights", 1)
+    assert whole.halves["decoder"].bytes < half.bytes < half.parent_bytes
+    kinds = {weight.data_type for weight in onnx.load(done.path / "decoder.onnx").graph.initializer}
+    assert {TensorProto.INT8, TensorProto.FLOAT16} < kinds
+
+
 def test_weights_that_are_too_small_to_gain_stay(tmp_path: Path) -> None:
     said: list[str] = []
     maps = Path(__file__).parents[1] / "edge" / "free-bundle"

@@ -105,23 +105,22 @@ def test_once_loaded_the_operators_are_those_of_float32(tiny_bundle: Path, tmp_p
 def test_layers_that_are_kept_and_small_weights_stay_as_they_are(tiny_bundle: Path) -> None:
     data = (tiny_bundle / "decoder.onnx").read_bytes()
     layers = list(layers_of(data))
-    assert lower_weights(data, "int8", keep=layers) == onnx.load_from_string(data).SerializeToString(deterministic=True)
+    assert lower_weights(data, "fp16", keep=layers) == onnx.load_from_string(data).SerializeToString(deterministic=True)
     one = onnx.load_from_string(lower_weights(data, "int8", keep=layers[1:]))
-    assert [node.op_type for node in one.graph.node][:2] == ["Cast", "Mul"]
+    operators = [node.op_type for node in one.graph.node]
+    assert (operators.count("Cast"), operators[:3].count("Mul")) == (2, 1)
     kinds = {weight.name: weight.data_type for weight in one.graph.initializer}
-    assert TensorProto.INT8 in kinds.values()
+    assert {TensorProto.INT8, TensorProto.FLOAT16} < set(kinds.values())
     small = model_of("Gemm", (2, 10), np.ones((10, 10), np.float32), {})
     assert lower_weights(small, "int8") == onnx.load_from_string(small).SerializeToString(deterministic=True)
 
 
-def test_a_weight_that_a_kept_layer_shares_stays() -> None:
+def test_a_weight_that_a_kept_layer_shares_is_spared() -> None:
     data = model_of("Gemm", (2, 40), np.ones((40, 20), np.float32), {})
-    assert lower_weights(data, "int8", keep=["node1"]) == onnx.load_from_string(data).SerializeToString(
-        deterministic=True
-    )
+    assert lower_weights(data, "int8", keep=["node1"]) == lower_weights(data, "fp16")
 
 
-def test_numbers_beyond_float16_are_found_by_what_follows() -> None:
+def test_numbers_beyond_float16_stay_as_they_are() -> None:
     data = model_of("Gemm", (2, 40), np.full((40, 20), 1e6, np.float32), {})
-    results = run(lower_weights(data, "fp16"), np.ones((2, 40), np.float32))
-    assert np.isinf(results[0]).all()
+    assert lower_weights(data, "fp16") == onnx.load_from_string(data).SerializeToString(deterministic=True)
+    assert np.isfinite(run(lower_weights(data, "int8", keep=["node0"]), np.ones((2, 40), np.float32))[0]).all()

@@ -187,7 +187,9 @@ def _notes(done: Compression) -> list[str]:
     notes = []
     for name, half in done.halves.items():
         if half.in_float:
-            notes.append(f"{name}: {', '.join(half.in_float)} stayed in float32, as the most sensitive")
+            layers = ", ".join(half.in_float)
+            kept = f"float16 weights in {layers}" if half.precision == "int8-weights" else f"{layers} stayed in float32"
+            notes.append(f"{name}: {kept}, as the most sensitive")
         if half.rewritten:
             became = "transposed convolutions became ordinary ones"
             if half.rewritten == 1:
