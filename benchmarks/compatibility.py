@@ -2,28 +2,28 @@
 
     python benchmarks/compatibility.py [--run vae] [--opsets 17 21] [--versions 1.15.0 1.17.0] [--json FILE]
 
-For each opset that the tools installed here reach: the IR version, nodes, bytes, speed over opset 17 (both in turn, a
-process for each half), and the oldest ONNX Runtime that really loaded and ran both files. For that, each of
---versions is installed into a venv of its own, oldest first, and tests/packaging/run_bundle_bare.py runs there. A
-version that cannot be installed is left out and said so. Needs the extra `train` and a package index; some minutes.
+For each opset that the tools installed here reach: the IR version, nodes, bytes, speed at batch size 64 over the first
+opset (all in turn, each time in a process of its own; the first against itself shows the noise), and the oldest ONNX
+Runtime that really loaded and ran both files. For that, each of --versions is installed into a venv of its own, oldest
+first, and tests/packaging/run_bundle_bare.py runs there. A version that cannot be installed is left out and said so.
+Needs the extra `train` and a package index; some minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import subprocess
 import tempfile
 import venv
 from pathlib import Path
 from typing import Any
 
-from timing import ratio, write_json
+from timing import write_json
 
-from vaekit.bench import bench, settings
-from vaekit.machine import usable_cpus
-from vaekit.providers import Selection
 from vaekit_export.onnx_export import MIN_OPSET, newest_opset
 from vaekit_export.publish import export_run
+from vaekit_export.speed import compare_speed
 
 BARE = Path(__file__).parents[1] / "tests" / "packaging" / "run_bundle_bare.py"
 VERSIONS = (
@@ -48,7 +48,6 @@ VERSIONS = (
 )
 NUMPY_2_FROM = (1, 19)
 BATCH = 64
-ROUNDS = 3
 
 
 def main() -> None:
@@ -71,16 +70,17 @@ def main() -> None:
             rows[opset] = {"ir": done.manifest.graphs["decoder"].ir_version, "nodes": done.nodes, "bytes": size}
         for opset, version in oldest(bundles, options.versions, Path(scratch)).items():
             rows[opset]["oldest_onnxruntime"] = version
-        for opset, bundle in bundles.items():
-            rows[opset]["speed"] = speed(bundles[options.opsets[0]], bundle, options.seconds)
+        timed = compare_speed(bundles[options.opsets[0]], list(bundles.values()), options.seconds)
+        for opset, speeds in zip(bundles, timed, strict=True):
+            rows[opset]["speed"] = {graph: dataclasses.asdict(by_batch[BATCH]) for graph, by_batch in speeds.items()}
         print(
             f"{'opset':>5} {'IR':>3} {'nodes':>9} {'MB':>6} {'oldest ONNX Runtime':>20}  encode, decode over the first"
         )
         for opset, row in rows.items():
             nodes = " + ".join(str(count) for count in row["nodes"].values())
-            speeds = ", ".join(f"x{s['median']:.2f} ({s['min']:.2f}-{s['max']:.2f})" for s in row["speed"].values())
+            told = ", ".join(f"x{s['median']:.2f} ({s['least']:.2f}-{s['largest']:.2f})" for s in row["speed"].values())
             found = row["oldest_onnxruntime"] or "none of those tried"
-            print(f"{opset:>5} {row['ir']:>3} {nodes:>9} {row['bytes'] / 1e6:>6.2f} {found:>20}  {speeds}")
+            print(f"{opset:>5} {row['ir']:>3} {nodes:>9} {row['bytes'] / 1e6:>6.2f} {found:>20}  {told}")
         write_json(options.json, {"opsets": rows})
 
 
@@ -102,19 +102,6 @@ def oldest(bundles: dict[int, Path], versions: list[str], scratch: Path) -> dict
             bare = [str(folder / "bin" / "python"), str(BARE), str(bundles[opset])]
             if subprocess.run(bare, capture_output=True, check=False).returncode == 0:
                 found[opset] = version
-    return found
-
-
-def speed(first: Path, bundle: Path, seconds: float) -> dict[str, dict[str, float]]:
-    """Images a second of a bundle over those of the first, both in turn, by half."""
-    found = {}
-    for setting in settings([BATCH], [usable_cpus()]):
-        rates: dict[Path, list[float]] = {first: [], bundle: []}
-        for _ in range(ROUNDS):
-            for path, past in rates.items():
-                timing = next(bench(path, Selection("cpu"), [setting], seconds=seconds))
-                past.append(timing.images_per_second)
-        found[setting.graph] = ratio(rates[bundle], rates[first])
     return found
 
 

@@ -141,12 +141,11 @@ def compress_bundle(
             calibrated = f", calibrated on {len(calibration)} images of {measured_on}" if precision == "int8" else ""
             say(f"lowering both graphs to {precision}{calibrated}")
         ways = [_lowered(precision, kind, graphs, calibration, judge, keep_transposed) for kind in kinds]
+        _say_what_stays(ways, precision, limits, say)
     rows = {"encoder": measured, "decoder": judge.z[:, graphs.kept]}
     speeds = _speeds(parent, ways, graphs.kept, rows, seconds, say)
     chosen = {name: _chosen([way[name] for way in ways], [speed[name] for speed in speeds]) for name in GRAPH_FILES}
     changes = {name: ways[index][name] for name, index in chosen.items()}
-    if precision is not None:
-        _say_what_stays(changes, precision, limits, say)
 
     psnr, delta = judge.check(Graphs(changes["encoder"].onnx, changes["decoder"].onnx, graphs.kept))
     pruned = tuple(sorted(set(judge.parent.kept) - set(graphs.kept)))
@@ -237,6 +236,7 @@ def _pruned(judge: Judge, manifest: Manifest, dead_below: float, say: Say, *, al
     """
     kl, means = np.array(manifest.latent.kl), np.array(manifest.latent.mean)
     dead = sorted((j for j in range(len(kl)) if kl[j] < dead_below), key=lambda j: kl[j])[: len(kl) - 1]
+    limit = min(MAX_DELTA_ELBO_PRUNED, judge.limits.delta_elbo)
     while dead:
         kept = tuple(j for j in range(len(kl)) if j not in dead)
         graphs = Graphs(
@@ -244,7 +244,6 @@ def _pruned(judge: Judge, manifest: Manifest, dead_below: float, say: Say, *, al
             tidy(prune_decoder(judge.parent.decoder, kept, means)),
             kept,
         )
-        limit = min(MAX_DELTA_ELBO_PRUNED, judge.limits.delta_elbo)
         delta = judge.delta_elbo(graphs, limit)
         if delta is not None and delta.nats >= -limit:
             delta = judge.delta_elbo(graphs, limit, exactly=True)
@@ -282,11 +281,12 @@ def _lowered(
             if precision == "int8" and not keep_transposed:
                 base, rewritten = _without_transposed(base)
             convert = partial(to_fp16, base) if precision == "fp16" else partial(to_int8, base, input_name, rows)
+        changes[name] = Change(getattr(graphs, name))
         lowered = lower(list(layers_of(base)), convert, partial(_headroom_with, headroom[name], graphs, name))
-        data = None if lowered is None else tidy(lowered.onnx)
-        if lowered is None or data is None or (weights_only and len(data) >= len(tidy(base))):
-            changes[name] = Change(getattr(graphs, name))
-        else:
+        if lowered is None:
+            continue
+        data = tidy(lowered.onnx)
+        if not weights_only or len(data) < len(tidy(base)):
             told = f"{precision}-weights" if weights_only else precision
             changes[name] = Change(data, told, lowered.in_float, rewritten)
     return changes
@@ -302,7 +302,7 @@ def _speeds(
 ) -> list[Speeds]:
     """How fast each way of changing both graphs is, over the parent; empty speeds for 0 seconds."""
     if not seconds:
-        return compare_speed(parent.path, [parent.path] * len(ways), 0)
+        return [{name: {} for name in GRAPH_FILES} for _ in ways]
     say(f"timing {len(ways) + 1} bundles in turn")
     with tempfile.TemporaryDirectory(prefix="vaekit-") as folder:
         bundles = [
@@ -325,10 +325,10 @@ def _mean_speed(speeds: Mapping[int, Speed]) -> float:
     return statistics.geometric_mean([speed.median for speed in speeds.values()] or [1.0])
 
 
-def _say_what_stays(changes: Mapping[str, Change], precision: str, limits: Limits, say: Say) -> None:
-    """Name a half that could not be lowered. Raises CheckError where neither could."""
-    stays = [name for name, change in changes.items() if change.precision == "fp32"]
-    if len(stays) == len(changes):
+def _say_what_stays(ways: Sequence[Mapping[str, Change]], precision: str, limits: Limits, say: Say) -> None:
+    """Name a half that could be lowered in no way. Raises CheckError where neither could."""
+    stays = [name for name in GRAPH_FILES if all(way[name].precision == "fp32" for way in ways)]
+    if len(stays) == len(GRAPH_FILES):
         raise CheckError(
             f"no layer of either graph can be {precision} at {limits.psnr:g} dB on prior samples and "
             f"{limits.delta_elbo:g} nats of ELBO, or would be smaller so, nothing was published; --min-psnr and "

@@ -32,11 +32,10 @@ Speeds = dict[str, dict[int, Speed]]
 def compare_speed(parent: Path, bundles: Sequence[Path], seconds: float) -> list[Speeds]:
     """Speed of each bundle's halves over the parent's, on every processor that may be used.
 
-    Each half is timed for ``seconds`` at two batch sizes in three rounds; for 0 seconds nothing is, and the speeds are
-    empty.
+    Each half is timed for ``seconds`` at two batch sizes in three rounds.
     """
     found: list[Speeds] = [{graph: {} for graph in _GRAPHS.values()} for _ in bundles]
-    for setting in settings(_BATCHES, [usable_cpus()]) if seconds else []:
+    for setting in settings(_BATCHES, [usable_cpus()]):
         rounds = [
             [next(bench(path, Selection("cpu"), [setting], seconds=seconds)) for path in (parent, *bundles)]
             for _ in range(_ROUNDS)

@@ -18,7 +18,6 @@ from vaekit_export.lowering import WEIGHTED, nodes_of
 
 _LEAST_NUMBERS = 512  # in fewer, what gives them back takes as many bytes as it saves
 _LARGEST_INT8 = 127
-_LARGEST_FP16 = 65504.0
 _SPARED = {"int8": "fp16", "fp16": "fp32"}
 
 Array = NDArray[np.float32]
@@ -47,7 +46,7 @@ def lower_weights(data: bytes, precision: str, keep: Collection[str] = ()) -> by
             to = _SPARED[precision] if weight.name in spared else precision
             if to == "int8":
                 nodes, tensors = _as_int8(weight.name, values, axes[weight.name])
-            elif to == "fp16" and np.abs(values).max() <= _LARGEST_FP16:
+            elif to == "fp16" and np.abs(values).max() <= np.finfo(np.float16).max:
                 nodes, tensors = _as_fp16(weight.name, values)
         restoring.extend(nodes)
         stored.extend(tensors)

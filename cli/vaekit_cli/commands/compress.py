@@ -76,8 +76,6 @@ def compress(
     quiet: QuietOption = False,
 ) -> None:
     """Write a smaller bundle, if it is good enough: INT8 or float16, and without dead latent dimensions."""
-    from vaekit_export.compress import DEAD_BELOW, compress_bundle
-
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 contradict each other: choose one")
     if dead_below is not None and not prune:
@@ -86,6 +84,8 @@ def compress(
         raise UsageError("--weights-only says what --int8 and --fp16 lower: give one of them too")
     if keep_transposed and (weights_only or not int8):
         raise UsageError("--keep-transposed says something of --int8 alone, where activations are lowered too")
+    from vaekit_export.compress import DEAD_BELOW, compress_bundle  # which takes seconds, as it imports PyTorch
+
     say = speaker(quiet or as_json)
     done = compress_bundle(
         bundle,
