@@ -21,9 +21,9 @@ from typing import Any
 
 from timing import write_json
 
+from vaekit_export.compress.speed import compare_speed
 from vaekit_export.onnx_export import MIN_OPSET, newest_opset
 from vaekit_export.publish import export_run
-from vaekit_export.speed import compare_speed
 
 BARE = Path(__file__).parents[1] / "tests" / "packaging" / "run_bundle_bare.py"
 VERSIONS = (

@@ -38,8 +38,8 @@ from contest import (
 from timing import write_json
 from torch import Tensor, nn
 
-from vaekit.machine import usable_cpus
-from vaekit.sources import Images
+from vaekit.images.dataset import Images
+from vaekit.system.machine import usable_cpus
 from vaekit.training.networks import VAENetwork
 from vaekit_cli.commands.train import DEFAULT_BATCH_SIZE, DEFAULT_LR
 

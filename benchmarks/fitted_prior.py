@@ -25,9 +25,9 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from timing import write_json
 
-from vaekit.pictures import grid, save_picture
-from vaekit.prior import draw_mixture, draw_normal
-from vaekit.sources import open_source
+from vaekit.images.dataset import open_source
+from vaekit.maths.prior import draw_mixture, draw_normal
+from vaekit.output.grid import grid, save_picture
 from vaekit.training.mixture import MAX_COMPONENTS
 from vaekit.training.networks import reparameterise
 from vaekit.training.run import Run, load_holdout, load_run

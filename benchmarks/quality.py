@@ -29,7 +29,7 @@ from contest import LATENT, PIXELS, Heads, Sigmoid, fashion_mnist, measure, pair
 from timing import write_json
 from torch import Tensor, nn
 
-from vaekit.machine import usable_cpus
+from vaekit.system.machine import usable_cpus
 from vaekit.training.networks import VAENetwork
 from vaekit_cli.commands.train import DEFAULT_BATCH_SIZE, DEFAULT_LR
 
@@ -117,7 +117,7 @@ def trained(candidate: Candidate, minutes: float, folder: Path) -> dict[str, Any
 
 def latencies(path: Path) -> dict[str, float]:
     """Milliseconds that a decoder takes for 1 and for 64 images, medians."""
-    from vaekit.providers import open_on_cpu
+    from vaekit.ort.session import open_on_cpu
 
     graph = open_on_cpu("decoder", path.read_bytes())
     found = {}

@@ -22,7 +22,7 @@ import psutil
 from PIL import Image
 from timing import ratio, show, write_json
 
-from vaekit.bundle import read_bundle
+from vaekit.bundle.reading import read_bundle
 
 _SAMPLE_SECONDS = 0.02
 _DISTINCT = 1000  # pictures; the others are further names of them

@@ -25,9 +25,9 @@ from sklearn.neighbors import NearestNeighbors
 from timing import write_json
 
 import vaekit
-from vaekit.idx import read_idx
-from vaekit.plots import Projection, decoded_plane, legend, new_figure, save_figure, scatter
-from vaekit.sources import CLASS_NAMES, find_dataset
+from vaekit.images.dataset import CLASS_NAMES, find_dataset
+from vaekit.images.idx import read_idx
+from vaekit.output.plots import Projection, decoded_plane, legend, new_figure, save_figure, scatter
 
 PANELS = {
     "autoencoder": "reconstruction only",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vaekit.machine import usable_cpus
+from vaekit.system.machine import usable_cpus
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:

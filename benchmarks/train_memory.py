@@ -21,9 +21,9 @@ from timing import ratio, show, write_json
 _SAMPLE_SECONDS = 0.05
 _SHAPE = (3, 32, 32)
 _SHORT_OF_MEMORY = """
-import vaekit.sources
+import vaekit.images.dataset
 from vaekit_cli.main import main
-vaekit.sources.available_memory = lambda: 0
+vaekit.images.dataset.available_memory = lambda: 0
 main()
 """
 

@@ -79,7 +79,7 @@ def run_graph(backend: str, model: Path, run: Path) -> Callable[[str, Any], Any]
 
     import torch
 
-    from vaekit.machine import usable_cpus
+    from vaekit.system.machine import usable_cpus
     from vaekit.training.run import load_run
 
     torch.set_num_threads(usable_cpus())

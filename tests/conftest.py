@@ -21,8 +21,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture
 def tiny_bundle() -> Path:
-    """A small real bundle, made by tests/edge/make_tiny_bundle.py."""
-    return Path(__file__).parent / "edge" / "tiny-bundle"
+    """A small real bundle, made by tests/bundles/make_tiny.py."""
+    return Path(__file__).parent / "bundles" / "tiny"
 
 
 @pytest.fixture

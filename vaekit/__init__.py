@@ -13,7 +13,7 @@ from vaekit import errors
 from vaekit.errors import VaekitError
 
 if TYPE_CHECKING:
-    from vaekit.runtime import VAE, load
+    from vaekit.vae import VAE, load
 
 __version__ = "0.1.0"
 
@@ -23,7 +23,7 @@ __all__ = ["VAE", "VaekitError", "__version__", "errors", "load"]
 def __getattr__(name: str) -> Any:
     # NumPy is imported when a bundle is first loaded, so that `vaekit --help` costs nothing.
     if name in ("VAE", "load"):
-        from vaekit import runtime
+        from vaekit import vae as runtime
 
         return getattr(runtime, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaekit.files import check_file_target, check_new_folder
-from vaekit.pictures import FORMATS, check_size, grid, save_images, save_picture
+from vaekit.output.grid import FORMATS, check_size, grid, save_images, save_picture
+from vaekit.system.files import check_file_target, check_new_folder
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
 
 from vaekit.errors import MissingExtraError, VaekitError
-from vaekit.files import replacing_folder
-from vaekit.plots import new_figure, save_figure
-from vaekit.providers import open_on_cpu
+from vaekit.ort.session import open_on_cpu
+from vaekit.output.plots import new_figure, save_figure
+from vaekit.system.files import replacing_folder
+from vaekit.types import Array
 from vaekit_export.onnx_export import export_program
 from vaekit_export.parity import Graph, Tolerances
 
@@ -36,8 +36,6 @@ REPORT, TABLE, PLOT = "parity.json", "parity.txt", "parity.png"
 
 _BATCH = 32
 _DECADES = range(-10, 3)  # powers of ten between which absolute differences are counted
-
-Array = NDArray[np.float32]
 
 
 @dataclass

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vaekit.errors import ExportError, SourceError, UsageError
-from vaekit.stream import ImageStream
-from vaekit_export.any_vae import ForeignVAE, VAEDescription
-from vaekit_export.publish import Array, Say, rows_of_images
+from vaekit.images.stream import ImageStream
+from vaekit.types import Array
+from vaekit_export.foreign import ForeignVAE, VAEDescription
+from vaekit_export.publish import Say, rows_of_images
 
 _IMAGES = 1000  # as many as a run holds out, where they are small
 _NAMED_KEYS = 3

@@ -16,11 +16,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from vaekit.bundle.onnx_file import TensorInfo, read_onnx
 from vaekit.errors import ExportError, UsageError
-from vaekit.onnx_file import TensorInfo, read_onnx
-from vaekit.providers import open_on_cpu
-from vaekit_export.metadata import KEYS
-from vaekit_export.simplify import constant_shapes
+from vaekit.ort.session import open_on_cpu
+from vaekit_export.passes.metadata import KEYS
+from vaekit_export.passes.shapes import constant_shapes
 
 MIN_OPSET = 17
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vaekit.errors import ParityError, UsageError
-from vaekit.providers import open_on_cpu
+from vaekit.ort.session import open_on_cpu
+from vaekit.types import Array
 from vaekit_export.onnx_export import BATCH_AXIS, Axes
 
 BATCH_SIZES = (1, 2, 7, 64)
 
-Array = NDArray[np.float32]
 Outputs = tuple[Array, ...]
 Runner = Callable[[Array], Outputs]
 """Runs a graph or module on a batch of rows."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import vaekit
-from vaekit.bundle import (
+from vaekit.bundle.manifest import (
     DECODER,
     DETERMINISTIC,
     ENCODER,
@@ -34,24 +34,22 @@ from vaekit.bundle import (
     GraphSpec,
     ImageSpec,
     LatentSpec,
-    Likelihood,
     Manifest,
     Scaling,
     ScoreStatistics,
     Tolerance,
     dump_json,
-    is_bundle,
-    read_bundle,
 )
+from vaekit.bundle.onnx_file import read_onnx
+from vaekit.bundle.reading import is_bundle, read_bundle
 from vaekit.errors import BundleError, ExportError, ParityError, UsageError, VaekitError
-from vaekit.files import check_writable, replacing_folder
-from vaekit.images import preprocessing_rule
-from vaekit.onnx_file import read_onnx
-from vaekit.prior import Mixture, draw_mixture, draw_normal
-from vaekit.scoring import Decode, Encode, elbo_terms, kl_standard_normal
+from vaekit.images.picture import preprocessing_rule
+from vaekit.maths.elbo import Decode, Encode, Likelihood, elbo_terms, kl_standard_normal
+from vaekit.maths.prior import Mixture, draw_mixture, draw_normal
+from vaekit.system.files import check_writable, replacing_folder
 from vaekit.training.run import Run, load_holdout, load_run
+from vaekit.types import Array
 from vaekit_export.explain import Explanation, explain, write_report
-from vaekit_export.metadata import describe, with_metadata
 from vaekit_export.onnx_export import BATCH_AXIS, Axes, check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
     BATCH_SIZES,
@@ -65,6 +63,7 @@ from vaekit_export.parity import (
     onnx_runner,
     torch_runner,
 )
+from vaekit_export.passes.metadata import describe, with_metadata
 
 _LATENTS = 256  # of each kind that the decoder is checked on, where images are small
 _PIXELS = 1 << 22  # numbers in all the images that are compared at a time
@@ -73,7 +72,6 @@ _GOLDEN_ROWS = 8
 _BATCH = 64
 _SCORE_SEED = 0  # the seed that `vaekit score` takes by default
 
-Array = NDArray[np.float32]
 Say = Callable[[str], None]
 
 

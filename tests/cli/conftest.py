@@ -15,7 +15,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import numpy as np
 import pytest
 
-from vaekit.shapes import draw_shapes
+from vaekit.images.shapes import draw_shapes
 from vaekit_cli.main import main
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import vaekit as library
-from vaekit.shapes import draw_shapes
+from vaekit.images.shapes import draw_shapes
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Fails = Callable[..., None]

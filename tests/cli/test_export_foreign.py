@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import vaekit as library
-from vaekit.shapes import draw_shapes
+from vaekit.images.shapes import draw_shapes
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Fails = Callable[..., None]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vaekit.shapes import draw_shapes
+from vaekit.images.shapes import draw_shapes
 from vaekit.training.run import load_run
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

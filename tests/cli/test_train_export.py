@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import vaekit as library
-from vaekit.shapes import draw_shapes
+from vaekit.images.shapes import draw_shapes
 from vaekit.training.run import load_run
 from vaekit_cli.console import command_line
 

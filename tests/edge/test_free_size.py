@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import vaekit as package
-from vaekit.bundle import read_bundle
+from vaekit.bundle.reading import read_bundle
 from vaekit.errors import BundleError, UsageError
-from vaekit.runtime import VAE
-from vaekit.scoring import kl_standard_normal, log_likelihood
-from vaekit.shapes import draw_shapes
+from vaekit.images.shapes import draw_shapes
+from vaekit.maths.elbo import kl_standard_normal, log_likelihood
+from vaekit.vae import VAE
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Fails = Callable[..., None]
 
-FREE, MAP = (Path(__file__).parent / name for name in ("free-bundle", "map-bundle"))
+FREE, MAP = (Path(__file__).parents[1] / "bundles" / name for name in ("free", "map"))
 SIZE = (24, 8)
 
 

@@ -17,21 +17,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import vaekit as package
-from vaekit import latents, noise
-from vaekit.bundle import Manifest, Scaling, dump_json, read_bundle
+from vaekit.bundle.manifest import Manifest, Scaling, dump_json
+from vaekit.bundle.reading import read_bundle
 from vaekit.errors import BundleError, SourceError, UsageError
-from vaekit.latent_files import Spill, open_latents
-from vaekit.runtime import VAE
-from vaekit.scoring import kl_standard_normal, log_likelihood
-from vaekit.shapes import draw_shapes
+from vaekit.images.shapes import draw_shapes
+from vaekit.maths import latents, noise
+from vaekit.maths.elbo import kl_standard_normal, log_likelihood
+from vaekit.output.latents import Spill, open_latents
+from vaekit.vae import VAE
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Fails = Callable[..., None]
 Array = NDArray[np.float32]
 Change = Callable[[dict[str, Any]], object]
 
-HERE = Path(__file__).parent
-MAP, DETERMINISTIC = HERE / "map-bundle", HERE / "deterministic-bundle"
+BUNDLES = Path(__file__).parents[1] / "bundles"
+MAP, DETERMINISTIC = BUNDLES / "map", BUNDLES / "deterministic"
 LATENT, IMAGE = (2, 4, 3), (3, 16, 12)
 
 both = pytest.mark.parametrize("bundle", [MAP, DETERMINISTIC], ids=lambda path: path.name)

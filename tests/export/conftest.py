@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from vaekit.shapes import draw_shapes
-from vaekit.sources import open_source
+from vaekit.images.dataset import open_source
+from vaekit.images.shapes import draw_shapes
 from vaekit.training.run import Config, Run, load_run
 from vaekit.training.trainer import Trainer
 from vaekit_export.onnx_export import export_onnx

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 import vaekit
-from vaekit.bundle import Scaling
+from vaekit.bundle.manifest import Scaling
 from vaekit.errors import ExportError, UsageError
-from vaekit.runtime import VAE
-from vaekit.shapes import draw_shapes
-from vaekit_export.any_vae import ForeignVAE, export_vae
+from vaekit.images.shapes import draw_shapes
+from vaekit.vae import VAE
+from vaekit_export.foreign import ForeignVAE, export_vae
 from vaekit_export.publish import Export
 
 Pixels = NDArray[np.uint8]

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vaekit.bundle.onnx_file import TensorInfo, read_onnx
 from vaekit.errors import ExportError, UsageError
-from vaekit.onnx_file import TensorInfo, read_onnx
-from vaekit.providers import open_on_cpu
+from vaekit.ort.session import open_on_cpu
 from vaekit_export.onnx_export import MIN_OPSET, check_onnx, check_opset, export_onnx, lowest_ir_version, newest_opset
 from vaekit_export.parity import Graph
 

@@ -8,8 +8,8 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from vaekit.doctor import PROBE_MODEL
-from vaekit.onnx_file import read_onnx
+from vaekit.bundle.onnx_file import read_onnx
+from vaekit.diagnose.doctor import PROBE_MODEL
 from vaekit_export.onnx_export import MIN_OPSET, lowest_ir_version
 
 

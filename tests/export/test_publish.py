@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import vaekit
-from vaekit.bundle import PROVIDER_CLASSES, Manifest, Tolerance, dump_json, read_bundle
+from vaekit.bundle.manifest import Manifest, Tolerance, dump_json
+from vaekit.bundle.reading import read_bundle
 from vaekit.errors import BundleError, ParityError, RunError, UsageError, VaekitError
-from vaekit.scoring import kl_standard_normal
+from vaekit.maths.elbo import kl_standard_normal
 from vaekit.training.run import HOLDOUT, MODEL, Run, load_holdout
+from vaekit.types import PROVIDER_CLASSES
 from vaekit_export import onnx_export, publish
 from vaekit_export.onnx_export import minimum_onnxruntime, newest_opset, tidy
 from vaekit_export.parity import BATCH_SIZES, Graph, Tolerances

@@ -14,8 +14,8 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import numpy as np
 import pytest
 
-from vaekit.shapes import draw_shapes
-from vaekit.sources import Images, open_source
+from vaekit.images.dataset import Images, open_source
+from vaekit.images.shapes import draw_shapes
 from vaekit.training.run import Config
 from vaekit.training.trainer import Outcome, Trainer
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from vaekit.errors import VaekitError
-from vaekit.sources import Images
+from vaekit.images.dataset import Images
 from vaekit.training.evaluation import Evaluation, evaluate, spread
 from vaekit.training.networks import Decoder, Encoder, VAENetwork
 from vaekit.training.run import Config, Run, load_holdout, load_run

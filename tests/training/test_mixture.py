@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vaekit.prior import Mixture, draw_mixture
+from vaekit.maths.prior import Mixture, draw_mixture
 from vaekit.training.mixture import MAX_COMPONENTS, fit_mixture
 
 TRUTH = Mixture(

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vaekit.errors import RunError, SourceError, VaekitError
-from vaekit.sources import Images, open_source
+from vaekit.images.dataset import Images, open_source
 from vaekit.training.batches import Batches
 from vaekit.training.checkpoint import CHECKPOINT, load_checkpoint
 from vaekit.training.run import CONFIG, METRICS, MODEL, Config, is_finished, load_config, load_run

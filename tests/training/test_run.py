@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from vaekit.errors import RunError, VaekitError
-from vaekit.prior import Mixture
+from vaekit.maths.prior import Mixture
 from vaekit.training.networks import VAENetwork
 from vaekit.training.run import (
     CONFIG,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vaekit.errors import MissingExtraError, UsageError, VaekitError
-from vaekit.sources import Images
+from vaekit.images.dataset import Images
 from vaekit.training.checkpoint import load_checkpoint
 from vaekit.training.run import METRICS, MODEL, Config, load_config, load_run
 from vaekit.training.tracking import check_tracker, tracking

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vaekit.errors import RunError, SourceError, UsageError, VaekitError
-from vaekit.sources import Images
+from vaekit.images.dataset import Images
 from vaekit.training.batches import Batches
 from vaekit.training.networks import reparameterise
 from vaekit.training.run import CONFIG, HOLDOUT, METRICS, MODEL, PREVIEWS, Config, load_holdout, load_run

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from vaekit.sources import open_source
+from vaekit.images.dataset import open_source
 from vaekit.training import trainer
 from vaekit.training.networks import VAENetwork
+from vaekit.training.processes import join_team
 from vaekit.training.run import Config
-from vaekit.training.team import join_team
 
 
 class WithoutStatistics(VAENetwork):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from vaekit.sources import Images
+from vaekit.images.dataset import Images
 from vaekit.training.binarise import binarise_dynamic, binarise_fixed
 from vaekit.training.run import Config
 

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vaekit import noise
+from vaekit.maths import noise
 
 _FIXED_SEED = int.from_bytes(b"binarise")  # the data set is the same whatever seed a training or evaluation has
 

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vaekit.errors import RunError
-from vaekit.files import replacing_file
+from vaekit.system.files import replacing_file
 
 CHECKPOINT = "checkpoint.safetensors"
 _FORMAT_VERSION = 1

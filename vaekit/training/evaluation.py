@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaekit import noise
 from vaekit.errors import VaekitError
-from vaekit.machine import usable_cpus
+from vaekit.maths import noise
+from vaekit.system.machine import usable_cpus
 from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import Likelihood, draw_from, kl_gaussians, kl_standard_normal
 from vaekit.training.run import Run

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
-from vaekit.prior import Mixture
+from vaekit.maths.prior import Mixture
 
 MAX_COMPONENTS = 64
 

@@ -7,8 +7,6 @@ import difflib
 import json
 import math
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from vaekit.errors import RunError
-from vaekit.files import check_writable, replacing_file, write_text
-from vaekit.prior import Mixture
+from vaekit.maths.prior import Mixture
+from vaekit.system.files import check_writable, replacing_file, write_text
+from vaekit.system.npz import NPZ_ERRORS
 from vaekit.training.checkpoint import CHECKPOINT
 from vaekit.training.networks import DEFAULT_PRESET, PRESETS, VAENetwork
 from vaekit.training.tracking import TRACKERS
@@ -189,7 +188,7 @@ def is_finished(path: Path) -> bool:
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove files that a process was killed over (``vaekit.files.replacing_file``)."""
+    """Remove files that a process was killed over (``vaekit.system.files.replacing_file``)."""
     for folder in (path, path / PREVIEWS):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -265,7 +264,7 @@ def load_holdout(run: Run) -> NDArray[np.uint8]:
             images: NDArray[np.uint8] = arrays["images"]
     except FileNotFoundError:
         raise RunError(f"{path} is missing: it holds the held-out images that the model is checked on") from None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except NPZ_ERRORS as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if images.dtype != np.uint8 or images.shape[1:] != run.config.image_shape or not len(images):
         raise RunError(f"{path} holds {images.dtype} {images.shape}, which does not fit {run.path / CONFIG}")

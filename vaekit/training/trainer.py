@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaekit.errors import RunError, SourceError, UsageError, VaekitError
-from vaekit.machine import usable_cpus
-from vaekit.pictures import grid, save_picture
-from vaekit.prior import Mixture, draw_mixture
-from vaekit.sources import Images, share_of
+from vaekit.images.dataset import Images, share_of
+from vaekit.maths.prior import Mixture, draw_mixture
+from vaekit.output.grid import grid, save_picture
+from vaekit.system.machine import usable_cpus
 from vaekit.training.batches import Batches, read_to_measure
 from vaekit.training.checkpoint import (
     CHECKPOINT,
@@ -32,6 +32,7 @@ from vaekit.training.checkpoint import (
 from vaekit.training.mixture import fit_mixture
 from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import Draws, Likelihood, Objective, draw, elbo_terms
+from vaekit.training.processes import Team
 from vaekit.training.run import (
     CONFIG,
     METRICS,
@@ -43,7 +44,6 @@ from vaekit.training.run import (
     save_model,
     start_folder,
 )
-from vaekit.training.team import Team
 from vaekit.training.tracking import Track, tracking
 
 DEFAULT_STEPS = 2400

@@ -21,7 +21,7 @@ from vaekit_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from vaekit.bench import Timing
+    from vaekit.diagnose.bench import Timing
 
 
 def bench(
@@ -41,10 +41,10 @@ def bench(
     quiet: QuietOption = False,
 ) -> None:
     """Time encode and decode at several batch sizes and numbers of threads, each in a process of its own."""
-    from vaekit.bench import DEFAULT_BATCHES, best, default_threads, settings
-    from vaekit.bench import bench as run
-    from vaekit.providers import Selection
-    from vaekit.runtime import load
+    from vaekit.diagnose.bench import DEFAULT_BATCHES, best, default_threads, settings
+    from vaekit.diagnose.bench import bench as run
+    from vaekit.ort.providers import Selection
+    from vaekit.vae import load
 
     if not 0 < seconds < float("inf"):
         raise UsageError(f"--seconds must be positive, not {seconds:g}")

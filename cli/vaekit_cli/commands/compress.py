@@ -14,8 +14,8 @@ from vaekit_cli.console import command_line, speaker, table
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, QuietOption
 
 if TYPE_CHECKING:
-    from vaekit_export.compress import Compression, Half
-    from vaekit_export.speed import Speed
+    from vaekit_export.compress.compress import Compression, Half
+    from vaekit_export.compress.speed import Speed
 
 _GAIN = 1.05  # images a second over the parent's that count as faster
 
@@ -84,7 +84,7 @@ def compress(
         raise UsageError("--weights-only says what --int8 and --fp16 lower: give one of them too")
     if keep_transposed and (weights_only or not int8):
         raise UsageError("--keep-transposed says something of --int8 alone, where activations are lowered too")
-    from vaekit_export.compress import DEAD_BELOW, compress_bundle  # which takes seconds, as it imports PyTorch
+    from vaekit_export.compress.compress import DEAD_BELOW, compress_bundle
 
     say = speaker(quiet or as_json)
     done = compress_bundle(
@@ -218,7 +218,7 @@ def _told(speeds: dict[int, Speed]) -> str:
 
 
 def _reason(half: Half, done: Compression) -> str:
-    from vaekit.machine import has_fast_int8
+    from vaekit.system.machine import has_fast_int8
 
     flags = frozenset(done.manifest.provenance["compression"]["processor"]["flags"])
     if half.precision.endswith("-weights"):

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaekit.errors import SourceError
+from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, progress_bar, speaker
-from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
 from vaekit_cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vaekit.arrays import RowFile
-    from vaekit.latent_files import ParquetRows
-    from vaekit.runtime import VAE
+    from vaekit.images.arrays import RowFile
+    from vaekit.output.latents import ParquetRows
+    from vaekit.vae import VAE
 
 
 @runs_a_bundle
@@ -35,7 +35,7 @@ def decode(
     quiet: QuietOption = False,
 ) -> None:
     """Decode latents into one grid, or into a folder of one PNG a row."""
-    from vaekit.latent_files import open_latents
+    from vaekit.output.latents import open_latents
     from vaekit_cli.output import check_pictures_target, write_pictures
 
     say = speaker(quiet or as_json)

@@ -11,14 +11,14 @@ from vaekit_cli.console import table
 from vaekit_cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from vaekit.doctor import Report
+    from vaekit.diagnose.doctor import Report
 
 _WORDS = {"runs": "runs", "fails": "does not run", "missing": "not installed"}
 
 
 def doctor(as_json: JsonOption = False) -> None:
     """Say what this machine is, which execution providers load and run here, and what to install for the others."""
-    from vaekit.doctor import examine
+    from vaekit.diagnose.doctor import examine
 
     report = examine()
     if as_json:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaekit.errors import SourceError
+from vaekit_cli.bundle_options import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, progress_bar, speaker
-from vaekit_cli.edge import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.options import (
     FromFileOption,
     ImagesArgument,
@@ -23,9 +23,9 @@ from vaekit_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from vaekit.latent_files import Spill
-    from vaekit.runtime import VAE
-    from vaekit.stream import ImageStream
+    from vaekit.images.stream import ImageStream
+    from vaekit.output.latents import Spill
+    from vaekit.vae import VAE
 
 
 @runs_a_bundle
@@ -46,7 +46,7 @@ def encode(
     quiet: QuietOption = False,
 ) -> None:
     """Encode any number of images: mu and logvar of q(z|x) for each, or mu alone where the encoder is deterministic."""
-    from vaekit.latent_files import Spill
+    from vaekit.output.latents import Spill
 
     say = speaker(quiet or as_json)
     vae = runtime.load(spinning=False)

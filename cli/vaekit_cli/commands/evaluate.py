@@ -14,7 +14,7 @@ from vaekit.errors import SourceError
 from vaekit_cli.commands.train import DEFAULT_RUN
 from vaekit_cli.console import command_line, no_bar, speaker, stderr
 from vaekit_cli.options import JsonOption, QuietOption, parse_size
-from vaekit_cli.workstation import SOURCE_HELP, Binarize, Device, DeviceOption, read_source
+from vaekit_cli.training_options import SOURCE_HELP, Binarize, Device, DeviceOption, read_source
 
 if TYPE_CHECKING:
     from vaekit.training.evaluation import Evaluation, Read
@@ -83,7 +83,7 @@ def evaluate(
 
 def _open_images(run: Run, source: str | None, size: tuple[int, int] | None, quiet: bool) -> tuple[str, int, Read]:
     """The images to measure: their name, number and reader. Raises SourceError where they do not fit the run."""
-    from vaekit.sources import find_test_part
+    from vaekit.images.dataset import find_test_part
     from vaekit.training.run import load_holdout
 
     config = run.config

@@ -167,7 +167,7 @@ def _check_options(run: Path | None, foreign: Foreign) -> None:
 
 
 def _export_foreign(foreign: Foreign, images: str, output: Path, options: Options) -> Export:
-    from vaekit_export.any_vae import export_vae
+    from vaekit_export.foreign import export_vae
     from vaekit_export.loading import call_factory, load_weights, read_images
     from vaekit_export.publish import check_request
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, ModelOption
 
 if TYPE_CHECKING:
-    from vaekit.bundle import Bundle, Manifest, Scaling
+    from vaekit.bundle.manifest import Manifest, Scaling
+    from vaekit.bundle.reading import Bundle
 
 
 def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
     """Check a bundle's files and print what they are."""
-    from vaekit.bundle import read_bundle
+    from vaekit.bundle.reading import read_bundle
 
     bundle = read_bundle(model)
     if as_json:
@@ -38,7 +39,7 @@ def _scores(manifest: Manifest) -> str:
     scores = manifest.scores
     if scores is None:
         return f"none: {manifest.why_no_elbo}" if manifest.why_no_elbo else "none"
-    from vaekit.scoring import threshold
+    from vaekit.bundle.manifest import threshold
 
     quantiles = ", ".join(f"{name} {threshold(name, scores):.1f}" for name in ("p1", "p50", "p99"))
     return f"of {scores.images:,} held-out images, in nats: {quantiles}"

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaekit.errors import UsageError
+from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, speaker
-from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
 from vaekit_cli.options import JsonOption, NoResizeOption, PriorOption, QuietOption
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vaekit.runtime import VAE
+    from vaekit.vae import VAE
 
 _WIDEST = 16  # images in a row of a strip
 _SEED = typer.Option(min=0, max=2**64 - 1, help="A seed instead of an image, both or neither.")
@@ -50,8 +50,8 @@ def interpolate(
     quiet: QuietOption = False,
 ) -> None:
     """Decode the latents between two images, or between the samples of two seeds."""
-    from vaekit.files import check_file_target
-    from vaekit.pictures import ANIMATIONS, FORMATS, check_size, save_animation, save_picture
+    from vaekit.output.grid import ANIMATIONS, FORMATS, check_size, save_animation, save_picture
+    from vaekit.system.files import check_file_target
 
     say = speaker(quiet or as_json)
     pictures = _check_ends(ends or [], from_seed, to_seed, prior, no_resize)
@@ -95,7 +95,7 @@ def _read(vae: VAE, pictures: list[Path], no_resize: bool) -> NDArray[np.float32
     """The two pictures, (2, C, H, W) in [0, 1], or none."""
     import numpy as np
 
-    from vaekit.images import read_image
+    from vaekit.images.picture import read_image
 
     channels, height, width = vae.image_shape
     pixels = [read_image(path, channels, (height, width), resize=not no_resize) for path in pictures]
@@ -106,7 +106,7 @@ def _strip(images: NDArray[np.float32], originals: NDArray[np.float32]) -> NDArr
     """The images in a row, between the originals where there are any, with the share of the way below each."""
     import numpy as np
 
-    from vaekit.pictures import grid
+    from vaekit.output.grid import grid
 
     shares = [f"{share:.2f}" for share in np.linspace(0, 1, len(images))]
     if len(originals):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaekit.errors import SourceError, UsageError
+from vaekit_cli.bundle_options import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, progress_bar, speaker
-from vaekit_cli.edge import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.options import (
     FromFileOption,
     ImagesArgument,
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from vaekit.plots import Projection
-    from vaekit.runtime import VAE
-    from vaekit.stream import ImageStream
+    from vaekit.images.stream import ImageStream
+    from vaekit.output.plots import Projection
+    from vaekit.vae import VAE
 
 _INCHES = 6.0
 _CHANNEL_MEANS = "channel means of mu"
@@ -57,8 +57,8 @@ def plot(
     A latent of two dimensions is drawn as it is, beside its decoded plane; one of more on its first two principal
     components. Of a latent that is a map, the means of its channels are drawn.
     """
-    from vaekit.files import check_file_target
-    from vaekit.plots import FORMATS, new_figure, project, save_figure
+    from vaekit.output.plots import FORMATS, new_figure, project, save_figure
+    from vaekit.system.files import check_file_target
 
     if not 0 < reach < float("inf"):
         raise UsageError(f"--reach must be positive, not {reach:g}")
@@ -113,7 +113,7 @@ def _encoded(
 
 
 def _drawn(vae: VAE, projection: Projection, labels: list[str] | None, reach: float) -> Figure:
-    from vaekit.plots import decoded_plane, legend, new_figure, scatter
+    from vaekit.output.plots import decoded_plane, legend, new_figure, scatter
 
     two = vae.latent_shape == (2,)
     figure = new_figure((2.3 if two else 1.35) * _INCHES, _INCHES)

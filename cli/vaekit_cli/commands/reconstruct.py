@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaekit.errors import SourceError
+from vaekit_cli.bundle_options import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, speaker
-from vaekit_cli.edge import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.options import (
     FromFileOption,
     ImagesArgument,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vaekit.stream import ImageStream
+    from vaekit.images.stream import ImageStream
 
 _COLUMNS = 8
 
@@ -48,8 +48,8 @@ def reconstruct(
     """Show originals above their reconstructions, decoded from mu, with the PSNR of each."""
     import numpy as np
 
-    from vaekit.files import check_file_target
-    from vaekit.pictures import FORMATS, save_picture
+    from vaekit.output.grid import FORMATS, save_picture
+    from vaekit.system.files import check_file_target
 
     say = speaker(quiet or as_json)
     check_file_target(output, FORMATS)
@@ -103,7 +103,7 @@ def _layout(originals: NDArray[np.float32], decoded: NDArray[np.float32], psnr: 
     """Rows of originals, each above the row of their reconstructions."""
     import numpy as np
 
-    from vaekit.pictures import grid
+    from vaekit.output.grid import grid
 
     count = len(originals)
     columns = min(_COLUMNS, count)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, progress_bar, speaker
-from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
 from vaekit_cli.options import JsonOption, PriorOption, QuietOption, SeedOption
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vaekit.runtime import VAE
+    from vaekit.vae import VAE
 
 _CHUNK = 256  # images that are drawn and decoded before they are written
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from vaekit.errors import SourceError
+from vaekit_cli.bundle_options import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, progress_bar, speaker
-from vaekit_cli.edge import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
 from vaekit_cli.options import (
     FromFileOption,
     ImagesArgument,
@@ -25,8 +25,8 @@ from vaekit_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from vaekit.runtime import VAE
-    from vaekit.stream import Chunk
+    from vaekit.images.stream import Chunk
+    from vaekit.vae import VAE
 
 _FIELDS = ("path", "score", "reconstruction", "kl", "flagged")
 
@@ -55,8 +55,8 @@ def score(
 
     One Monte Carlo sample an image (L = 1), with the same noise for all.
     """
-    from vaekit.files import check_file_target
-    from vaekit.scoring import threshold
+    from vaekit.bundle.manifest import threshold
+    from vaekit.system.files import check_file_target
 
     say = speaker(quiet)
     if output is not None:
@@ -96,7 +96,7 @@ def score(
 @contextmanager
 def _target(output: Path | None) -> Iterator[TextIO]:
     """Where scores go: stdout, or a file that appears whole or not at all. Paths keep the bytes that they have."""
-    from vaekit.files import replacing_file
+    from vaekit.system.files import replacing_file
 
     if output is None:
         if hasattr(sys.stdout, "reconfigure"):

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from vaekit.errors import UsageError
-from vaekit.machine import is_first_process
+from vaekit.system.machine import is_first_process
 from vaekit_cli.config_file import given, overridden, use_config
 from vaekit_cli.console import command_line, no_bar, speaker, stderr
 from vaekit_cli.options import QuietOption, SeedOption, parse_sigma, parse_size
-from vaekit_cli.workstation import SOURCE_HELP, Binarize, Device, DeviceOption, read_source, read_validation
+from vaekit_cli.training_options import SOURCE_HELP, Binarize, Device, DeviceOption, read_source, read_validation
 
 if TYPE_CHECKING:
-    from vaekit.sources import Images
+    from vaekit.images.dataset import Images
     from vaekit.training.checkpoint import Checkpoint
     from vaekit.training.run import Config
     from vaekit.training.trainer import Outcome
@@ -213,7 +213,7 @@ def train(
         raise UsageError("--sigma belongs to the gaussian likelihood; bernoulli has none")
     image_size, fixed_sigma = parse_size(size), parse_sigma(sigma or "optimal")
 
-    from vaekit.sources import share_of
+    from vaekit.images.dataset import share_of
     from vaekit.training.run import Config, check_target
     from vaekit.training.tracking import check_tracker
     from vaekit.training.trainer import choose_device, split, steps_of
@@ -268,7 +268,7 @@ def _run(
     started: float,
 ) -> None:
     """Train, from a checkpoint where there is one; ``started`` is when the command was, by time.monotonic."""
-    from vaekit.training.team import join_team
+    from vaekit.training.processes import join_team
     from vaekit.training.trainer import Trainer
 
     say = speaker(quiet)
@@ -344,7 +344,7 @@ def _check_numbers(epochs: int | None, steps: int | None, max_minutes: float | N
 
 
 def _check_share(val: str | None) -> None:
-    from vaekit.sources import share_of
+    from vaekit.images.dataset import share_of
 
     share = share_of(val)
     if share is not None and not 0 < share < 1:

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from vaekit.errors import UsageError
+from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, speaker
-from vaekit_cli.edge import Runtime, runs_a_bundle, say_where
 from vaekit_cli.options import JsonOption, NoResizeOption, QuietOption, SeedOption
 
 
@@ -40,9 +40,9 @@ def traverse(
     """
     import numpy as np
 
-    from vaekit.files import check_file_target
-    from vaekit.images import read_image
-    from vaekit.pictures import FORMATS, check_size, grid, save_picture
+    from vaekit.images.picture import read_image
+    from vaekit.output.grid import FORMATS, check_size, grid, save_picture
+    from vaekit.system.files import check_file_target
 
     say = speaker(quiet or as_json)
     check_file_target(output, FORMATS)

@@ -7,12 +7,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from vaekit.errors import CheckError, UsageError
+from vaekit_cli.bundle_options import Runtime, runs_a_bundle
 from vaekit_cli.console import speaker, table
-from vaekit_cli.edge import Runtime, runs_a_bundle
 from vaekit_cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
-    from vaekit.verification import OutputCheck, Verification
+    from vaekit.verify import OutputCheck, Verification
 
 
 @runs_a_bundle
@@ -69,7 +69,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _lines(found: Verification) -> list[str]:
-    from vaekit.providers import spoken
+    from vaekit.ort.providers import spoken
 
     head = ("graph", "output", "max |a - b|", "max rel", "PSNR", "pixels off", "atol", "rtol", "")
     rows = [head, *map(_row, found.outputs)]

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vaekit.bundle import Scaling
+from vaekit.bundle.manifest import Scaling
 from vaekit.errors import ExportError, MissingExtraError, UsageError
-from vaekit_export.any_vae import ForeignVAE, VAEDescription
+from vaekit_export.foreign import ForeignVAE, VAEDescription
 from vaekit_export.onnx_export import quietly
 
 try:

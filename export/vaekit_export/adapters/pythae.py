@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vaekit.errors import ExportError, MissingExtraError, UsageError
-from vaekit_export.any_vae import ForeignVAE, VAEDescription
+from vaekit_export.foreign import ForeignVAE, VAEDescription
 from vaekit_export.onnx_export import quietly
 
 try:

@@ -1,0 +1,192 @@
+"""The files of a bundle whose graphs were changed, with golden vectors, tolerances and a manifest of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from vaekit.bundle.manifest import DECODER, ENCODER, GOLDEN, MANIFEST, FileSpec, Manifest, Tolerance, dump_json
+from vaekit.bundle.onnx_file import TensorInfo, read_onnx
+from vaekit.bundle.reading import Bundle, read_bundle
+from vaekit.errors import BundleError, CheckError, VaekitError
+from vaekit.ort.providers import Selection
+from vaekit.system.files import replacing_folder
+from vaekit.types import PROVIDER_CLASSES, Array
+from vaekit.vae import VAE
+from vaekit_export.compress.judge import Graphs, run
+from vaekit_export.onnx_export import check_onnx
+from vaekit_export.passes.metadata import describe, with_metadata
+from vaekit_export.passes.prune import marginal
+
+GRAPH_FILES = {"encoder": ENCODER, "decoder": DECODER}
+
+# What a class of provider may differ by, in times what kernels here differ by, and at least.
+_TIMES = dict(zip(PROVIDER_CLASSES, (2, 4, 10), strict=True))
+_LEAST = dict(zip(PROVIDER_CLASSES, (0.0, 0.0, 2e-2), strict=True))
+
+
+@dataclass(frozen=True)
+class Change:
+    """One graph in lower precision, or as it was."""
+
+    onnx: bytes
+    precision: str = "fp32"
+    in_float: tuple[str, ...] = ()
+    """Layers left in float32, or with float16 weights among int8 ones, the most sensitive first."""
+    rewritten: int = 0
+    """Transposed convolutions that became ordinary ones."""
+
+
+def assemble(
+    parent: Bundle,
+    changes: Mapping[str, Change],
+    kept: tuple[int, ...],
+    rows: Mapping[str, Array],
+    record: dict[str, Any],
+) -> tuple[dict[str, bytes], Manifest]:
+    """The files of the parent with both graphs changed, by name, and the manifest among them.
+
+    ``kept`` are the latent dimensions that the graphs have; ``rows`` their inputs, on which tolerances are measured;
+    ``record`` says in the manifest's provenance how they were made.
+    """
+    onnx = {name: _described(parent.manifest, name, change, len(kept)) for name, change in changes.items()}
+    graphs = Graphs(onnx["encoder"], onnx["decoder"], kept)
+    contents = {GRAPH_FILES[name]: data for name, data in onnx.items()} | {GOLDEN: _golden(parent, graphs)}
+    precisions = {name: change.precision for name, change in changes.items()}
+    manifest = _manifest(parent, graphs, precisions, contents)
+    manifest = dataclasses.replace(
+        manifest,
+        tolerances=manifest.tolerances | _tolerances(parent, [(onnx[n], precisions[n], rows[n]) for n in onnx]),
+        provenance=manifest.provenance | {"compression": record},
+    )
+    return contents | {MANIFEST: dump_json(manifest.to_json()).encode()}, manifest
+
+
+def write(folder: Path, contents: Mapping[str, bytes]) -> Path:
+    """Write a bundle's files into a folder that is made or there."""
+    folder.mkdir(exist_ok=True)
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def publish(target: Path, contents: Mapping[str, bytes]) -> None:
+    """Put a bundle in the target's place, whole and checked, or change nothing.
+
+    Raises CheckError where its golden vectors do not replay here, VaekitError where it does not pass its own checks.
+    """
+    with replacing_folder(target) as folder:
+        write(folder, contents)
+        try:
+            bundle = read_bundle(folder)
+        except BundleError as error:
+            raise VaekitError(f"the bundle does not pass its own checks, nothing was published: {error}") from error
+        if not VAE(bundle, selection=Selection("cpu")).verify().passed:
+            raise CheckError("the new bundle's golden vectors do not replay here, nothing was published")
+
+
+def _described(manifest: Manifest, name: str, change: Change, dimensions: int) -> bytes:
+    """A graph that says in its own metadata what it has become."""
+    latent = (dimensions, *manifest.latent.shape[1:])
+    metadata = describe(name, change.precision, manifest.image, latent, manifest.posterior, manifest.likelihood)
+    return with_metadata(change.onnx, metadata)
+
+
+def _golden(parent: Bundle, graphs: Graphs) -> bytes:
+    """golden.npz: the parent's inputs with what these graphs compute here.
+
+    PyTorch's outputs would ask for tolerances as wide as the error of compression, which would hide what a device adds.
+    """
+    with np.load(io.BytesIO(parent.files[GOLDEN]), allow_pickle=False) as arrays:
+        golden = {name: arrays[name] for name in ("image", "z")}
+    golden["z"] = _kept_of(golden["z"], graphs.kept)
+    encoded = run(graphs.encoder, golden["image"])
+    names = [output.name for output in parent.manifest.graphs["encoder"].outputs]
+    golden |= dict(zip(names, encoded, strict=True)) | {"decoded": run(graphs.decoder, golden["z"])[0]}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **golden)
+    return buffer.getvalue()
+
+
+def _manifest(parent: Bundle, graphs: Graphs, precisions: dict[str, str], contents: dict[str, bytes]) -> Manifest:
+    """The parent's manifest with the graphs, golden vectors and latent that these graphs have.
+
+    What the parity gate measured stays, as it is the parent's proof; the scores' quantiles too.
+    """
+    old = parent.manifest
+    specs = {}
+    for name, file in GRAPH_FILES.items():
+        inputs, outputs = (
+            tuple(_with_latent(tensor, old, len(graphs.kept)) for tensor in tensors)
+            for tensors in (old.graphs[name].inputs, old.graphs[name].outputs)
+        )
+        check_onnx(contents[file], inputs=inputs, outputs=outputs, opset=old.graphs[name].opset)
+        specs[name] = dataclasses.replace(
+            old.graphs[name],
+            sha256=hashlib.sha256(contents[file]).hexdigest(),
+            ir_version=read_onnx(contents[file]).ir_version,
+            precision=precisions[name],
+            inputs=inputs,
+            outputs=outputs,
+        )
+    latent = old.latent
+    if len(graphs.kept) < latent.shape[0]:
+        mean, std, kl = (tuple(numbers[j] for j in graphs.kept) for numbers in (latent.mean, latent.std, latent.kl))
+        latent = dataclasses.replace(latent, shape=(len(graphs.kept),), mean=mean, std=std, kl=kl)
+    return dataclasses.replace(
+        old,
+        latent=latent,
+        mixture=old.mixture if old.mixture is None or latent is old.latent else marginal(old.mixture, graphs.kept),
+        graphs=specs,
+        golden=FileSpec(GOLDEN, hashlib.sha256(contents[GOLDEN]).hexdigest()),
+    )
+
+
+def _with_latent(tensor: TensorInfo, manifest: Manifest, dimensions: int) -> TensorInfo:
+    if tensor.name == "image" or dimensions == manifest.latent.shape[0]:
+        return tensor
+    return dataclasses.replace(tensor, shape=(tensor.shape[0], dimensions))
+
+
+def _tolerances(parent: Bundle, graphs: Iterable[tuple[bytes, str, Array]]) -> dict[str, dict[str, Tolerance]]:
+    """What a device may differ by from these graphs here, by the precisions that they were lowered to.
+
+    Another kernel rounds otherwise, and a rounding that falls the other way moves a result by a step of the precision.
+    How far that goes is measured on each graph's rows: its results with ONNX Runtime's integer kernels against those
+    operator by operator in float32, and against those for inputs that are off by float32's own rounding.
+    """
+    spread: dict[str, float] = {}
+    for data, precision, rows in graphs:
+        if precision != "fp32":
+            here = run(data, rows)
+            others = (_unoptimised(data, rows), run(data, rows * np.float32(1 + 1e-6)))
+            furthest = max(float(np.abs(a - b).max()) for other in others for a, b in zip(here, other, strict=True))
+            spread[precision] = max(spread.get(precision, 0.0), furthest)
+    floor = parent.manifest.tolerances["fp32"]
+    return {
+        precision: {
+            kind: Tolerance(max(floor[kind].atol, _LEAST[kind], float(f"{_TIMES[kind] * off:.2g}")), floor[kind].rtol)
+            for kind in PROVIDER_CLASSES
+        }
+        for precision, off in spread.items()
+    }
+
+
+def _unoptimised(data: bytes, rows: Array) -> list[Array]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    outputs: list[Array] = session.run(None, {session.get_inputs()[0].name: rows})
+    return outputs
+
+
+def _kept_of(z: Array, kept: tuple[int, ...]) -> Array:
+    return np.ascontiguousarray(z[:, kept]) if len(kept) < z.shape[1] else z

@@ -1,0 +1,176 @@
+"""How far a compressed model lies from its bundle, on the sessions that the edge opens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vaekit.errors import CheckError
+from vaekit.maths import noise
+from vaekit.maths.elbo import kl_standard_normal, log_likelihood
+from vaekit.ort.session import open_on_cpu
+from vaekit.types import Array
+from vaekit.vae import VAE
+
+PRIOR_SAMPLES = 256
+
+_FEWEST_PAIRS, _MOST_PAIRS = 4, 64
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Two halves, and which of the parent's latent dimensions they have."""
+
+    encoder: bytes
+    decoder: bytes
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a compressed model may lose."""
+
+    psnr: float
+    """dB that decoded prior samples must reach against the parent's; −infinity where that is not asked."""
+    delta_elbo: float
+    """Nats by which the mean ELBO may lie under the parent's."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Change of the mean ELBO over a set of images, in nats, estimated with random noise."""
+
+    nats: float
+    standard_error: float
+    """Of the noise, the images being given."""
+
+
+class Judge:
+    """Measures halves against those of a bundle, on prior samples and on images (N, C, H, W) in [0, 1]."""
+
+    def __init__(self, vae: VAE, images: Array, limits: Limits) -> None:
+        self.limits = limits
+        self.z = vae.sample_latents(PRIOR_SAMPLES)
+        self._vae, self._images = vae, images
+        self._decoded = vae.decode(self.z)
+        self._has_elbo = vae.manifest.why_no_elbo is None and len(vae.latent_shape) == 1
+        files, graphs = vae.bundle.files, vae.manifest.graphs
+        encoder, decoder = (files[graphs[name].file] for name in ("encoder", "decoder"))
+        self.parent = Graphs(encoder, decoder, tuple(range(vae.latent_shape[0])))
+        self._parent_elbos: list[float] = []
+        self._further_parent_elbos = self._elbos(self.parent)
+
+    def psnr(self, graphs: Graphs) -> float:
+        """dB of decoded prior samples against the parent's; infinite where they are equal."""
+        return decibels(run(graphs.decoder, self.z[:, graphs.kept])[0], self._decoded, 1.0)
+
+    def delta_elbo(self, graphs: Graphs, limit: float, *, exactly: bool = False) -> Delta | None:
+        """Mean ELBO less the parent's at the same noise, with a sign; None where the model has no ELBO.
+
+        Noise is drawn until the change lies two standard errors to one side of −``limit``, or ``exactly`` until the
+        standard error is a tenth of that, but not without end.
+        """
+        if not self._has_elbo:
+            return None
+        differences: list[float] = []
+        delta = Delta(math.nan, math.inf)
+        for elbo in self._elbos(graphs):
+            differences.append(elbo - self._parent_elbo(len(differences)))
+            if len(differences) < _FEWEST_PAIRS:
+                continue
+            error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
+            delta = Delta(float(np.mean(differences)), error)
+            enough = error <= limit / 10 if exactly else abs(delta.nats + limit) > 2 * error
+            if enough or not math.isfinite(delta.nats):
+                break
+        return delta
+
+    def decoder_headroom(self, graphs: Graphs) -> float:
+        """dB that are left to the limits, half of the nats being the encoder's; under zero where one is passed."""
+        return min(self.psnr(graphs) - self.limits.psnr, self._nats_left(graphs))
+
+    def encoder_headroom(self, graphs: Graphs) -> float:
+        """The same for the encoder. Without an ELBO its mu must reach the PSNR, the peak being the range of mu."""
+        if self._has_elbo:
+            return self._nats_left(graphs)
+        expected = run(self.parent.encoder, self._images)[0]
+        mu = run(graphs.encoder, self._images)[0]
+        return decibels(mu, expected[:, graphs.kept], float(np.ptp(expected)) or 1.0) - self.limits.psnr
+
+    def check(self, graphs: Graphs) -> tuple[float, Delta | None]:
+        """PSNR and change of the ELBO. Raises CheckError where a limit is passed."""
+        psnr, delta = self.psnr(graphs), self.delta_elbo(graphs, self.limits.delta_elbo, exactly=True)
+        if not psnr >= self.limits.psnr:
+            raise CheckError(
+                f"prior samples reach {psnr:.1f} dB where {self.limits.psnr:g} are asked for, nothing was published; "
+                "--min-psnr asks for less"
+            )
+        if delta is not None and not delta.nats >= -self.limits.delta_elbo:
+            raise CheckError(
+                f"the ELBO changes by {delta.nats:+.3g} nats where it may fall by {self.limits.delta_elbo:g}, nothing "
+                "was published; --max-delta-elbo allows more"
+            )
+        return psnr, delta
+
+    def _nats_left(self, graphs: Graphs) -> float:
+        """In dB, as the ELBO changes with the mean squared error."""
+        half = self.limits.delta_elbo / 2
+        delta = self.delta_elbo(graphs, half)
+        if delta is None or delta.nats >= 0:
+            return math.inf
+        if not math.isfinite(delta.nats):
+            return -math.inf
+        return 10 * math.log10(max(half, 1e-12) / -delta.nats)
+
+    def _parent_elbo(self, pair: int) -> float:
+        while len(self._parent_elbos) <= pair:
+            self._parent_elbos.append(next(self._further_parent_elbos))
+        return self._parent_elbos[pair]
+
+    def _elbos(self, graphs: Graphs) -> Iterator[float]:
+        """The mean ELBO of the images in nats, for one noise and its negative after the other.
+
+        Each image has noise of its own, as one noise for all would not average out over them; with its negative, what
+        is linear in it, most of the variance, does (antithetic variates, Hammersley and Morton 1956). Dimensions that
+        are gone are put back as the prior: of no KL, and with noise that the decoder does not see. Every model is so
+        measured with the same noise.
+        """
+        count, dimensions = len(self._images), len(self.parent.kept)
+        mu, logvar = np.zeros((2, count, dimensions), np.float32)
+        mu[:, graphs.kept], logvar[:, graphs.kept] = run(graphs.encoder, self._images)
+        kl = float(kl_standard_normal(mu, logvar).sum(axis=1).mean())
+        sigma = np.exp(0.5 * logvar.astype(np.float64))
+        likelihood, decode = self._vae.manifest.likelihood, runner(graphs.decoder)
+        for pair in range(_MOST_PAIRS):
+            shift = sigma * noise.standard_normal(0, pair * count, count, dimensions)
+            decoded = (decode((mu + s).astype(np.float32)[:, graphs.kept])[0] for s in (shift, -shift))
+            yield float(np.mean([log_likelihood(self._images, means, likelihood).mean() for means in decoded])) - kl
+
+
+def runner(data: bytes) -> Callable[[Array], list[Array]]:
+    """A function that runs a graph of one input on rows, a batch at a time."""
+    session = open_on_cpu("graph", data).session
+    name = session.get_inputs()[0].name
+
+    def call(rows: Array) -> list[Array]:
+        parts = [session.run(None, {name: rows[first : first + _BATCH]}) for first in range(0, len(rows), _BATCH)]
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    return call
+
+
+def run(data: bytes, rows: Array) -> list[Array]:
+    """A graph's outputs for rows of its one input."""
+    return runner(data)(np.ascontiguousarray(rows))
+
+
+def decibels(actual: Array, expected: Array, peak: float) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for equal arrays, −infinity where ``actual`` is not finite."""
+    error = float(((actual.astype(np.float64) - expected) ** 2).mean())
+    if not math.isfinite(error):
+        return -math.inf
+    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)

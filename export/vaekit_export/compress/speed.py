@@ -1,0 +1,47 @@
+"""How fast bundles run beside each other, each time in a process of its own."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vaekit.diagnose.bench import bench, settings
+from vaekit.ort.providers import Selection
+from vaekit.system.machine import usable_cpus
+
+_BATCHES = (1, 64)
+_ROUNDS = 3
+_GRAPHS = {"encode": "encoder", "decode": "decoder"}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images a second over the parent's, in rounds of which each has all bundles in turn."""
+
+    median: float
+    least: float
+    largest: float
+
+
+Speeds = dict[str, dict[int, Speed]]
+"""By graph, ``encoder`` and ``decoder``, and batch size."""
+
+
+def compare_speed(parent: Path, bundles: Sequence[Path], seconds: float) -> list[Speeds]:
+    """Speed of each bundle's halves over the parent's, on every processor that may be used.
+
+    Each half is timed for ``seconds`` at two batch sizes in three rounds.
+    """
+    found: list[Speeds] = [{graph: {} for graph in _GRAPHS.values()} for _ in bundles]
+    for setting in settings(_BATCHES, [usable_cpus()]):
+        rounds = [
+            [next(bench(path, Selection("cpu"), [setting], seconds=seconds)) for path in (parent, *bundles)]
+            for _ in range(_ROUNDS)
+        ]
+        for index, speeds in enumerate(found, start=1):
+            ratios = [timings[index].images_per_second / timings[0].images_per_second for timings in rounds]
+            speed = Speed(statistics.median(ratios), min(ratios), max(ratios))
+            speeds[_GRAPHS[setting.graph]][setting.batch] = speed
+    return found

@@ -1,0 +1,301 @@
+"""Any VAE becomes a bundle: an encoder, a decoder and a description of them, whatever library they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vaekit.bundle.manifest import DETERMINISTIC, Scaling
+from vaekit.errors import ExportError, UsageError
+from vaekit.maths.elbo import Likelihood
+from vaekit.types import Array
+from vaekit_export.parity import Tolerances
+from vaekit_export.publish import Export, Model, Say, check_request, publish
+from vaekit_export.randomness import find_random_call
+
+
+@dataclass(frozen=True)
+class VAEDescription:
+    """What a VAE's modules do not say of themselves. Raises UsageError for what cannot be."""
+
+    image_shape: tuple[int, int, int]
+    """(C, H, W); C is 1 or 3."""
+    latent_shape: tuple[int, ...]
+    """Of one latent: (d,), or (c, h, w) for a map."""
+    pixel_range: tuple[float, float] = (0.0, 1.0)
+    """What the modules take and give for black and white, such as (-1, 1). The bundle's images are in [0, 1]: the way
+    to this range and back becomes part of the graphs."""
+    likelihood: str = "none"
+    """p(x|z): ``gaussian``, ``bernoulli``, or ``none`` where it is not known; then images have no score."""
+    sigma: float | None = None
+    """Of the Gaussian, for pixels in [0, 1]."""
+    scaling: Scaling | None = None
+    """How models that were trained on the latents take them. It is kept in the manifest, not applied in the graphs."""
+    multiple_of: int | None = None
+    """Where height and width are free: they may be any multiples of this many pixels, and latents, which must be maps,
+    grow with them. The sizes above are then the usual ones."""
+    name: str = "VAE"
+    """Of the model, for the manifest."""
+
+    def __post_init__(self) -> None:
+        if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3) or min(self.image_shape) < 1:
+            raise UsageError(f"image_shape is (channels, height, width) with 1 or 3 channels, not {self.image_shape}")
+        if len(self.latent_shape) not in (1, 3) or min(self.latent_shape) < 1:
+            raise UsageError(f"latent_shape is (d,) or (c, h, w), not {self.latent_shape}")
+        if self.multiple_of is not None:
+            _check_free_size(self.image_shape, self.latent_shape, self.multiple_of)
+        low, high = self.pixel_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UsageError(f"pixel_range is (black, white), such as (-1, 1), not {self.pixel_range}")
+        try:
+            self.as_likelihood()
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    def as_likelihood(self) -> Likelihood:
+        """The likelihood as the manifest keeps it."""
+        return Likelihood(self.likelihood, self.sigma)
+
+
+def _check_free_size(image: tuple[int, int, int], latent: tuple[int, ...], step: int) -> None:
+    """Raise UsageError unless sizes that are multiples of ``step`` have latents of whole sizes."""
+    if len(latent) != 3:
+        raise UsageError(f"multiple_of leaves height and width free: latents must then be maps (c, h, w), not {latent}")
+    for size, code in zip(image[1:], latent[1:], strict=True):
+        if step < 1 or size % step or size % code or step % (size // code):
+            raise UsageError(
+                f"images of {image[1]} x {image[2]} with latents of {latent[1]} x {latent[2]} cannot come in multiples "
+                f"of {step}: it must divide the image's sizes, and be a multiple of what the model downsamples by"
+            )
+
+
+class ForeignVAE(NamedTuple):
+    """A VAE of any library, ready for ``export_vae``: what adapters give, and what a factory returns."""
+
+    encoder: nn.Module
+    """image (B, C, H, W) → mu and logvar, or mu alone."""
+    decoder: nn.Module
+    """z (B, …) → image (B, C, H, W)."""
+    description: VAEDescription
+    model: nn.Module | None = None
+    """The module that a file of weights belongs to; by default the two as ``encoder.…`` and ``decoder.…``."""
+
+
+def export_vae(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    description: VAEDescription,
+    images: NDArray[Any],
+    bundle_path: str | Path,
+    *,
+    opset: int = 17,
+    tolerances: Tolerances | None = None,
+    golden: str = "images",
+    explained: bool = False,
+    dataset: str = "images given",
+    say: Say = lambda message: None,
+) -> Export:
+    """Export any encoder and decoder behind the parity gate, and publish the bundle whole or not at all.
+
+    ``encoder`` takes images (B, C, H, W) in the description's pixel range and gives (mu, logvar), or mu alone: then the
+    posterior is deterministic and images have no score. ``decoder`` takes z and gives images in that range; what
+    leaves it is clipped. Both are float32 modules on the CPU, and are exported in evaluation mode.
+
+    ``images`` are uint8, or floats in [0, 1], (N, C, H, W), which the model was not trained on: parity is checked on
+    them, and the manifest keeps statistics of their latents and percentiles of their scores. ``golden`` and
+    ``explained`` are as for ``export_run``; ``dataset`` names the images in the manifest.
+
+    Raises UsageError for arguments out of range, ExportError for modules that are not what is described, are random,
+    or cannot be exported at that opset, ParityError where results differ.
+    """
+    target = Path(bundle_path)
+    check_request(target, opset, golden)
+    pixels = _checked_images(images, description.image_shape)
+    low, high = description.pixel_range
+    halves = _Encoder(encoder, low, high), _Decoder(decoder, low, high)
+    for what, half in zip(("encoder", "decoder"), halves, strict=True):
+        _check_weights(what, half)
+    with _evaluation_mode(*halves), torch.no_grad():
+        posterior = _check_halves(*halves, description, torch.from_numpy(pixels[:2]), say)
+        model = Model(
+            encoder=halves[0],
+            decoder=halves[1],
+            image_shape=description.image_shape,
+            latent_shape=description.latent_shape,
+            multiple_of=description.multiple_of,
+            posterior=posterior,
+            likelihood=description.as_likelihood(),
+            scaling=description.scaling,
+            mixture=None,
+            images=pixels,
+            provenance={
+                "model": description.name,
+                "dataset": dataset,
+                "settings": dataclasses.asdict(description),
+            },
+        )
+        return publish(model, target, opset, tolerances or Tolerances(), golden, explained, say)
+
+
+class _Encoder(nn.Module):
+    """image (B, C, H, W) in [0, 1] → what the encoder gives for it in its own range, mu and logvar or mu alone."""
+
+    def __init__(self, encoder: nn.Module, low: float, high: float) -> None:
+        super().__init__()
+        self.encoder, self.low, self.high = encoder, low, high
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if (self.low, self.high) != (0.0, 1.0):
+            image = image * (self.high - self.low) + self.low
+        found = self.encoder(image)
+        if isinstance(found, tuple | list):
+            return tuple(found) if len(found) > 1 else found[0]
+        return found  # type: ignore[no-any-return]  # of what kind it is, is checked before any use
+
+
+class _Decoder(nn.Module):
+    """z → image (B, C, H, W) in [0, 1], clipped."""
+
+    def __init__(self, decoder: nn.Module, low: float, high: float) -> None:
+        super().__init__()
+        self.decoder, self.low, self.high = decoder, low, high
+
+    def unclipped(self, z: Tensor) -> Tensor:
+        """The decoder's image with its range moved to [0, 1], which it may leave."""
+        image: Tensor = self.decoder(z)
+        if (self.low, self.high) != (0.0, 1.0):
+            width = self.high - self.low
+            image = image * (1 / width) - self.low / width
+        return image
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.unclipped(z).clamp(0.0, 1.0)
+
+
+def _checked_images(images: NDArray[Any], shape: tuple[int, int, int]) -> Array:
+    array = np.asarray(images)
+    if array.ndim != 4 or array.shape[1:] != shape or not len(array):
+        raise UsageError(
+            f"images must be (N, {', '.join(map(str, shape))}) as described, one or more, not {array.shape}"
+        )
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255)
+    if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):  # not (NaN >= 0)
+        values = "" if array.dtype.kind != "f" else f" from {array.min():g} to {array.max():g}"
+        raise UsageError(
+            "images must be uint8, or finite floats in [0, 1] whatever the model's own range is; these are "
+            f"{array.dtype}{values}"
+        )
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _check_weights(what: str, half: nn.Module) -> None:
+    """Raise ExportError for weights that are not float32 on the CPU."""
+    for name, tensor in (*half.named_parameters(), *half.named_buffers()):
+        inner = name.partition(".")[2]
+        if tensor.device.type != "cpu":
+            raise ExportError(f"the {what}'s {inner} is on {tensor.device}: move the module to the CPU first (.cpu())")
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ExportError(
+                f"the {what}'s {inner} is {_name(tensor.dtype)}: make the module float32 first (.float())"
+            )
+
+
+def _check_halves(encoder: _Encoder, decoder: _Decoder, description: VAEDescription, pixels: Tensor, say: Say) -> str:
+    """Run both on two images, raise ExportError unless all is as described, and return the posterior's name."""
+    two = pixels if len(pixels) == 2 else pixels.repeat(2, 1, 1, 1)
+    codes = _run("encoder", encoder, two)
+    if len(codes) > 2:
+        raise ExportError(
+            f"the encoder gives {len(codes)} outputs: it must give mu and logvar, or mu alone. Wrap it in a module "
+            "that leaves the others out"
+        )
+    for name, code in zip(("mu", "logvar"), codes, strict=False):
+        _check_output("encoder", name, code, (2, *description.latent_shape), "latent_shape")
+    (image,) = _run("decoder", decoder.decoder, codes[0])
+    _check_output("decoder", "image", image, (2, *description.image_shape), "image_shape")
+    _check_deterministic("encoder", encoder, two)
+    _check_deterministic("decoder", decoder, codes[0])
+    image = decoder.unclipped(codes[0])
+    outside = (image < 0) | (image > 1)
+    if outside.any():
+        beyond = float(torch.maximum(-image, image - 1).max())
+        say(
+            f"the decoder leaves its pixel range {description.pixel_range} in {float(outside.float().mean()):.1%} of "
+            f"pixels, by up to {beyond:.2g} of its width: they are clipped. If it gives logits, add the sigmoid"
+        )
+    return DETERMINISTIC if len(codes) == 1 else "diagonal"
+
+
+def _run(what: str, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[Tensor, ...]:
+    try:
+        found = run(rows)
+    except Exception as error:  # whatever a stranger's module raises
+        raise ExportError(f"the {what} fails on an input of shape {tuple(rows.shape)}: {_one_line(error)}") from error
+    outputs = found if isinstance(found, tuple) and what == "encoder" else (found,)
+    for output in outputs:
+        if not isinstance(output, Tensor):
+            raise ExportError(
+                f"the {what} gives {type(output).__name__} where a tensor should be: wrap it in a module that returns "
+                + ("(mu, logvar), or mu alone" if what == "encoder" else "the image")
+            )
+    return outputs
+
+
+def _check_output(what: str, name: str, output: Tensor, shape: tuple[int, ...], field: str) -> None:
+    if tuple(output.shape) != shape:
+        raise ExportError(
+            f"the {what} gives {name} of shape {tuple(output.shape)} for two inputs, where {field} asks for {shape}"
+        )
+    if output.dtype != torch.float32:
+        raise ExportError(f"the {what} gives {name} as {_name(output.dtype)}, not float32")
+    if not torch.isfinite(output).all():
+        raise ExportError(f"the {what} gives NaN or infinity in {name}: are its weights loaded?")
+
+
+def _check_deterministic(what: str, half: nn.Module, rows: Tensor) -> None:
+    """Raise ExportError where a half gives something else for the same input, saying what in it is random."""
+    call = find_random_call(lambda example: _run(what, half, example), rows)
+    if call is None:
+        return
+    place = f" in {call.place}" if call.place else ""
+    if call.dropout:
+        raise ExportError(
+            f"the {what} is random: dropout is on{place} though the module is in evaluation mode. F.dropout needs "
+            "training=self.training"
+        )
+    raise ExportError(
+        f"the {what} is random: it calls {call.operator}{place}. If it samples z, let it return mu and logvar instead: "
+        "noise must stay outside of the graph, so that seeds mean the same everywhere"
+    )
+
+
+@contextmanager
+def _evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Modules in evaluation mode, and afterwards as they were."""
+    before = [(layer, layer.training) for module in modules for layer in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for layer, training in before:
+            layer.training = training
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

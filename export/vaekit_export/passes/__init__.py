@@ -1,0 +1,1 @@
+"""Graph passes: each changes an ONNX graph in one way."""

@@ -1,0 +1,140 @@
+"""Graphs in INT8 or float16, with the layers that cannot bear it left in float."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from vaekit.errors import ExportError
+from vaekit.types import Array
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that hold weights, as their second input."""
+
+_CALIBRATION_BATCH = 64
+
+Convert = Callable[[Collection[str]], bytes]
+"""A graph in lower precision, with the layers of the names given left in float."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph in lower precision."""
+
+    onnx: bytes
+    in_float: tuple[str, ...]
+    """Layers that were left in float, the most sensitive first."""
+
+
+def lower(layers: Sequence[str], convert: Convert, headroom: Callable[[bytes], float]) -> Lowered | None:
+    """The graph in lower precision with as few layers in float as leave ``headroom`` at zero or above.
+
+    Where the whole graph does not reach that, each layer's sensitivity is measured, by the headroom with that layer
+    alone in lower precision, and the most sensitive are left in float one after the other. None where no layer may be
+    lowered.
+    """
+    whole = convert(())
+    if headroom(whole) >= 0:
+        return Lowered(whole, ())
+    alone = {layer: headroom(convert([other for other in layers if other != layer])) for layer in layers}
+    worst_first = sorted(layers, key=lambda layer: alone[layer])
+    for count in range(1, len(layers)):
+        candidate = convert(worst_first[:count])
+        if headroom(candidate) >= 0:
+            return Lowered(candidate, tuple(worst_first[:count]))
+    return None
+
+
+def layers_of(data: bytes) -> dict[str, list[str]]:
+    """Names of a graph's nodes by layer: each node with weights, and the nodes after it up to the next.
+
+    A layer has the name of its first node. Nodes before all weights make a layer of their own.
+    """
+    owners: dict[str, str] = {}
+    layers: dict[str, list[str]] = {}
+    for node in onnx.load_from_string(data).graph.node:
+        before = next((owners[name] for name in node.input if name in owners), None)
+        layer = node.name if node.op_type in WEIGHTED or before is None else before
+        layers.setdefault(layer, []).append(node.name)
+        owners.update(dict.fromkeys(node.output, layer))
+    return layers
+
+
+def nodes_of(data: bytes, layers: Collection[str]) -> list[str]:
+    """Names of the nodes of some of a graph's layers."""
+    return [name for layer, names in layers_of(data).items() if layer in layers for name in names]
+
+
+def to_int8(data: bytes, input_name: str, rows: Array, keep: Collection[str] = ()) -> bytes:
+    """A graph in INT8, as float operators between QuantizeLinear and DequantizeLinear (QDQ), which any runtime reads.
+
+    Activations are uint8 with the ranges that they take on ``rows`` (N, …); weights are int8 for each channel, and of
+    seven bits (``reduce_range``), so that the sum of two products fits 16 bits, and processors without VNNI compute
+    the same as others. ``keep`` names layers that stay float32.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Rows(CalibrationDataReader):  # type: ignore[misc]  # the package is not typed
+        def __init__(self) -> None:
+            starts = range(0, len(rows), _CALIBRATION_BATCH)
+            self.batches = ({input_name: rows[start : start + _CALIBRATION_BATCH]} for start in starts)
+
+        def get_next(self) -> dict[str, Array] | None:
+            return next(self.batches, None)
+
+    with tempfile.TemporaryDirectory(prefix="vaekit-") as folder, _quiet():
+        source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
+        source.write_bytes(data)
+        try:
+            quantize_static(
+                source,
+                target,
+                Rows(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=nodes_of(data, keep),
+            )
+        except Exception as error:  # onnx's, ONNX Runtime's and Python's errors alike
+            raise ExportError(f"ONNX Runtime could not quantise the graph: {error}") from error
+        return target.read_bytes()
+
+
+def to_fp16(data: bytes, keep: Collection[str] = ()) -> bytes:
+    """A graph in float16 whose inputs and outputs stay float32. ``keep`` names layers that stay float32."""
+    from onnxruntime.quantization.onnx_model import ONNXModel
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load_from_string(data)
+    del model.graph.value_info[:]
+    try:
+        with _quiet():
+            converted = ONNXModel(
+                convert_float_to_float16(model, keep_io_types=True, node_block_list=nodes_of(data, keep))
+            )
+            converted.topological_sort()  # its casts stand at the end
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime could not convert the graph to float16: {error}") from error
+    lowered: bytes = converted.model.SerializeToString(deterministic=True)
+    return lowered
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the converters' advice: what they made is measured afterwards."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from vaekit.errors import SourceError
+from vaekit.images import picture as images
+from vaekit.images.picture import check_form, convert_channels, preprocessing_rule, probe_image, read_image
+
+Pixels = NDArray[np.uint8]
+
+EXIF_ORIENTATION = 0x0112
+
+quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+
+
+def noise(*shape: int) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def gradient(height: int, width: int) -> Pixels:
+    """A grey picture of smooth values that no flip or turn leaves as it was."""
+    return (np.add.outer(np.arange(height) * 3, np.arange(width) * 7) % 256).astype(np.uint8)
+
+
+def encoded(picture: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def png(width: int, height: int, rows: bytes, *, depth: int, colour: int, transparent: bytes = b"") -> bytes:
+    """A PNG by hand, for forms that Pillow does not write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    extra = chunk(b"tRNS", transparent) if transparent else b""
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+# What each EXIF orientation says must be done to the stored rows so that the picture stands upright.
+UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.T,
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].T,
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_pictures_stand_upright(tmp_path: Path, orientation: int) -> None:
+    stored = gradient(9, 14)
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    expected = UPRIGHT[orientation](stored)
+    assert np.array_equal(read_image(tmp_path / "a.png", 1, expected.shape)[0], expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm"])
+def test_a_picture_of_the_size_asked_for_is_kept_to_the_bit(tmp_path: Path, suffix: str) -> None:
+    pixels = noise(11, 13, 3)
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
+    read = read_image(tmp_path / f"a.{suffix}", 3, (11, 13))
+    assert read.shape == (3, 11, 13)
+    assert read.dtype == np.uint8
+    assert np.array_equal(read, pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_lossy_formats_are_read(tmp_path: Path, suffix: str) -> None:
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(tmp_path / f"a.{suffix}", quality=95)
+    read = read_image(tmp_path / f"a.{suffix}", 3, (16, 16)).astype(int)
+    assert np.abs(read - np.array([200, 100, 50])[:, None, None]).max() <= 3
+
+
+def test_the_suffix_does_not_matter_to_the_reading(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(Image.fromarray(gradient(8, 8)), "PNG"))
+    assert np.array_equal(read_image(tmp_path / "a.jpg", 1, (8, 8))[0], gradient(8, 8))
+
+
+def half_transparent(mode: str) -> tuple[Image.Image, tuple[float, float, float]]:
+    """A picture of one colour at alpha 51 of 255, and that colour over white."""
+    if mode == "RGBA":
+        return Image.new("RGBA", (8, 8), (255, 0, 100, 51)), (255, 204, 224)
+    if mode == "LA":
+        return Image.new("LA", (8, 8), (100, 51)), (224, 224, 224)
+    picture = Image.new("P", (8, 8), 1)
+    picture.putpalette([0, 0, 0, 255, 0, 100])
+    picture.info["transparency"] = bytes([255, 51])
+    return picture, (255, 204, 224)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_lies_over_white(tmp_path: Path, mode: str) -> None:
+    picture, expected = half_transparent(mode)
+    picture.save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png", 3, (8, 8))
+    assert read[:, 4, 4].tolist() == pytest.approx(list(expected), abs=1)
+    grey = np.dot([0.299, 0.587, 0.114], expected)
+    assert read_image(tmp_path / "a.png", 1, (8, 8))[0, 4, 4] == pytest.approx(grey, abs=1)
+
+
+@pytest.mark.parametrize("colour", [0, 2], ids=["grey", "RGB"])
+def test_a_colour_named_transparent_becomes_white(tmp_path: Path, colour: int) -> None:
+    pixel = [b"\x0a", b"\x14"] if colour == 0 else [b"\x0a\x0b\x0c", b"\x14\x15\x16"]
+    named = b"\x00\x0a" if colour == 0 else b"\x00\x0a\x00\x0b\x00\x0c"
+    rows = (b"\0" + 4 * pixel[0] + 4 * pixel[1]) * 8
+    (tmp_path / "a.png").write_bytes(png(8, 8, rows, depth=8, colour=colour, transparent=named))
+    read = read_image(tmp_path / "a.png", 3, (8, 8))
+    assert (read[:, :, :4] == 255).all()
+    assert (read[0, :, 4:] == 0x14).all()
+
+
+def test_a_16_bit_colour_named_transparent_becomes_white(tmp_path: Path) -> None:
+    rows = (b"\0" + struct.pack(">8H", *[1000] * 4, *[30_000] * 4)) * 8
+    (tmp_path / "a.png").write_bytes(png(8, 8, rows, depth=16, colour=0, transparent=struct.pack(">H", 1000)))
+    read = read_image(tmp_path / "a.png", 1, (8, 8))
+    assert (read[0, :, 4:] == 117).all()
+    assert (read[0, :, :4] == 255).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+def test_16_bits_are_scaled_to_8(tmp_path: Path, suffix: str) -> None:
+    values = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
+    if suffix == "pgm":
+        (tmp_path / "a.pgm").write_bytes(b"P5 8 8 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    read = read_image(tmp_path / f"a.{suffix}", 1, (8, 8))[0]
+    assert np.array_equal(read, np.rint(values / 257).astype(np.uint8))
+    assert (read[0, 0], read[-1, -1]) == (0, 255)
+
+
+def test_a_cmyk_jpeg_has_its_colours(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    read = read_image(tmp_path / "a.jpg", 3, (16, 16)).astype(int)
+    assert np.abs(read - np.array([255, 0, 0])[:, None, None]).max() <= 4
+
+
+def test_a_picture_of_one_bit_is_black_and_white(tmp_path: Path) -> None:
+    bits = gradient(8, 8) > 40
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png", 1, (8, 8))[0], bits * np.uint8(255))
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    Image.fromarray(gradient(8, 8)).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png", 3, (8, 8)), np.stack([gradient(8, 8)] * 3))
+
+
+def test_colours_become_their_luma(tmp_path: Path) -> None:
+    pixels = noise(10, 10, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(read_image(tmp_path / "a.png", 1, (10, 10))[0] - luma).max() <= 1
+
+
+def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(SourceError, match="floating-point"):
+        read_image(tmp_path / "a.tiff", 1, (8, 8))
+
+
+def bands(*, upright: bool) -> Image.Image:
+    """Red, green and blue bands of 10, 8 and 12 pixels along a side of 30 pixels; the other side has 8."""
+    strip = np.zeros((8, 30, 3), np.uint8)
+    strip[:, :10, 0] = strip[:, 10:18, 1] = strip[:, 18:, 2] = 255
+    return Image.fromarray(strip.transpose(1, 0, 2) if upright else strip)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_what_is_too_long_is_cropped_to_its_centre(tmp_path: Path, upright: bool) -> None:
+    bands(upright=upright).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png", 3, (8, 8))  # pixels 11 to 18 of 0 to 29
+    along = read[:, :, 0] if upright else read[:, 0]
+    assert along[0].tolist() == [0] * 8
+    assert along[1].tolist() == [255] * 7 + [0]
+    assert along[2].tolist() == [0] * 7 + [255]
+    across = read[:, 3] if upright else read[:, :, 3]
+    assert (across[1] == 255).all()
+
+
+def test_a_resized_picture_covers_and_is_not_stretched(tmp_path: Path) -> None:
+    y, x = np.mgrid[:60, :100]
+    disc = np.where((x - 49.5) ** 2 + (y - 29.5) ** 2 < 20**2, 255, 0).astype(np.uint8)
+    Image.fromarray(disc).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png", 1, (30, 20))[0] > 127  # halved, 15 columns cropped off each side
+    assert abs(int(read[15].sum()) - 20) <= 1
+    assert abs(int(read[:, 10].sum()) - 20) <= 1
+    assert read.sum() == pytest.approx(np.pi * 10**2, rel=0.05)
+
+
+def test_the_filter_is_bicubic(tmp_path: Path) -> None:
+    picture = Image.fromarray(noise(40, 20, 3))
+    picture.save(tmp_path / "a.png")
+    expected = np.asarray(picture.resize((10, 20), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert np.array_equal(read_image(tmp_path / "a.png", 3, (20, 10)), expected)
+
+
+def test_a_small_picture_is_enlarged(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2), (10, 20, 30)).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png", 3, (16, 9))
+    assert (read == np.array([10, 20, 30])[:, None, None]).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
+def test_the_first_frame_of_a_moving_picture_is_read(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    read = read_image(tmp_path / f"a.{suffix}", 3, (8, 8)).astype(int)
+    assert np.abs(read - np.array([255, 0, 0])[:, None, None]).max() <= 4
+
+
+BROKEN: dict[str, bytes] = {
+    "nothing": b"",
+    "text": b"a recipe for soup",
+    "a page": b"<html><body>404</body></html>",
+    "cut short within the header": encoded(Image.fromarray(noise(64, 64)), "PNG")[:20],
+    "cut short within the pixels": encoded(Image.fromarray(noise(64, 64)), "PNG")[:2000],
+    "a JPEG cut short": encoded(Image.fromarray(noise(64, 64)), "JPEG")[:1500],
+    "an icon": encoded(Image.new("RGB", (32, 32)), "ICO"),
+    "a Targa picture": encoded(Image.new("RGB", (32, 32)), "TGA"),
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(BROKEN[what])
+    with pytest.raises(SourceError) as caught:
+        read_image(path, 3, (8, 8))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value)) > len(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", images.FORMATS)
+def test_altered_pictures_are_read_or_refused(tmp_path: Path, kind: str) -> None:
+    whole = encoded(Image.fromarray(noise(24, 20, 3)), kind)
+    chance = np.random.default_rng(1)
+    path = tmp_path / "a.png"
+    for _ in range(40):
+        data = bytearray(whole[: chance.integers(1, len(whole))] if chance.random() < 0.3 else whole)
+        for at in chance.integers(0, min(len(data), chance.choice([40, len(data)])), 3).tolist():
+            data[at] = int(chance.integers(256))
+        path.write_bytes(data)
+        with contextlib.suppress(SourceError):
+            assert read_image(path, 3, (8, 8)).shape == (3, 8, 8)
+
+
+def test_files_that_are_not_there_and_folders_are_refused_by_name(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "none.png", "No such file"), (tmp_path, "directory")):
+        for read in (lambda path=path: read_image(path, 1, (8, 8)), lambda path=path: probe_image(path)):
+            with pytest.raises(SourceError, match=reason) as caught:
+                read()
+            assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = encoded(Image.fromarray(noise(40, 50)), "PNG")
+    path = tmp_path / "a.png"
+    path.write_bytes(whole[:300])  # decoding would fail, and for another reason
+    monkeypatch.setattr(images, "MAX_PIXELS", 1_999)
+    for read in (lambda: read_image(path, 1, (8, 8)), lambda: probe_image(path)):
+        with pytest.raises(SourceError, match=r"50 x 40 pixels are more than 1,999"):
+            read()
+    monkeypatch.setattr(images, "MAX_PIXELS", 2_000)
+    path.write_bytes(whole)
+    assert read_image(path, 1, (8, 8)).shape == (1, 8, 8)
+
+
+def test_a_bomb_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(60_000, 60_000, b"", depth=1, colour=0))
+    with pytest.raises(SourceError, match="pixels"):
+        read_image(tmp_path / "a.png", 1, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("mode", "grey"), [("1", True), ("L", True), ("LA", True), ("I;16", True), ("RGB", False), ("RGBA", False)]
+)
+def test_a_header_tells_size_and_greyness(tmp_path: Path, mode: str, grey: bool) -> None:
+    Image.new(mode, (14, 9)).save(tmp_path / "a.png")
+    assert probe_image(tmp_path / "a.png") == ((9, 14), grey)
+
+
+def test_the_rule_in_words_names_what_it_makes() -> None:
+    assert "grey" in preprocessing_rule(1, 28, 30)
+    assert "28x30" in preprocessing_rule(1, 28, 30)
+    assert "RGB" in preprocessing_rule(3, 8, 8)
+
+
+def test_the_tiny_bundles_rule_is_this_one(tiny_bundle: Path) -> None:
+    assert preprocessing_rule(1, 8, 8) in (tiny_bundle / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 14), (8, 8)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_form_that_fits_passes(height: int, width: int, channels: int) -> None:
+    check_form((height, width), channels, channels, (height, width))
+
+
+@pytest.mark.parametrize("own", [(14, 9), (9, 15), (8, 14)])
+def test_another_size_is_refused_by_both_sizes(own: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"it is {own[0]}x{own[1]}, not 9x14, and --no-resize refuses that"):
+        check_form(own, 1, 1, (9, 14))
+
+
+def test_another_colour_is_refused_by_both_colours() -> None:
+    with pytest.raises(ValueError, match="it is grey, the model's images are in colour, and --no-resize refuses"):
+        check_form((9, 14), 1, 3, (9, 14))
+    with pytest.raises(ValueError, match="it is in colour, the model's images are grey, and --no-resize refuses"):
+        check_form((9, 14), 3, 1, (9, 14))
+
+
+def test_without_resizing_a_picture_that_fits_is_kept_to_the_bit(tmp_path: Path) -> None:
+    Image.fromarray(noise(9, 14, 3)).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png", 3, (9, 14), resize=False)
+    assert np.array_equal(read, noise(9, 14, 3).transpose(2, 0, 1))
+
+
+def test_without_resizing_a_picture_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(noise(9, 14, 3)).save(path)
+    with pytest.raises(SourceError, match=r"a\.png: it is 9x14, not 14x9"):
+        read_image(path, 3, (14, 9), resize=False)
+    with pytest.raises(SourceError, match=r"a\.png: it is in colour"):
+        read_image(path, 1, (9, 14), resize=False)
+
+
+def test_without_resizing_a_picture_is_measured_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    Image.fromarray(gradient(9, 14)).save(tmp_path / "a.png", exif=exif)
+    read = read_image(tmp_path / "a.png", 1, (14, 9), resize=False)
+    assert np.array_equal(read[0], UPRIGHT[6](gradient(9, 14)))
+    with pytest.raises(SourceError, match="it is 14x9, not 9x14"):
+        read_image(tmp_path / "a.png", 1, (9, 14), resize=False)
+
+
+pictures = st.tuples(st.integers(0, 4), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)).flatmap(
+    lambda shape: arrays.arrays(np.uint8, shape)
+)
+
+
+@quick
+@given(pictures)
+def test_channels_that_are_right_are_kept(pixels: Pixels) -> None:
+    assert np.array_equal(convert_channels(pixels, pixels.shape[1]), pixels)
+
+
+@quick
+@given(pictures)
+def test_channels_become_three_equal_ones_or_their_luma(pixels: Pixels) -> None:
+    colour = convert_channels(pixels, 3)
+    assert (colour.shape, colour.dtype) == ((len(pixels), 3, *pixels.shape[2:]), np.dtype(np.uint8))
+    grey = convert_channels(pixels, 1)
+    assert (grey.shape, grey.dtype) == ((len(pixels), 1, *pixels.shape[2:]), np.dtype(np.uint8))
+    if pixels.shape[1] == 1:
+        assert (colour == pixels).all()
+        assert np.array_equal(convert_channels(colour, 1), pixels)
+    else:
+        luma = np.einsum("nchw,c->nhw", pixels.astype(np.float64), [0.299, 0.587, 0.114])
+        assert np.abs(grey[:, 0] - luma).max(initial=0) <= 1
+
+
+def test_channels_of_arrays_are_converted_as_those_of_files(tmp_path: Path) -> None:
+    Image.fromarray(noise(9, 14, 3)).save(tmp_path / "a.png")
+    converted = convert_channels(noise(9, 14, 3).transpose(2, 0, 1)[None], 1)
+    assert np.array_equal(converted[0], read_image(tmp_path / "a.png", 1, (9, 14)))

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from vaekit.bundle.manifest import ScoreStatistics, threshold
+from vaekit.errors import UsageError
+from vaekit.maths import noise
+from vaekit.maths.elbo import Encode, Likelihood, Terms, elbo_terms, kl_standard_normal, log_likelihood
+
+Array = NDArray[np.float32]
+
+GAUSSIAN = Likelihood("gaussian", 0.3)
+BERNOULLI = Likelihood("bernoulli", None)
+LINE = np.linspace(-30.0, 30.0, 60_001)  # to integrate along
+
+quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+
+
+def normal(x: NDArray[np.float64], mean: float, variance: float) -> NDArray[np.float64]:
+    return np.exp(-((x - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+
+
+def integral(values: NDArray[np.float64]) -> float:
+    return float(values.sum() * (LINE[1] - LINE[0]))
+
+
+def images(*values: float) -> Array:
+    """Images of one channel, one row and as many columns as it takes; one image a value."""
+    return np.array(values, np.float32).reshape(-1, 1, 1, 1)
+
+
+@quick
+@given(st.floats(-4, 4, width=32), st.floats(-4, 2, width=32))
+def test_the_kl_is_the_integral_that_it_stands_for(mu: float, logvar: float) -> None:
+    variance = math.exp(logvar)
+    density = normal(LINE, mu, variance)
+    log_ratio = 0.5 * (LINE**2 - (LINE - mu) ** 2 / variance - logvar)
+    found = kl_standard_normal(np.array([[mu]], np.float32), np.array([[logvar]], np.float32))
+    assert found == pytest.approx(integral(density * log_ratio), rel=1e-5, abs=1e-6)
+
+
+def test_the_kl_is_kept_by_dimension_and_is_nothing_for_the_prior_itself() -> None:
+    mu = np.array([[0, 1, 0], [2, 0, 0]], np.float32)
+    logvar = np.array([[0, 0, 0], [0, 1, 0]], np.float32)
+    found = kl_standard_normal(mu, logvar)
+    assert found.dtype == np.float64
+    assert found == pytest.approx(np.array([[0, 0.5, 0], [2, 0.5 * (math.e - 2), 0]]))
+
+
+def test_the_gaussian_likelihood_is_the_product_of_its_pixels_densities() -> None:
+    chance = np.random.default_rng(0)
+    x, mean = chance.random((2, 5, 3, 4, 2), np.float32)
+    expected = [
+        sum(
+            math.log(math.exp(-((p - m) ** 2) / (2 * 0.3**2)) / (0.3 * math.sqrt(2 * math.pi)))
+            for p, m in zip(a.ravel().tolist(), b.ravel().tolist(), strict=True)
+        )
+        for a, b in zip(x, mean, strict=True)
+    ]
+    found = log_likelihood(x, mean, GAUSSIAN)
+    assert found.shape == (5,)
+    assert found.dtype == np.float64
+    assert found == pytest.approx(expected)
+
+
+def test_the_gaussian_likelihood_integrates_to_one() -> None:
+    x = LINE[np.abs(LINE) < 4].astype(np.float32)
+    logs = log_likelihood(images(*x.tolist()), np.full((len(x), 1, 1, 1), 0.4, np.float32), GAUSSIAN)
+    assert integral(np.exp(logs)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_bernoulli_likelihood_is_that_of_coins() -> None:
+    x = np.array([[1, 0, 1, 0.5]], np.float32).reshape(1, 1, 2, 2)
+    mean = np.array([[0.9, 0.2, 0.5, 0.3]], np.float32).reshape(1, 1, 2, 2)
+    expected = math.log(0.9) + math.log(0.8) + math.log(0.5) + 0.5 * (math.log(0.3) + math.log(0.7))
+    assert log_likelihood(x, mean, BERNOULLI) == pytest.approx([expected], rel=1e-6)
+
+
+def test_the_bernoulli_likelihood_of_all_pictures_sums_to_one() -> None:
+    mean = np.tile(np.array([0.9, 0.2, 0.6], np.float32).reshape(1, 1, 1, 3), (8, 1, 1, 1))
+    every = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)], np.float32).reshape(8, 1, 1, 3)
+    assert np.exp(log_likelihood(every, mean, BERNOULLI)).sum() == pytest.approx(1.0)
+
+
+def test_a_sigmoid_that_rounded_to_the_ends_stays_finite() -> None:
+    found = log_likelihood(images(0, 1, 0, 1), images(0, 1, 1, 0), BERNOULLI)
+    assert found[:2] == pytest.approx([0, 0], abs=1e-6)
+    assert found[2:] == pytest.approx([math.log(1e-7)] * 2)
+
+
+# A model whose every term is known: z ~ N(0, 1), x|z ~ N(slope z + offset, sigma²), so x ~ N(offset, slope² + sigma²).
+SLOPE, OFFSET, SIGMA = 0.4, 0.5, 0.3
+
+
+def decode(z: Array) -> Array:
+    return (SLOPE * z + OFFSET).astype(np.float32).reshape(-1, 1, 1, 1)
+
+
+def encode_exactly(x: Array) -> tuple[Array, Array]:
+    """The posterior itself."""
+    variance = 1 / (1 + SLOPE**2 / SIGMA**2)
+    mu = variance * SLOPE / SIGMA**2 * (x.reshape(-1, 1) - OFFSET)
+    return mu.astype(np.float32), np.full_like(mu, math.log(variance), np.float32)
+
+
+def encode_roughly(x: Array) -> tuple[Array, Array]:
+    mu = (0.5 * x.reshape(-1, 1)).astype(np.float32)
+    return mu, np.full_like(mu, -1.0)
+
+
+def evidence(x: float) -> float:
+    """log p(x), by integration over z."""
+    return math.log(integral(normal(LINE, 0.0, 1.0) * normal(SLOPE * LINE + OFFSET, x, SIGMA**2)))
+
+
+def expected_elbo(monkeypatch: pytest.MonkeyPatch, x: float, encode: Encode) -> float:
+    """The ELBO's expectation over eps, by Gauss and Hermite's quadrature, which is exact here."""
+    total = 0.0
+    for eps, weight in np.stack(np.polynomial.hermite_e.hermegauss(6), axis=1).tolist():
+        monkeypatch.setattr(noise, "standard_normal", lambda *block, eps=eps: np.array([[eps]]))
+        total += weight / math.sqrt(2 * math.pi) * elbo_terms(images(x), encode, decode, GAUSSIAN).elbo.item()
+    return total
+
+
+@pytest.mark.parametrize("x", [0.1, 0.5, 0.9])
+def test_with_the_true_posterior_the_elbo_is_the_evidence(monkeypatch: pytest.MonkeyPatch, x: float) -> None:
+    variance = SLOPE**2 + SIGMA**2
+    closed = -0.5 * (math.log(2 * math.pi * variance) + (x - OFFSET) ** 2 / variance)
+    assert evidence(x) == pytest.approx(closed, abs=1e-6)
+    assert expected_elbo(monkeypatch, x, encode_exactly) == pytest.approx(evidence(x), abs=1e-5)
+
+
+@pytest.mark.parametrize("x", [0.1, 0.9])
+def test_with_another_posterior_the_elbo_falls_short_by_their_divergence(
+    monkeypatch: pytest.MonkeyPatch, x: float
+) -> None:
+    mu, logvar = (part.item() for part in encode_roughly(images(x)))
+    true_mu, true_logvar = (part.item() for part in encode_exactly(images(x)))
+    log_ratio = log_normal(mu, logvar) - log_normal(true_mu, true_logvar)
+    divergence = integral(np.exp(log_normal(mu, logvar)) * log_ratio)
+    assert divergence > 0.01
+    assert expected_elbo(monkeypatch, x, encode_roughly) == pytest.approx(evidence(x) - divergence, abs=1e-5)
+
+
+def log_normal(mean: float, logvar: float) -> NDArray[np.float64]:
+    return -0.5 * (math.log(2 * math.pi) + logvar + (LINE - mean) ** 2 / math.exp(logvar))
+
+
+def test_the_terms_are_those_of_the_one_eps_of_the_seed() -> None:
+    x = images(0.1, 0.7)
+    terms = elbo_terms(x, encode_roughly, decode, GAUSSIAN, seed=11)
+    mu, logvar = encode_roughly(x)
+    z = mu + np.exp(logvar / 2) * noise.standard_normal(11, 0, 1, 1)
+    assert terms.reconstruction == pytest.approx(log_likelihood(x, decode(z.astype(np.float32)), GAUSSIAN), abs=1e-5)
+    assert terms.kl == pytest.approx(kl_standard_normal(mu, logvar)[:, 0])
+    assert terms.elbo == pytest.approx(terms.reconstruction - terms.kl)
+
+
+def test_a_score_does_not_depend_on_an_images_place() -> None:
+    x = images(0.1, 0.7, 0.3, 0.9)
+    order = [2, 0, 3, 1]
+    whole = elbo_terms(x, encode_roughly, decode, GAUSSIAN).elbo
+    assert np.array_equal(elbo_terms(x[order], encode_roughly, decode, GAUSSIAN).elbo, whole[order])
+    assert elbo_terms(x[2:3], encode_roughly, decode, GAUSSIAN).elbo == whole[2]
+
+
+def test_the_kl_is_summed_over_dimensions() -> None:
+    def encode(x: Array) -> tuple[Array, Array]:
+        return np.ones((len(x), 3), np.float32), np.zeros((len(x), 3), np.float32)
+
+    terms = elbo_terms(images(0.5, 0.5), encode, lambda z: decode(z[:, :1]), GAUSSIAN)
+    assert terms.kl.tolist() == [1.5, 1.5]
+
+
+def test_the_elbo_is_reconstruction_less_kl() -> None:
+    assert Terms(np.array([5.0, -1.0]), np.array([2.0, 3.0])).elbo.tolist() == [3.0, -4.0]
+
+
+HELD_OUT = ScoreStatistics(100, 0, {"p0": -40.0, "p50": 10.0, "p100": 80.0, "p99": 60.0, "p99.9": 79.0, "p9": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("text", "nats"),
+    [("p0", -40.0), ("p9", 0.0), ("p50", 10.0), ("p99", 60.0), ("P99", 60.0), ("p99.9", 79.0), ("p100", 80.0)],
+)
+def test_a_percentile_is_the_held_out_score(text: str, nats: float) -> None:
+    assert threshold(text, HELD_OUT) == nats
+
+
+@pytest.mark.parametrize(("text", "nats"), [("p4.5", -20.0), ("p74.5", 35.0), ("p99.45", 69.5), ("p99.95", 79.5)])
+def test_a_percentile_between_known_ones_is_interpolated(text: str, nats: float) -> None:
+    assert threshold(text, HELD_OUT) == pytest.approx(nats)
+
+
+@quick
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_a_higher_percentile_is_no_lower_score(low: float, high: float) -> None:
+    low, high = sorted((low, high))
+    assert threshold(f"p{low:f}", HELD_OUT) <= threshold(f"p{high:f}", HELD_OUT)
+
+
+@pytest.mark.parametrize(("text", "nats"), [("12.5", 12.5), ("-3", -3.0), ("0", 0.0), ("1e3", 1000.0)])
+def test_nats_are_taken_as_they_are_with_or_without_held_out_scores(text: str, nats: float) -> None:
+    assert threshold(text, HELD_OUT) == threshold(text, None) == nats
+
+
+NO_THRESHOLDS = [
+    "",
+    "p",
+    "q99",
+    "p101",
+    "p-1",
+    "pp",
+    "p99p",
+    "99%",
+    "nan",
+    "inf",
+    "-inf",
+    "pnan",
+    "pinf",
+    "1e999",
+    "p1e9",
+]
+
+
+@pytest.mark.parametrize("text", NO_THRESHOLDS)
+def test_what_is_no_threshold_is_refused_with_what_could_be(text: str) -> None:
+    for statistics in (HELD_OUT, None):
+        with pytest.raises(UsageError, match=r"is no threshold: give a percentile .* such as p99, or nats") as caught:
+            threshold(text, statistics)
+        assert repr(text) in str(caught.value)
+
+
+def test_without_held_out_scores_a_percentile_is_refused() -> None:
+    with pytest.raises(UsageError, match="holds no held-out scores"):
+        threshold("p99", None)

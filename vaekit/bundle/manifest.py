@@ -1,0 +1,380 @@
+"""manifest.json: everything needed to use a bundle's graphs, as dataclasses and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vaekit.bundle.onnx_file import TensorInfo
+from vaekit.errors import UsageError
+from vaekit.maths.elbo import Likelihood
+from vaekit.maths.prior import Mixture
+from vaekit.types import PROVIDER_CLASSES
+
+FORMAT = "vaekit-bundle"
+FORMAT_VERSION = 2
+MANIFEST, ENCODER, DECODER, GOLDEN = "manifest.json", "encoder.onnx", "decoder.onnx", "golden.npz"
+FILE_NAMES = (MANIFEST, ENCODER, DECODER, GOLDEN)
+
+IMAGE_AXES, LATENT_AXES = ("height", "width"), ("latent_height", "latent_width")
+"""Names of the axes of images and of latent maps whose sizes are free."""
+
+DETERMINISTIC = "deterministic"
+"""The posterior of an encoder that gives mu alone."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The images that the graphs take and give: float32 (batch, channels, height, width) in [0, 1]."""
+
+    channels: int
+    height: int
+    width: int
+    preprocessing: str
+    """The one rule by which any picture becomes such an image, in words."""
+    multiple_of: int | None = None
+    """Where height and width are free: they may be any multiples of this, and those above are the usual ones."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
+    @property
+    def axes(self) -> tuple[int | str, ...]:
+        """The same as graphs declare it: names where sizes are free."""
+        return self.shape if self.multiple_of is None else (self.channels, *IMAGE_AXES)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a model that was trained on the latents takes them: (z − shift) · factor. The graphs' own z is without it."""
+
+    factor: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The latent, a vector (d,) or a map (c, h, w), and its statistics over the held-out images.
+
+    The statistics are one number for each dimension of a vector or channel of a map, over all positions of it.
+    """
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    """Mean of mu."""
+    std: tuple[float, ...]
+    """Standard deviation of mu."""
+    kl: tuple[float, ...]
+    """KL(q(z_j|x) ‖ N(0, 1)) in nats, summed over positions and averaged over the images; empty where the encoder is
+    deterministic."""
+    scaling: Scaling | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether a latent is a map (c, h, w)."""
+        return len(self.shape) == 3
+
+    @property
+    def size(self) -> int:
+        """Numbers in one latent."""
+        return math.prod(self.shape)
+
+    def describe(self) -> str:
+        """The shape in words."""
+        sizes = " x ".join(map(str, self.shape))
+        return f"maps of {sizes} (channels x height x width)" if self.is_map else f"{sizes} dimensions"
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """What the manifest declares of one ONNX file."""
+
+    file: str
+    sha256: str
+    opset: int
+    ir_version: int
+    precision: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """A file and its hash."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ScoreStatistics:
+    """Scores (−ELBO in nats) of held-out images, so that a threshold means something on the device."""
+
+    images: int
+    """How many images were scored."""
+    seed: int
+    """Of the one eps that all of them shared."""
+    quantiles: dict[str, float]
+    """Scores by percentile: ``p0``, ``p1`` … ``p100`` and some between."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Results a and b agree where |a − b| ≤ atol + rtol·|b|, b being PyTorch's."""
+
+    atol: float
+    rtol: float
+
+
+Tolerances = dict[str, dict[str, Tolerance]]
+"""What ``verify`` allows, by precision of a graph (``fp32``) and class of provider (PROVIDER_CLASSES)."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json: everything needed to use the two graphs."""
+
+    image: ImageSpec
+    latent: LatentSpec
+    posterior: str
+    likelihood: Likelihood
+    mixture: Mixture | None
+    """The fitted prior; None where there is none."""
+    graphs: dict[str, GraphSpec]
+    """By name: ``encoder`` and ``decoder``."""
+    golden: FileSpec
+    parity: dict[str, Any]
+    """What the parity gate measured, with its tolerances."""
+    tolerances: Tolerances
+    scores: ScoreStatistics | None
+    """None where the model has no scores."""
+    minimum_onnxruntime: str
+    """The oldest ONNX Runtime that was found to load graphs of this opset and IR version."""
+    provenance: dict[str, Any]
+    """Versions of the tools, data set, settings and results of the training."""
+
+    @property
+    def encoder_outputs(self) -> tuple[str, ...]:
+        """What the encoder gives: ``mu``, and ``logvar`` unless it is deterministic."""
+        return ("mu",) if self.posterior == DETERMINISTIC else ("mu", "logvar")
+
+    @property
+    def why_no_elbo(self) -> str | None:
+        """Why images have no ELBO under this model, in words; None where they have one."""
+        if self.posterior == DETERMINISTIC:
+            return "its encoder is deterministic (mu without logvar), so there is no q(z|x) to take an ELBO of"
+        if self.likelihood.name == "none":
+            return "it states no likelihood p(x|z), so there is no ELBO; export it with one, such as --sigma 0.1"
+        return None
+
+    @property
+    def format_version(self) -> int:
+        """The lowest format that can say this, so that an older vaekit reads whatever it can use."""
+        is_new = self.latent.is_map or self.posterior == DETERMINISTIC or self.likelihood.name == "none"
+        return 2 if is_new else 1
+
+    def at_size(self, height: int, width: int) -> Manifest:
+        """The same for images of another size, where sizes are free; without scores, which are of the usual size.
+
+        Raises UsageError for a size that the model does not take.
+        """
+        step = self.image.multiple_of
+        if (height, width) == self.image.shape[1:]:
+            return self
+        if step is None:
+            raise UsageError(
+                f"the model's images are {self.image.height} x {self.image.width}; only a bundle that was exported "
+                "with free sizes takes others"
+            )
+        if min(height, width) < step or height % step or width % step:
+            raise UsageError(f"the model takes heights and widths that are multiples of {step}, not {height}x{width}")
+        channels, high, wide = self.latent.shape
+        latent = (channels, height * high // self.image.height, width * wide // self.image.width)
+        return dataclasses.replace(
+            self,
+            image=dataclasses.replace(self.image, height=height, width=width),
+            latent=dataclasses.replace(self.latent, shape=latent),
+            scores=None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as a JSON object."""
+        prior: dict[str, Any] = {"default": "normal" if self.mixture is None else "mixture"}
+        if self.mixture is not None:
+            prior["mixture"] = {
+                "weights": self.mixture.weights.tolist(),
+                "means": self.mixture.means.tolist(),
+                "cholesky": self.mixture.cholesky.tolist(),
+            }
+        return {
+            "format": FORMAT,
+            "format_version": self.format_version,
+            "image": _without_none(dataclasses.asdict(self.image)) | {"range": [0.0, 1.0], "layout": "NCHW"},
+            "latent": _without_none(dataclasses.asdict(self.latent)),
+            "posterior": self.posterior,
+            "likelihood": dataclasses.asdict(self.likelihood),
+            "prior": prior,
+            "graphs": {name: dataclasses.asdict(graph) for name, graph in self.graphs.items()},
+            "golden": dataclasses.asdict(self.golden),
+            "parity": self.parity,
+            "verify": {
+                precision: {kind: dataclasses.asdict(tolerance) for kind, tolerance in kinds.items()}
+                for precision, kinds in self.tolerances.items()
+            },
+            "scores": None if self.scores is None else dataclasses.asdict(self.scores),
+            "minimum_onnxruntime": self.minimum_onnxruntime,
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Manifest:
+        """Read a manifest's JSON object. Raises KeyError, TypeError or ValueError where it is none of ours."""
+        image, latent = document["image"], document["latent"]
+        likelihood, golden = document["likelihood"], document["golden"]
+        mixture = document["prior"].get("mixture")
+        return cls(
+            image=_image_from_json(image),
+            latent=_latent_from_json(latent),
+            posterior=str(document["posterior"]),
+            likelihood=Likelihood(str(likelihood["name"]), _optional_float(likelihood["sigma"])),
+            mixture=None if mixture is None else _mixture_from_json(mixture),
+            graphs={name: _graph_from_json(document["graphs"][name]) for name in ("encoder", "decoder")},
+            golden=FileSpec(str(golden["file"]), str(golden["sha256"])),
+            parity=dict(document["parity"]),
+            tolerances=_tolerances_from_json(document["verify"]),
+            scores=None if document["scores"] is None else _scores_from_json(document["scores"]),
+            minimum_onnxruntime=str(document["minimum_onnxruntime"]),
+            provenance=dict(document["provenance"]),
+        )
+
+
+def dump_json(document: Mapping[str, Any]) -> str:
+    """JSON for people: indented, but with each list of plain numbers on one line."""
+    return _formatted(document, "") + "\n"
+
+
+def _formatted(value: Any, indent: str) -> str:
+    inner = indent + "  "
+    if isinstance(value, Mapping) and value:
+        rows = [f"{json.dumps(key, ensure_ascii=False)}: {_formatted(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and any(not isinstance(item, int | float) for item in value):
+        return "[\n" + ",\n".join(inner + _formatted(item, inner) for item in value) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _image_from_json(document: Mapping[str, Any]) -> ImageSpec:
+    step = document.get("multiple_of")
+    image = ImageSpec(
+        int(document["channels"]),
+        int(document["height"]),
+        int(document["width"]),
+        str(document["preprocessing"]),
+        None if step is None else int(step),
+    )
+    if step is not None and (step < 1 or image.height % step or image.width % step):
+        raise ValueError(f"images of {image.height} x {image.width} are no multiples of {step}")
+    return image
+
+
+def _without_none(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value is not None}
+
+
+def _latent_from_json(document: Mapping[str, Any]) -> LatentSpec:
+    shape = tuple(int(size) for size in document["shape"])
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise ValueError(f"a latent is a vector (d,) or a map (c, h, w), not of shape {shape}")
+    scaling = document.get("scaling")
+    mean, std, kl = (tuple(float(number) for number in document[key]) for key in ("mean", "std", "kl"))
+    return LatentSpec(
+        shape,
+        mean,
+        std,
+        kl,
+        None if scaling is None else Scaling(_finite(scaling["factor"]), _finite(scaling["shift"])),
+    )
+
+
+def _graph_from_json(document: Mapping[str, Any]) -> GraphSpec:
+    return GraphSpec(
+        file=str(document["file"]),
+        sha256=str(document["sha256"]),
+        opset=int(document["opset"]),
+        ir_version=int(document["ir_version"]),
+        precision=str(document["precision"]),
+        inputs=_tensors_from_json(document["inputs"]),
+        outputs=_tensors_from_json(document["outputs"]),
+    )
+
+
+def _tensors_from_json(document: list[Mapping[str, Any]]) -> tuple[TensorInfo, ...]:
+    return tuple(TensorInfo(str(item["name"]), str(item["dtype"]), tuple(item["shape"])) for item in document)
+
+
+def _tolerance_from_json(document: Mapping[str, Any]) -> Tolerance:
+    atol, rtol = float(document["atol"]), float(document["rtol"])
+    if not (0 <= atol < math.inf and 0 <= rtol < math.inf):
+        raise ValueError(f"tolerances are finite and not negative, not atol {atol}, rtol {rtol}")
+    return Tolerance(atol, rtol)
+
+
+def _tolerances_from_json(document: Mapping[str, Any]) -> Tolerances:
+    return {
+        str(precision): {kind: _tolerance_from_json(kinds[kind]) for kind in PROVIDER_CLASSES}
+        for precision, kinds in document.items()
+    }
+
+
+def _scores_from_json(document: Mapping[str, Any]) -> ScoreStatistics:
+    quantiles = {str(name): float(score) for name, score in document["quantiles"].items()}
+    if not quantiles or not all(math.isfinite(score) for score in quantiles.values()):
+        raise ValueError("the quantiles of scores are not finite numbers")
+    return ScoreStatistics(int(document["images"]), int(document["seed"]), quantiles)
+
+
+def _mixture_from_json(document: Mapping[str, Any]) -> Mixture:
+    return Mixture(*(np.asarray(document[key], np.float64) for key in ("weights", "means", "cholesky")))
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a finite number")
+    return number
+
+
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def threshold(text: str, statistics: ScoreStatistics | None) -> float:
+    """The score in nats above which ``--flag-above`` flags: ``p99``, a percentile of held-out scores, or a number.
+
+    Percentiles between those in the bundle are interpolated. Raises UsageError for anything else, or for a percentile
+    where the bundle holds no scores.
+    """
+    try:
+        if not text.lower().startswith("p"):
+            return _finite(text)
+        percentile = _finite(text[1:])
+    except ValueError:
+        percentile = -1.0
+    if not 0 <= percentile <= 100:
+        raise UsageError(
+            f"{text!r} is no threshold: give a percentile of the held-out scores, p0 to p100, such as p99, or nats"
+        )
+    if statistics is None:
+        raise UsageError(
+            "this bundle holds no held-out scores of such images to take a percentile of: give a number of nats"
+        )
+    known = np.array(sorted((float(name[1:]), score) for name, score in statistics.quantiles.items()))
+    return float(np.interp(percentile, known[:, 0], known[:, 1]))

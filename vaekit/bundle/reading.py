@@ -1,0 +1,226 @@
+"""Reading a bundle, a folder or a .zip of one, and the checks that it must pass before it is used.
+
+The hashes in the manifest prove that the files are whole and belong together. They do not prove who made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaekit.bundle.manifest import (
+    DETERMINISTIC,
+    FILE_NAMES,
+    FORMAT,
+    FORMAT_VERSION,
+    GOLDEN,
+    LATENT_AXES,
+    MANIFEST,
+    FileSpec,
+    GraphSpec,
+    Manifest,
+)
+from vaekit.bundle.onnx_file import OnnxInfo, TensorInfo, read_onnx
+from vaekit.errors import BundleError
+from vaekit.types import Array
+
+_LARGEST_FILE = 2**31  # protocol buffers, and so single-file ONNX, end at two gigabytes
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that passed its checks."""
+
+    path: Path
+    manifest: Manifest
+    document: dict[str, Any]
+    """manifest.json as it stands, unknown keys included."""
+    files: dict[str, bytes]
+    """The contents of every file by its name; what was hashed is what is run."""
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read and check a bundle, a folder or a .zip of one. Raises BundleError naming what does not hold."""
+    path = Path(path)
+    files = _read_files(path)
+    document = _parse_manifest(path, files[MANIFEST])
+    try:
+        manifest = Manifest.from_json(document)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        detail = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise BundleError(f"{path / MANIFEST} is damaged: {detail}. Export the bundle again.") from error
+    _check_hashes(path, manifest, files)
+    for graph in manifest.graphs.values():
+        _check_graph(path / graph.file, graph, files[graph.file])
+    _check_declarations(path / MANIFEST, manifest)
+    return Bundle(path, manifest, document, files)
+
+
+def read_golden(bundle: Bundle) -> dict[str, Array]:
+    """The golden vectors of a bundle, float32, by name. Raises BundleError where they cannot be read or do not fit."""
+    from vaekit.system.npz import NPZ_ERRORS  # here, as it imports zipfile, and most commands need no golden vectors
+
+    path = bundle.path / GOLDEN
+    try:
+        with np.load(io.BytesIO(bundle.files[GOLDEN]), allow_pickle=False) as arrays:
+            golden = {name: arrays[name] for name in ("image", *bundle.manifest.encoder_outputs, "z", "decoded")}
+    except NPZ_ERRORS as error:
+        raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
+    images, latents = golden["image"].shape[:1], golden["z"].shape[:1]
+    shapes = {
+        "image": images + bundle.manifest.image.shape,
+        "mu": images + bundle.manifest.latent.shape,
+        "logvar": images + bundle.manifest.latent.shape,
+        "z": latents + bundle.manifest.latent.shape,
+        "decoded": latents + bundle.manifest.image.shape,
+    }
+    for name, array in golden.items():
+        if array.dtype != np.float32 or array.shape != shapes[name] or not array.size:
+            raise BundleError(f"{path} is damaged: {name} is {array.dtype} {array.shape}, not float32 {shapes[name]}")
+        is_image = name in ("image", "decoded")
+        if not np.isfinite(array).all() or (is_image and not (array.min() >= 0 and array.max() <= 1)):
+            raise BundleError(f"{path} is damaged: {name} holds numbers that no model gave")
+    return golden
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a folder's manifest says that it is a bundle, whatever else may be wrong with it."""
+    try:
+        return bool(json.loads((path / MANIFEST).read_bytes())["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _read_files(path: Path) -> dict[str, bytes]:
+    if path.is_dir():
+        if not (path / MANIFEST).is_file():
+            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}. `vaekit export` writes one.")
+        return {name: _read_file(path / name) for name in FILE_NAMES}
+    if path.is_file():
+        return _read_zip(path)
+    raise BundleError(f"there is no bundle at {path}: `vaekit export -o {path}` writes one, -m BUNDLE names another")
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing: export the bundle again, or copy it whole") from None
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_zip(path: Path) -> dict[str, bytes]:
+    """The bundle's files in a .zip, at its top or in its one folder."""
+    import zipfile  # here, as most bundles are folders and a cold start should not pay for it
+    import zlib
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {Path(entry.filename).name: entry for entry in archive.infolist() if entry.filename[-1] != "/"}
+            for name in FILE_NAMES:
+                if name not in found:
+                    raise BundleError(f"{path} is not a whole bundle: it has no {name}")
+                if found[name].file_size > _LARGEST_FILE:
+                    raise BundleError(f"{path} holds a {name} of more than two gigabytes")
+            return {name: archive.read(found[name]) for name in FILE_NAMES}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+        # RuntimeError is zipfile's word for encryption, and its NotImplementedError for what it cannot unpack.
+        raise BundleError(f"{path} is neither a bundle's folder nor a .zip of one: {error}") from error
+
+
+def _parse_manifest(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+        kind, version = document["format"], document["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(
+            f"{path / MANIFEST} is damaged or not of a vaekit bundle. Export the bundle again."
+        ) from error
+    if kind != FORMAT:
+        raise BundleError(f"{path / MANIFEST} is not of a vaekit bundle: its format is {kind!r}")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has bundle format {version}; this vaekit reads up to {FORMAT_VERSION}. Upgrade it: "
+            "pip install -U vaekit"
+        )
+    assert isinstance(document, dict)
+    return document
+
+
+def _check_hashes(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    declared_files: list[GraphSpec | FileSpec] = [*manifest.graphs.values(), manifest.golden]
+    for declared in declared_files:
+        if declared.file not in files:
+            raise BundleError(f"{path / MANIFEST} names a file that no bundle has: {declared.file!r}")
+        if hashlib.sha256(files[declared.file]).hexdigest() != declared.sha256:
+            raise BundleError(
+                f"{path / declared.file} is not the file that was exported: its sha256 differs from the manifest's. "
+                "Copy or export the bundle again."
+            )
+
+
+def _check_declarations(path: Path, manifest: Manifest) -> None:
+    """The manifest's parts must fit each other: sizes, the graphs' tensors and the mixture."""
+    image = TensorInfo("image", "float32", ("batch", *manifest.image.axes))
+    latent_axes = (
+        manifest.latent.shape if manifest.image.multiple_of is None else (manifest.latent.shape[0], *LATENT_AXES)
+    )
+    *codes, z = (TensorInfo(name, "float32", ("batch", *latent_axes)) for name in (*manifest.encoder_outputs, "z"))
+    encoder, decoder = manifest.graphs["encoder"], manifest.graphs["decoder"]
+    wanted = {
+        "the encoder's inputs": (encoder.inputs, (image,)),
+        "the encoder's outputs": (encoder.outputs, tuple(codes)),
+        "the decoder's inputs": (decoder.inputs, (z,)),
+        "the decoder's outputs": (decoder.outputs, (image,)),
+    }
+    for what, (declared, expected) in wanted.items():
+        if declared != expected:
+            raise BundleError(
+                f"{path} contradicts itself: {what} are declared as {_describe(declared)}, where its sizes ask for "
+                f"{_describe(expected)}"
+            )
+    if missing := {graph.precision for graph in manifest.graphs.values()} - set(manifest.tolerances):
+        raise BundleError(f"{path} contradicts itself: it has no tolerances for {', '.join(sorted(missing))} graphs")
+    latent, d = manifest.latent, manifest.latent.shape[0]
+    kl = 0 if manifest.posterior == DETERMINISTIC else d
+    if (len(latent.mean), len(latent.std), len(latent.kl)) != (d, d, kl):
+        raise BundleError(f"{path} contradicts itself: its latent statistics are not of {d} dimensions")
+    if manifest.mixture is not None and manifest.mixture.means.shape[1:] != latent.shape:
+        raise BundleError(f"{path} contradicts itself: its mixture prior has not the latent's {d} dimensions")
+    if manifest.scores is not None and manifest.why_no_elbo is not None:
+        raise BundleError(f"{path} contradicts itself: it has scores, but {manifest.why_no_elbo}")
+
+
+def _check_graph(path: Path, declared: GraphSpec, data: bytes) -> None:
+    try:
+        info = read_onnx(data)
+    except ValueError as error:
+        raise BundleError(f"{path} cannot be used: {error}") from error
+    if info.external_data:
+        raise BundleError(f"{path} names data outside its own file; vaekit loads single files only")
+    if unknown := sorted(domain for domain, _ in info.operators if domain):
+        raise BundleError(f"{path} has operators of an unknown domain: {', '.join(unknown)}")
+    for kind, found, wanted in (("inputs", info.inputs, declared.inputs), ("outputs", info.outputs, declared.outputs)):
+        if tuple(found) != wanted:
+            raise BundleError(f"{path} has {kind} {_describe(found)}, but the manifest declares {_describe(wanted)}")
+    _check_versions(path, info, declared)
+
+
+def _check_versions(path: Path, info: OnnxInfo, declared: GraphSpec) -> None:
+    if info.opsets.get("") != declared.opset or info.ir_version != declared.ir_version:
+        raise BundleError(
+            f"{path} has opset {info.opsets.get('')} and IR version {info.ir_version}, but the manifest declares "
+            f"{declared.opset} and {declared.ir_version}"
+        )
+
+
+def _describe(tensors: list[TensorInfo] | tuple[TensorInfo, ...]) -> str:
+    return ", ".join(f"{t.name} {t.dtype} ({', '.join(map(str, t.shape))})" for t in tensors) or "none"

@@ -1,0 +1,189 @@
+"""What this machine can run: interpreter, processor, ONNX Runtime's wheels, and which providers load and run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import platform
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+
+import vaekit
+from vaekit.errors import VaekitError
+from vaekit.ort.providers import (
+    INSTALL_HINTS,
+    PROVIDERS,
+    Selection,
+    available_providers,
+    import_onnxruntime,
+    plugins,
+    short_name,
+)
+from vaekit.ort.session import open_graph
+from vaekit.system.machine import available_memory, has_fast_int8, processor_flags, processor_name, usable_cpus
+
+STATES = ("runs", "fails", "missing")
+"""Of a provider: all nodes of the probe ran on it, and rightly; it does not load or run; it is not installed."""
+
+_TELLING_FLAGS = (
+    "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
+    "asimd", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+_PROBE_SECONDS = 120
+
+# sigmoid(convolution of x (batch, 1, 4, 4) with a 3x3 kernel of ninths, padded by one), opset 17, IR 8: the test that
+# makes it anew from these words is tests/export/test_probe.py.
+PROBE_MODEL = base64.b64decode(
+    "CAg6tQEKIgoBeAoBdxIBYyIEQ29udioRCgRwYWRzQAFAAUABQAGgAQcKDwoBYxIBeSIHU2lnbW9pZBIFcHJvYmUqMwgBCAEIAwgDEAFCAXdKJD"
+    "mO4z05juM9OY7jPTmO4z05juM9OY7jPTmO4z05juM9OY7jPVogCgF4EhsKGQgBEhUKBxIFYmF0Y2gKAggBCgIIBAoCCARiIAoBeRIbChkIARIV"
+    "CgcSBWJhdGNoCgIIAQoCCAQKAggEQgQKABAR"
+)
+
+
+@dataclass(frozen=True)
+class ProviderReport:
+    """What came of trying a provider."""
+
+    name: str
+    """vaekit's name of it, or ONNX Runtime's own where there is none."""
+    state: str
+    """One of STATES."""
+    detail: str
+    """Placement, or why it does not run and what it needs."""
+    install: str
+    """What would install it, in words; empty where it is installed."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What this machine is and can run."""
+
+    vaekit: str
+    python: str
+    platform: str
+    processor: str
+    flags: tuple[str, ...]
+    """Instruction sets that matter to inference."""
+    fast_int8: bool
+    """Whether 8-bit products are summed in 32 bits at once (VNNI, ARM's dot product)."""
+    cpus: int
+    """Processors that this process may use."""
+    memory_gb: float
+    """That can still be taken."""
+    onnxruntime: str | None
+    wheels: tuple[str, ...]
+    """Installed distributions that own the folder ``onnxruntime``, with their versions."""
+    plugins: tuple[str, ...]
+    """Providers that installed plugin packages carry."""
+    problems: tuple[str, ...]
+    providers: tuple[ProviderReport, ...]
+
+
+def examine() -> Report:
+    """Look at the machine, and try each provider that is installed in a process of its own."""
+    flags = processor_flags()
+    wheels = _wheels()
+    version, problems = _onnxruntime_state(wheels)
+    return Report(
+        vaekit=vaekit.__version__,
+        python=f"{platform.python_version()} ({platform.python_implementation()}) at {sys.executable}",
+        platform=platform.platform(),
+        processor=processor_name(),
+        flags=tuple(flag for flag in _TELLING_FLAGS if flag in flags),
+        fast_int8=has_fast_int8(flags),
+        cpus=usable_cpus(),
+        memory_gb=available_memory() / 2**30,
+        onnxruntime=version,
+        wheels=tuple(f"{name} {number}" for name, number in wheels.items()),
+        plugins=tuple(plugins()) if version else (),
+        problems=tuple(problems),
+        providers=tuple(_try_providers(version is not None)),
+    )
+
+
+def probe(name: str) -> tuple[str, str]:
+    """Run the probe model on a provider in this process: its state, one of STATES, and the detail."""
+    image = np.ones((1, 1, 4, 4), np.float32)
+    reach = np.array([2.0, 3.0, 3.0, 2.0])  # pixels of the image that the kernel covers, along one axis
+    expected = 1 / (1 + np.exp(-np.outer(reach, reach) / 9))
+    try:
+        graph = open_graph("probe", PROBE_MODEL, Selection(name), probe={"x": image})
+        (result,) = graph.run(["y"], {"x": image})
+    except VaekitError as error:
+        return "fails", str(error)
+    if not np.allclose(result[0, 0], expected, atol=2e-2):
+        return "fails", f"it computes {result[0, 0, 0, 0]:.4g} where {expected[0, 0]:.4g} is right"
+    return "runs", graph.describe()
+
+
+def _wheels() -> dict[str, str]:
+    """Versions of the distributions that own files of the package onnxruntime, by name."""
+    found = {}
+    for distribution in metadata.distributions():
+        name = (distribution.metadata.get_all("Name") or [""])[0]
+        if name.lower().startswith(("onnxruntime", "ort-nightly")) and any(
+            file.parts[0] == "onnxruntime" for file in distribution.files or ()
+        ):
+            found[name] = distribution.version
+    return found
+
+
+def _onnxruntime_state(wheels: dict[str, str]) -> tuple[str | None, list[str]]:
+    """ONNX Runtime's version, None where it cannot be used, and what is wrong with it, in words."""
+    problems = []
+    if len(wheels) > 1:
+        problems.append(
+            f"{' and '.join(wheels)} own the same files and overwrite each other: pip uninstall {' '.join(wheels)}; "
+            "then install the one that is wanted"
+        )
+    try:
+        return str(import_onnxruntime().__version__), problems
+    except VaekitError as error:
+        return None, [*problems, str(error)]
+
+
+def _try_providers(installed: bool) -> list[ProviderReport]:
+    here = available_providers() if installed else ()
+    names = [*PROVIDERS, *(full for full in here if short_name(full) == full)]
+    return [_try(name, PROVIDERS.get(name, name) in here) for name in names]
+
+
+def _try(name: str, installed: bool) -> ProviderReport:
+    if not installed:
+        return ProviderReport(name, "missing", "not in the installed ONNX Runtime", INSTALL_HINTS.get(name, ""))
+    state, detail = _probe_elsewhere(name)
+    return ProviderReport(name, state, detail, "")
+
+
+def _probe_elsewhere(name: str) -> tuple[str, str]:
+    """``probe`` in a process of its own: a provider's library may end the process that loads it."""
+    command = [sys.executable, "-m", "vaekit.diagnose.doctor", name]
+    try:
+        done = subprocess.run(  # noqa: S603 — this very module
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "fails", f"it did not answer within {_PROBE_SECONDS} seconds"
+    if done.returncode < 0:
+        return "fails", f"its process was ended by {signal.Signals(-done.returncode).name}"
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])  # after whatever the provider's library printed
+    except (ValueError, IndexError):
+        answer = None
+    if not isinstance(answer, list) or len(answer) != 2 or answer[0] not in STATES:
+        return "fails", f"its process ended with code {done.returncode} and no answer"
+    return str(answer[0]), str(answer[1])
+
+
+if __name__ == "__main__":
+    print(json.dumps(probe(sys.argv[1])))

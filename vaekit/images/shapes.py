@@ -1,0 +1,88 @@
+"""The built-in data set: coloured shapes on a pale background, drawn from an index and a seed, with known factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaekit.maths.noise import uniforms, words
+
+SHAPE_NAMES = ("circle", "square", "triangle")
+FACTOR_NAMES = ("shape", "hue", "size", "rotation", "x", "y", "background_hue")
+
+_FACTOR_WORDS = 8  # seven factors, rounded up to Philox's four words a count
+_CHUNK_PIXELS = 2_000_000  # drawn at a time: keeps the temporaries within a hundred megabytes
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Drawn images and the factors behind them."""
+
+    images: NDArray[np.uint8]
+    """(N, 3, H, W)."""
+    factors: NDArray[np.float64]
+    """(N, 7), columns as FACTOR_NAMES. shape: 0, 1 or 2 (SHAPE_NAMES); hue, background_hue and rotation: turns in
+    [0, 1); size: radius of the circle of equal area, in image heights or widths, whichever is less; x, y: centre, in
+    widths and heights from the top left."""
+
+
+def draw_shapes(count: int, size: tuple[int, int] = (32, 32), *, start: int = 0, seed: int = 0) -> Shapes:
+    """Draw shapes number ``start`` to ``start + count - 1`` of a seed; ``size`` is (height, width) in pixels."""
+    factors = draw_factors(count, start=start, seed=seed)
+    return Shapes(render(factors, size), factors)
+
+
+def draw_factors(count: int, *, start: int = 0, seed: int = 0) -> NDArray[np.float64]:
+    """The factors of those shapes, (count, 7): see ``Shapes.factors``."""
+    u = uniforms(words(seed, start, count, _FACTOR_WORDS))[:, : len(FACTOR_NAMES)]
+    u[:, 0] = np.floor(u[:, 0] * len(SHAPE_NAMES))
+    u[:, 2] = 0.13 + 0.11 * u[:, 2]
+    u[:, 4:6] = 0.3 + 0.4 * u[:, 4:6]
+    return u
+
+
+def render(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Images (N, 3, H, W) of factors (N, 7)."""
+    images = np.empty((len(factors), 3, *size), np.uint8)
+    chunk = max(1, _CHUNK_PIXELS // (size[0] * size[1]))
+    for first in range(0, len(factors), chunk):
+        images[first : first + chunk] = _render(factors[first : first + chunk], size)
+    return images
+
+
+def _render(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Images (n, 3, H, W) of factors (n, 7): the shape's colour over the background by its coverage of each pixel."""
+    coverage = _coverage(factors, size)[:, None]  # (n, 1, H, W)
+    ink = _rgb(factors[:, 1], saturation=0.85, value=0.8)[:, :, None, None]
+    paper = _rgb(factors[:, 6], saturation=0.22, value=0.95)[:, :, None, None]
+    return np.rint(255.0 * (paper + (ink - paper) * coverage)).astype(np.uint8)
+
+
+def _coverage(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
+    """How much of each pixel the shape covers, (n, H, W) in [0, 1]: the distance to its outline, one pixel wide."""
+    height, width = size
+    scale = min(height, width)
+    shape, size_factor, rotation, centre_x, centre_y = (
+        factors[:, FACTOR_NAMES.index(name), None, None].astype(np.float32)
+        for name in ("shape", "size", "rotation", "x", "y")
+    )
+    x = np.arange(width, dtype=np.float32) + 0.5 - centre_x * width
+    y = np.arange(height, dtype=np.float32)[:, None] + 0.5 - centre_y * height
+    turn, radius = 2 * np.pi * rotation, size_factor * scale
+    along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+    # Signed distance in pixels, negative inside. Half sides and inner radii are those of equal area, pi r².
+    circle = np.hypot(x, y) - radius
+    square = np.maximum(np.abs(along), np.abs(across)) - radius * np.float32(np.sqrt(np.pi) / 2)
+    slopes = np.maximum(np.float32(np.sqrt(3) / 2) * np.abs(along) - across / 2, across)
+    triangle = slopes - radius * np.float32(np.sqrt(np.pi / (3 * np.sqrt(3))))
+    distance = np.choose(shape.astype(np.int64), (circle, square, triangle))
+    return np.clip(0.5 - distance, 0.0, 1.0)
+
+
+def _rgb(hue: NDArray[np.float64], *, saturation: float, value: float) -> NDArray[np.float32]:
+    """RGB (n, 3) in [0, 1] of hues in turns, at one saturation and value (HSV)."""
+    sector = (np.array([5.0, 3.0, 1.0]) + hue[:, None] * 6.0) % 6.0
+    ramp = np.clip(np.minimum(sector, 4.0 - sector), 0.0, 1.0)
+    return (value * (1.0 - saturation * ramp)).astype(np.float32)

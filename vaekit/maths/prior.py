@@ -1,0 +1,88 @@
+"""The prior at sampling time: N(0, I), or a Gaussian mixture fitted to the encoded training images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaekit.maths import noise
+
+_CHUNK = 1 << 18  # normals drawn at a time; the result does not depend on it
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A Gaussian mixture over latents of d dimensions, with K components. All arrays are float64."""
+
+    weights: NDArray[np.float64]
+    """(K,), positive, of sum 1."""
+    means: NDArray[np.float64]
+    """(K, d)."""
+    cholesky: NDArray[np.float64]
+    """(K, d, d), the lower triangular Cholesky factors L of the covariances L Lᵀ."""
+
+    def __post_init__(self) -> None:
+        k, d = self.means.shape
+        if self.weights.shape != (k,) or self.cholesky.shape != (k, d, d):
+            raise ValueError("the mixture's weights, means and Cholesky factors do not fit each other")
+        if not all(np.isfinite(part).all() for part in (self.weights, self.means, self.cholesky)):
+            raise ValueError("the mixture holds numbers that are not finite")
+        if (self.weights < 0).any() or not np.isclose(self.weights.sum(), 1.0):
+            raise ValueError("the mixture's weights are not positive numbers of sum 1")
+
+
+def draw_normal(
+    dimensions: int, count: int, *, seed: int = 0, start: int = 0, temperature: float = 1.0
+) -> NDArray[np.float32]:
+    """Samples ``start`` to ``start + count - 1`` of a seed from N(0, temperature² I), float32 (count, dimensions)."""
+    out = np.empty((count, dimensions), np.float32)
+    for first, part in _chunks(out):
+        with np.errstate(over="ignore"):
+            part[:] = temperature * noise.standard_normal(seed, start + first, len(part), dimensions)
+    return out
+
+
+def draw_mixture(
+    mixture: Mixture, count: int, *, seed: int = 0, start: int = 0, temperature: float = 1.0
+) -> NDArray[np.float32]:
+    """Samples ``start`` to ``start + count - 1`` of a seed from the mixture, float32 (count, d).
+
+    Sample k takes component c where its uniform falls among the cumulated weights, and is
+    mean_c + temperature · L_c eps with the same eps as ``draw_normal``.
+    """
+    dimensions = mixture.means.shape[1]
+    out = np.empty((count, dimensions), np.float32)
+    for first, part in _chunks(out):
+        raw = noise.words(seed, start + first, len(part), noise.block_words(dimensions))
+        component = _components(mixture.weights, noise.uniforms(raw[:, -1]))
+        eps = temperature * noise.normals(raw, dimensions)
+        with np.errstate(over="ignore"):
+            part[:] = mixture.means[component] + _rows_times(mixture.cholesky, component, eps)
+    return out
+
+
+def _chunks(rows: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Rows (N, d) some at a time, each part with the number of its first."""
+    step = max(1, _CHUNK // rows.shape[1])
+    return ((first, rows[first : first + step]) for first in range(0, len(rows), step))
+
+
+def _components(weights: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The first component whose cumulated weight exceeds each uniform."""
+    return np.minimum(np.searchsorted(np.cumsum(weights), uniform, side="right"), len(weights) - 1)
+
+
+def _rows_times(
+    cholesky: NDArray[np.float64], component: NDArray[np.int64], eps: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """L_c eps for each row, summed over eps's dimensions one after the other.
+
+    A matrix product would sum in an order that depends on the batch's size, and so change the last bits.
+    """
+    total = np.zeros_like(eps)
+    for column in range(eps.shape[1]):
+        total += cholesky[component, :, column] * eps[:, column, None]
+    return total

@@ -1,0 +1,1 @@
+"""ONNX Runtime: its execution providers, and sessions whose placement is proved."""

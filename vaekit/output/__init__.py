@@ -1,0 +1,1 @@
+"""Writing results: grids, animations, latents and plots."""

@@ -1,0 +1,191 @@
+"""Laying images out for people, and writing them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from vaekit.errors import UsageError, VaekitError
+from vaekit.system.files import check_file_target, check_new_folder, replacing_file, replacing_folder
+from vaekit.types import Floats, Pixels
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Pillow's names of the formats that a picture's suffix may name."""
+
+ANIMATIONS = (".gif",)
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
+
+Progress = Callable[[int], None]
+
+_COMFORTABLE_SIDE = 64  # images smaller than this are enlarged by a whole factor
+_MAX_PIXELS = 100_000_000  # of one picture: larger ones take gigabytes, and few programs open them
+_TEXT_SIZE = 12  # of titles, in pixels, for images of the comfortable side
+_GIF_MILLISECONDS = 90  # a frame; the two ends of an animation stay for longer
+_GIF_PAUSE_MILLISECONDS = 600
+_FEW = 256  # files that are written by this process: others take longer to start than these take to write
+
+
+def grid(
+    images: Floats,
+    columns: int | None = None,
+    *,
+    padding: int = 2,
+    captions: Sequence[str] = (),
+    row_titles: Sequence[str] = (),
+    column_titles: Sequence[str] = (),
+) -> Pixels:
+    """Images (N, C, H, W) in [0, 1] side by side, row by row: uint8 (height, width, 3), white between them.
+
+    ``columns`` defaults to the least square that holds them. Tiny images are enlarged by a whole factor. ``captions``
+    stand below each image, ``row_titles`` left of each row, ``column_titles`` above each column. Raises UsageError
+    where the picture would have more than a hundred million pixels.
+    """
+    count, _, height, width = images.shape
+    columns = columns or square(count)
+    check_size(count, columns, (height, width))
+    factor = _enlargement(height, width)
+    high, wide = height * factor, width * factor
+    line = _line_height(high)
+    left = padding + (_text_width(row_titles, line) + 2 * padding if row_titles else 0)
+    tops = _tops(
+        padding + (line if column_titles else 0), high + padding, line, captions, -(-count // columns), columns
+    )
+    corners = [(tops[k // columns], left + k % columns * (wide + padding)) for k in range(count)]
+    canvas = np.full((tops[-1], left + columns * (wide + padding), 3), 255, np.uint8)
+    for image, (y, x) in zip(to_uint8(images), corners, strict=True):
+        canvas[y : y + high, x : x + wide] = image.repeat(factor, 1).repeat(factor, 2).transpose(1, 2, 0)
+    middle = wide // 2
+    texts = [
+        *((x + middle, line // 2, "mm", title) for title, (_, x) in zip(column_titles, corners, strict=False)),
+        *((left - 2 * padding, y + high // 2, "rm", title) for title, y in zip(row_titles, tops, strict=False)),
+        *((x + middle, y + high + line // 2, "mm", text) for text, (y, x) in zip(captions, corners, strict=False)),
+    ]
+    return _written(canvas, texts, line) if texts else canvas
+
+
+def _tops(first: int, pitch: int, line: int, captions: Sequence[str], rows: int, columns: int) -> list[int]:
+    """Where each row starts, and where the last one ends; a line more below each row that has captions."""
+    tops = [first]
+    for row in range(rows):
+        captioned = any(captions[row * columns : (row + 1) * columns])
+        tops.append(tops[-1] + pitch + (line if captioned else 0))
+    return tops
+
+
+def square(count: int) -> int:
+    """Columns of the least square grid that holds so many images."""
+    return math.isqrt(count - 1) + 1
+
+
+def check_size(
+    count: int,
+    columns: int | None,
+    size: tuple[int, int],
+    mend: str = "give a folder with -o, for one file each",
+) -> None:
+    """Raise UsageError, with what to do, where a grid of so many images of (height, width) would be too large."""
+    columns = columns or square(count)
+    factor = _enlargement(*size)
+    pixels = -(-count // columns) * columns * size[0] * size[1] * factor**2
+    if pixels > _MAX_PIXELS:
+        raise UsageError(
+            f"a picture of {count:,} images would have {pixels / 1e6:,.1f} million pixels, more than "
+            f"{_MAX_PIXELS / 1e6:,.0f} million: {mend}"
+        )
+
+
+def to_uint8(images: Floats) -> Pixels:
+    """Images in [0, 1] as bytes, rounded to the nearest."""
+    pixels: Pixels = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return pixels
+
+
+def save_picture(pixels: Pixels, path: Path) -> None:
+    """Write pixels (height, width, 3) to a picture file, whole or not at all."""
+    check_file_target(path, FORMATS)
+    with replacing_file(path) as temporary:
+        try:
+            Image.fromarray(pixels).save(temporary, FORMATS[path.suffix.lower()])
+        except ValueError as error:  # WebP's way of saying that the picture is too large
+            raise VaekitError(f"cannot write {path}: {error}") from error
+
+
+def save_animation(images: Floats, path: Path) -> None:
+    """Write images (N, C, H, W) in [0, 1] as a GIF that goes there and back without end, whole or not at all."""
+    check_file_target(path, ANIMATIONS)
+    frames = [Image.fromarray(grid(image[None], 1, padding=0)) for image in images]
+    loop = [*frames, *frames[-2:0:-1]]
+    durations = [_GIF_MILLISECONDS] * len(loop)
+    durations[0] = durations[len(frames) - 1] = _GIF_PAUSE_MILLISECONDS
+    with replacing_file(path) as temporary:
+        loop[0].save(temporary, "GIF", save_all=True, append_images=loop[1:], duration=durations, loop=0)
+
+
+def save_images(batches: Iterable[Floats], count: int, folder: Path, progress: Progress = lambda done: None) -> None:
+    """Write images in [0, 1], ``count`` of them in batches (n, C, H, W), each to a PNG file of its own size.
+
+    The files are 000000.png and so on, in a new folder that appears whole or not at all; ``progress`` is told how many
+    are written. Raises VaekitError where the folder is not empty or cannot be written.
+    """
+    from vaekit.system.workers import ordered_map
+
+    check_new_folder(folder)
+    digits = max(6, len(str(count - 1)))
+    with replacing_folder(folder) as temporary:
+        firsts = itertools.count()
+        pieces = (
+            [(str(temporary / f"{next(firsts):0{digits}}.png"), image) for image in to_uint8(batch)]
+            for batch in batches
+        )
+        done = 0
+        for written in ordered_map(_save_pngs, pieces, processes=None if count > _FEW else 1):
+            done += written
+            progress(done)
+
+
+def _save_pngs(images: list[tuple[str, Pixels]]) -> int:
+    """Write images (C, H, W), grey or RGB; this runs in a process of its own."""
+    for path, image in images:
+        pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+        Image.fromarray(pixels).save(path, "PNG")
+    return len(images)
+
+
+def _enlargement(height: int, width: int) -> int:
+    return max(1, _COMFORTABLE_SIDE // max(height, width))
+
+
+def _line_height(high: int) -> int:
+    """Pixels that a line of text takes beside images of that height."""
+    return round(1.4 * _TEXT_SIZE * max(1.0, high / (2 * _COMFORTABLE_SIDE)))
+
+
+def _font(line: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    from PIL import ImageFont  # here for the same reason
+
+    return ImageFont.load_default(line / 1.4)
+
+
+def _text_width(texts: Iterable[str], line: int) -> int:
+    font = _font(line)
+    return max(math.ceil(font.getlength(text)) for text in texts)
+
+
+def _written(canvas: Pixels, texts: Iterable[tuple[int, int, str, str]], line: int) -> Pixels:
+    """The canvas with texts on it: x, y, Pillow's anchor, and the words."""
+    from PIL import ImageDraw
+
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    font = _font(line)
+    for x, y, anchor, text in texts:
+        draw.text((x, y), text, fill="black", font=font, anchor=anchor)
+    return np.asarray(picture)

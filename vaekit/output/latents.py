@@ -1,0 +1,307 @@
+"""Latents in files: encoded ones that grow on disk and survive an interruption, and those to decode, by rows.
+
+Until they become one file, encoded latents wait in ``OUT.partial/``: ``mu`` and ``logvar`` as bare float32 rows, the
+paths one after the other, and ``state.json``, replaced after each batch, which says how much of them counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaekit.errors import MissingExtraError, SourceError, UsageError, VaekitError
+from vaekit.images.arrays import RowFile, split_strings, write_header
+from vaekit.system.files import check_file_target, replacing_file
+
+SUFFIXES = (".npz", ".npy", ".parquet")
+
+_STATE = "state.json"
+_PARQUET_SHAPE = b"latent_shape"
+_ROWS_AT_ONCE = 16_384  # that are copied, or make a row group of a .parquet, where latents are small
+_NUMBERS_AT_ONCE = 1 << 22
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # so that the same latents give the same bytes
+
+
+def open_latents(path: Path, shape: tuple[int, ...]) -> RowFile | ParquetRows:
+    """Latents (N, *shape) to be read by rows: ``z`` or ``mu`` of a .npz or .parquet, or a .npy.
+
+    Raises SourceError where there is no such file, or it cannot be read, or does not hold latents of that shape.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path} holds no latents that vaekit reads: give one of {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise SourceError(f"there is no file {path}: `vaekit encode IMAGES -o {path}` writes one")
+    rows = ParquetRows(path, shape) if path.suffix.lower() == ".parquet" else RowFile(path, ("z", "mu"))
+    if rows.dtype.kind != "f" or rows.shape[1:] != shape:
+        raise SourceError(
+            f"{path} holds {rows.dtype} of shape {rows.shape}, where this bundle's latents are floats of shape "
+            f"{_rows_of(shape)}"
+        )
+    if not len(rows):
+        raise SourceError(f"{path} holds no latents")
+    return rows
+
+
+class ParquetRows:
+    """The column ``z`` or ``mu`` of a .parquet file, lists of floats, by rows; a map's are its numbers in C order."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        """Raises SourceError where the file cannot be read, or has no such column of lists of floats."""
+        _, parquet = _import_pyarrow()
+        try:
+            self._file = parquet.ParquetFile(path)
+        except Exception as error:  # pyarrow's errors have no common base of their own
+            raise SourceError(f"{path} cannot be read: {error}") from error
+        columns = self._file.schema_arrow
+        self._column = next((name for name in ("z", "mu") if name in columns.names), None)
+        if self._column is None:
+            raise SourceError(f"{path} has the columns {', '.join(columns.names)}: name the latents `z` or `mu`")
+        kind = columns.field(self._column).type
+        width = getattr(kind, "list_size", 0)
+        if not width or str(kind.value_type) not in ("halffloat", "float", "double"):
+            raise SourceError(
+                f"{path} holds {kind} as {self._column}, where this bundle's latents are floats of shape "
+                f"{_rows_of(shape)}, in fixed-size lists"
+            )
+        self.path, self.dtype = path, np.dtype(np.float32)
+        stated = (columns.metadata or {}).get(_PARQUET_SHAPE, b"").decode("utf-8", "replace")
+        own = shape if width == math.prod(shape) and stated in ("", _shape_text(shape)) else (stated or width,)
+        self.shape: tuple[Any, ...] = (self._file.metadata.num_rows, *own)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def chunks(self, rows: int) -> Iterator[NDArray[Any]]:
+        """Up to ``rows`` latents at a time, float32 (n, *shape)."""
+        batches = self._file.iter_batches(rows, columns=[self._column])
+        while (batch := self._next(batches)) is not None:
+            if batch.column(0).null_count:
+                raise SourceError(f"{self.path} has rows without latents")
+            flat = batch.column(0).flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+            yield flat.reshape(len(batch), *self.shape[1:])
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches, None)
+        except Exception as error:  # pyarrow's errors have no common base of their own
+            raise SourceError(f"{self.path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+class Spill:
+    """The growing latents of one output file."""
+
+    def __init__(
+        self,
+        output: Path,
+        shape: tuple[int, ...],
+        identity: str,
+        *,
+        resume: bool,
+        overwrite: bool,
+        arrays: tuple[str, ...] = ("mu", "logvar"),
+    ) -> None:
+        """``shape`` is one latent's; ``identity`` tells the work apart from any other: only the same is gone on with.
+
+        ``arrays`` are ``mu`` and ``logvar``, or ``mu`` alone.
+
+        Raises VaekitError where unfinished work is in the way or is not the same, UsageError for a suffix that is none
+        of SUFFIXES, MissingExtraError for .parquet without pyarrow.
+        """
+        check_file_target(output, SUFFIXES)
+        if output.suffix.lower() == ".parquet":
+            _import_pyarrow()
+        self.output, self.shape, self.arrays = output, shape, arrays
+        self.folder = output.with_name(f"{output.name}.partial")
+        fresh = {"identity": identity, "rows": 0, "failures": 0, "longest": 0, "path_bytes": 0}
+        found = _read_state(self.folder)
+        if found is not None and resume and found["identity"] != identity:
+            raise VaekitError(
+                f"{self.folder} holds the latents of other images, another bundle or other options: give the same ones "
+                "to go on with them, or --overwrite to start again"
+            )
+        if found is not None and not resume and not overwrite:
+            raise VaekitError(
+                f"{self.folder} holds {found['rows']:,} latents of an interrupted encode: --resume goes on with them, "
+                "--overwrite starts again"
+            )
+        self.state: dict[str, Any] = found if found is not None and resume else fresh
+        self._open()
+
+    @property
+    def consumed(self) -> int:
+        """Images that are done with: encoded, or found unreadable."""
+        return int(self.state["rows"] + self.state["failures"])
+
+    @property
+    def rows(self) -> int:
+        """Latents so far."""
+        return int(self.state["rows"])
+
+    @property
+    def failures(self) -> int:
+        """Images that could not be read so far."""
+        return int(self.state["failures"])
+
+    def append(
+        self, mu: NDArray[np.float32], logvar: NDArray[np.float32] | None, paths: tuple[bytes, ...], failures: int
+    ) -> None:
+        """Add latents (n, *shape) each, the paths of their images, and how many more could not be read."""
+        joined = b"".join(path + b"\0" for path in paths)
+        found = (mu,) if logvar is None else (mu, logvar)
+        parts = (*(array.tobytes() for array in found), joined)
+        for name, data in zip((*self.arrays, "paths"), parts, strict=True):
+            self._files[name].write(data)
+            self._files[name].flush()
+        self.state["rows"] += len(paths)
+        self.state["failures"] += failures
+        self.state["path_bytes"] += len(joined)
+        self.state["longest"] = max(self.state["longest"], *map(len, paths), 1)
+        self._write_state()
+
+    def finish(self) -> None:
+        """Write the output file, whole or not at all, and remove what waited. Raises VaekitError where that fails."""
+        with replacing_file(self.output) as temporary:
+            write = {".npz": self._write_npz, ".npy": self._write_npy, ".parquet": self._write_parquet}
+            write[self.output.suffix.lower()](temporary)
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close the files, and remove the folder where it holds no latents."""
+        with suppress(OSError):  # of a full disk once more: what the state counts was written before
+            self._stack.close()
+        if not self.rows:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Spill:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+        if isinstance(error, OSError):
+            raise VaekitError(f"cannot write {self.folder}: {error.strerror or error}") from error
+
+    def _open(self) -> None:
+        """Open the parts for appending, cut to what the state counts."""
+        sizes = dict.fromkeys(self.arrays, 4 * math.prod(self.shape) * self.rows)
+        sizes["paths"] = int(self.state["path_bytes"])
+        self._stack = ExitStack()
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._files: dict[str, IO[bytes]] = {}
+            for name, size in sizes.items():
+                file = self._stack.enter_context(open(self.folder / name, "a+b"))  # noqa: SIM115 — closed with the stack
+                if file.seek(0, 2) < size:
+                    raise VaekitError(f"{self.folder / name} is cut short: --overwrite starts again")
+                file.truncate(size)
+                self._files[name] = file
+            self._write_state()
+        except OSError as error:
+            self._stack.close()
+            raise VaekitError(f"cannot write {self.folder}: {error.strerror or error}") from error
+        except VaekitError:
+            self._stack.close()
+            raise
+
+    def _write_state(self) -> None:
+        with replacing_file(self.folder / _STATE) as temporary:
+            temporary.write_text(json.dumps(self.state), encoding="utf-8")
+
+    def _write_npz(self, path: Path) -> None:
+        text = np.dtype(f"S{self.state['longest']}")
+        float32 = np.dtype(np.float32)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in (*self.arrays, "paths"):
+                entry = zipfile.ZipInfo(f"{name}.npy", _ZIP_TIME)
+                with archive.open(entry, "w", force_zip64=True) as member:
+                    if name == "paths":
+                        write_header(member, text, (self.rows,))
+                        member.writelines(np.array(paths, text).tobytes() for paths in self._paths())
+                    else:
+                        write_header(member, float32, (self.rows, *self.shape))
+                        self._copy(name, member)
+
+    def _write_npy(self, path: Path) -> None:
+        with open(path, "wb") as file:
+            write_header(file, np.dtype(np.float32), (self.rows, *self.shape))
+            self._copy("mu", file)
+
+    def _write_parquet(self, path: Path) -> None:
+        """Columns ``path``, and ``mu`` and ``logvar`` as lists of float32, a row group at a time.
+
+        A map is flattened in C order, and the file's own metadata state its shape, as those of a vector do.
+        """
+        pa, parquet = _import_pyarrow()
+        size = math.prod(self.shape)
+        fields = [("path", pa.string()), *((name, pa.list_(pa.float32(), size)) for name in self.arrays)]
+        schema = pa.schema(fields, metadata={_PARQUET_SHAPE: _shape_text(self.shape).encode()})
+        with parquet.ParquetWriter(path, schema) as writer:
+            for paths, *parts in zip(self._paths(), *map(self._rows, self.arrays), strict=True):
+                names = pa.array([name.decode("utf-8", "backslashreplace") for name in paths], pa.string())
+                vectors = [pa.FixedSizeListArray.from_arrays(pa.array(part), size) for part in parts]
+                writer.write_table(pa.Table.from_arrays([names, *vectors], schema=schema))
+
+    @property
+    def _rows_at_once(self) -> int:
+        return min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // math.prod(self.shape)))
+
+    def _copy(self, name: str, target: IO[bytes]) -> None:
+        self._files[name].seek(0)
+        shutil.copyfileobj(self._files[name], target, 1 << 20)
+
+    def _rows(self, name: str) -> Iterator[NDArray[np.float32]]:
+        """The numbers of so many rows at a time, flat."""
+        file, row_bytes = self._files[name], 4 * math.prod(self.shape)
+        file.seek(0)
+        while data := file.read(self._rows_at_once * row_bytes):
+            yield np.frombuffer(data, np.float32)
+
+    def _paths(self) -> Iterator[list[bytes]]:
+        paths = split_strings(self._files["paths"], 0)
+        while some := list(islice(paths, self._rows_at_once)):
+            yield some
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _rows_of(shape: tuple[int, ...]) -> str:
+    return f"(N, {', '.join(map(str, shape))})"
+
+
+def _read_state(folder: Path) -> dict[str, Any] | None:
+    """What unfinished work says of itself; None where there is none. Raises VaekitError where that is damaged."""
+    if not os.path.isdir(folder):  # which, unlike Path's, says no to a name that is too long
+        return None
+    try:
+        state = json.loads((folder / _STATE).read_bytes())
+        counts = {key: int(state[key]) for key in ("rows", "failures", "longest", "path_bytes")}
+        return {"identity": str(state["identity"]), **counts}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise VaekitError(f"{folder / _STATE} is damaged: remove {folder} to start again") from error
+
+
+def _import_pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("a .parquet file needs pyarrow: pip install 'vaekit[bulk]'") from error
+    return pyarrow, parquet
