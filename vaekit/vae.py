@@ -207,8 +207,8 @@ class VAE:
         """Compute each image's reconstruction E_q log p(x|z) and KL(q ‖ N(0, I)).
 
         Both are float64 (N,), in nats. One Monte Carlo sample (L = 1), with one eps for every image, sample 0 of the
-        seed: an image's terms do not depend on its neighbours. Raises UsageError as ``encode`` does, and with the reason where the bundle has no
-        ELBO: a deterministic encoder, or no likelihood.
+        seed: an image's terms do not depend on its neighbours. Raises UsageError as ``encode`` does, and with the
+        reason where the bundle has no ELBO: a deterministic encoder, or no likelihood.
         """
         self.check_elbo()
         checked = self._checked_images(images)
@@ -232,7 +232,7 @@ class VAE:
             raise UsageError(f"{self.bundle.path} cannot score images: {reason}")
 
     def verify(self) -> Verification:
-        """Replay the golden vectors, which are of the usual size, here: see ``vaekit.verify.verify``."""
+        """Replay the golden vectors, which are of the usual size: see ``vaekit.verify.verify``."""
         from vaekit.verify import Replay, verify
 
         vae = self._at_own_size
