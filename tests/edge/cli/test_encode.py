@@ -322,7 +322,7 @@ def test_a_killed_encode_goes_on_to_the_same_bytes(
         file.write(b"half a row, as a crash leaves it")
     resumed = vaekit(*stopped.arguments, "-m", tiny_bundle, "-o", "z.npz", "--resume")
     assert_fails(resumed, 1, "1 of 303 images could not be read")
-    assert "going on after 302 of 303 images" in resumed.stderr
+    assert "resuming after 302 of 303 images" in resumed.stderr
     unbroken = vaekit(*stopped.arguments, "-m", tiny_bundle, "-o", "whole.npz")
     assert_fails(unbroken, 1, "1 of 303 images could not be read", "broken.png")
     assert (tmp_path / "z.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
