@@ -42,14 +42,14 @@ def main() -> None:
     found = {}
     for left_out in options.classes:
         scores, flagged = scores_without(left_out, images, labels, test_images, options.steps)
-        strange = test_labels == left_out
+        anomalous = test_labels == left_out
         mean = images[labels != left_out].mean(axis=0)
         distances = np.square(test_images - mean).mean(axis=(1, 2))
         found[NAMES[left_out]] = figures = {
-            "auroc": float(roc_auc_score(strange, scores)),
-            "auroc_of_distance_to_mean": float(roc_auc_score(strange, distances)),
-            "flagged_above_p99": float(flagged[strange].mean()),
-            "others_flagged_above_p99": float(flagged[~strange].mean()),
+            "auroc": float(roc_auc_score(anomalous, scores)),
+            "auroc_of_distance_to_mean": float(roc_auc_score(anomalous, distances)),
+            "flagged_above_p99": float(flagged[anomalous].mean()),
+            "others_flagged_above_p99": float(flagged[~anomalous].mean()),
         }
         print(
             f"without {NAMES[left_out]}: AUROC {figures['auroc']:.3f} (distance to the mean image "

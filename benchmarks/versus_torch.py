@@ -74,7 +74,7 @@ def run_graph(backend: str, model: Path, run: Path) -> Callable[[str, Any], Any]
     shapes = {"encoder": vae.image_shape, "decoder": vae.latent_shape}
     if backend == "onnxruntime":
         names = {"encoder": "image", "decoder": "z"}
-        sessions = {graph: vae.graph(graph).session for graph in GRAPHS}
+        sessions = {"encoder": vae.graph("encoder").session, "decoder": vae.graph("decoder").session}
         return lambda graph, batch: _bind(sessions[graph].run, None, {names[graph]: rows(shapes[graph], batch)})
 
     import torch

@@ -20,15 +20,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture
-def tiny_bundle() -> Path:
-    """A small real bundle, made by tests/bundles/make_tiny.py."""
-    return Path(__file__).parent / "bundles" / "tiny"
+def bundles() -> Path:
+    """The folder of small real bundles; see the scripts there that made them."""
+    return Path(__file__).parent / "bundles"
+
+
+@pytest.fixture
+def tiny_bundle(bundles: Path) -> Path:
+    """A small real bundle of format 1."""
+    return bundles / "tiny"
 
 
 @pytest.fixture
 def copied_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of it, to damage."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def newest_bundle(bundles: Path, tmp_path: Path) -> Path:
+    """A copy of the same bundle in the newest format, to change."""
+    return Path(shutil.copytree(bundles / "tiny-v3", tmp_path / "newest"))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,19 @@ ProviderClass = Literal["cpu", "accelerator", "reduced"]
 """Processors in float32; GPUs and the like in float32; devices that compute in less than float32 whatever is asked."""
 
 GRAPHS: tuple[GraphName, ...] = get_args(GraphName)
+POSTERIORS: tuple[PosteriorName, ...] = get_args(PosteriorName)
 LIKELIHOODS: tuple[LikelihoodName, ...] = get_args(LikelihoodName)
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 PRIORS: tuple[PriorName, ...] = get_args(PriorName)
 PROVIDER_CLASSES: tuple[ProviderClass, ...] = get_args(ProviderClass)
 """From the strictest tolerances to the loosest."""
+
+_Word = TypeVar("_Word", bound=str)
+
+
+def one_of(words: tuple[_Word, ...], value: object, what: str) -> _Word:
+    """Return the word that a value is. Raises ValueError where it is none of them; ``what`` names it there."""
+    for word in words:
+        if word == value:
+            return word
+    raise ValueError(f"there is no {what} {value!r}: it is one of {', '.join(words)}")

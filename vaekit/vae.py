@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from vaekit.bundle.reading import Bundle, read_bundle, read_golden
 from vaekit.errors import UsageError
 from vaekit.maths import latents
-from vaekit.maths.elbo import Terms, elbo_terms
+from vaekit.maths.elbo import Terms, elbo_terms, posterior_sample
 from vaekit.maths.prior import draw_mixture, draw_normal
 from vaekit.ort.providers import Selection
-from vaekit.ort.session import Feeds, Graph, open_graph
-from vaekit.types import PRIORS, Array, Floats
+from vaekit.ort.session import Feeds, GraphSession, open_graph
+from vaekit.types import PRIORS, Array, Floats, GraphName, PriorName
 
 if TYPE_CHECKING:
     from vaekit.verify import Verification
@@ -33,8 +33,8 @@ class VAE:
     """A variational auto-encoder in a bundle, run by ONNX Runtime.
 
     Images are float32 (N, C, H, W) in [0, 1]; latents are float32 (N, …), each of ``latent_shape``: (d,), or (c, h, w)
-    for models whose latent is a map. Work goes through the graphs
-    ``batch_size`` rows at a time, so that memory beyond the result does not grow with N.
+    for models whose latent is a map. Work goes through the graphs ``batch_size`` rows at a time, so that memory beyond
+    the result does not grow with N.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class VAE:
         self._selection = selection or Selection()
         self._threads = threads
         self._spinning = spinning
-        self._graphs: dict[str, Graph] = {}
+        self._graphs: dict[GraphName, GraphSession] = {}
         self._at_own_size = self
 
     def at(self, height: int, width: int) -> VAE:
@@ -81,8 +81,8 @@ class VAE:
         return self.manifest.latent.shape
 
     @property
-    def priors(self) -> tuple[str, ...]:
-        """The priors that ``sample`` knows here, the default one first."""
+    def priors(self) -> tuple[PriorName, ...]:
+        """The priors that ``sample`` can draw from, the default one first."""
         return PRIORS if self.manifest.mixture is not None else ("normal",)
 
     @property
@@ -204,23 +204,26 @@ class VAE:
         return np.linspace(middle - reach, middle + reach, steps)
 
     def elbo_terms(self, images: Floats, *, seed: int = 0) -> Terms:
-        """reconstruction E_q log p(x|z) and KL(q ‖ N(0, I)) of each image, float64 (N,) each, in nats.
+        """Compute each image's reconstruction E_q log p(x|z) and KL(q ‖ N(0, I)).
 
-        One Monte Carlo sample (L = 1), with one eps for every image, sample 0 of the seed: an image's terms do not
-        depend on its neighbours. Raises UsageError as ``encode`` does, and with the reason where the bundle has no
-        ELBO: a deterministic encoder, or no likelihood.
+        Both are float64 (N,), in nats. One Monte Carlo sample (L = 1), with one eps for every image, sample 0 of the
+        seed: an image's terms do not depend on its neighbours. Raises UsageError as ``encode`` does, and with the
+        reason where the bundle has no ELBO: a deterministic encoder, or no likelihood.
         """
         self.check_elbo()
         checked = self._checked_images(images)
         reconstruction, kl = np.empty((2, len(checked)))
         for part in self._batches(len(checked)):
-            reconstruction[part], kl[part] = elbo_terms(
-                checked[part], self.posterior, self.decode, self.manifest.likelihood, seed=seed
-            )
+            mu, logvar = self.posterior(checked[part])
+            decoded = self.decode(posterior_sample(mu, logvar, seed=seed))
+            reconstruction[part], kl[part] = elbo_terms(checked[part], mu, logvar, decoded, self.manifest.likelihood)
         return Terms(reconstruction, kl)
 
     def score(self, images: Floats, *, seed: int = 0) -> NDArray[np.float64]:
-        """−ELBO of each image in nats, float64 (N,), the higher the stranger: see ``elbo_terms``."""
+        """Compute −ELBO of each image in nats, float64 (N,): see ``elbo_terms``.
+
+        The higher a score, the less likely the image is under the model.
+        """
         return -self.elbo_terms(images, seed=seed).elbo
 
     def check_elbo(self) -> None:
@@ -229,7 +232,7 @@ class VAE:
             raise UsageError(f"{self.bundle.path} cannot score images: {reason}")
 
     def verify(self) -> Verification:
-        """Replay the golden vectors, which are of the usual size, here: see ``vaekit.verify.verify``."""
+        """Replay the golden vectors, which are of the usual size: see ``vaekit.verify.verify``."""
         from vaekit.verify import Replay, verify
 
         vae = self._at_own_size
@@ -245,7 +248,7 @@ class VAE:
             decoder=Replay(vae.graph("decoder"), lambda z: (vae.decode(z),)),
         )
 
-    def graph(self, name: str) -> Graph:
+    def graph(self, name: GraphName) -> GraphSession:
         """The loaded graph of ``encoder`` or ``decoder``, opened when it is first asked for.
 
         It says which provider runs it (``placement``). Raises ProviderError where the selected one cannot.
@@ -257,7 +260,7 @@ class VAE:
             )
         return self._graphs[name]
 
-    def _probe(self, name: str) -> Feeds:
+    def _probe(self, name: GraphName) -> Feeds:
         if name == "encoder":
             return {"image": np.full((1, *self.image_shape), 0.5, np.float32)}
         return {"z": np.zeros((1, *self.latent_shape), np.float32)}

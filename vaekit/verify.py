@@ -1,16 +1,19 @@
-"""A device proves itself: the golden vectors in a bundle, run again on this machine's provider."""
+"""Checks a device: runs a bundle's golden vectors on this machine's provider and compares."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vaekit.bundle.manifest import Manifest, Tolerance
-from vaekit.ort.providers import CPU, provider_class, spoken
-from vaekit.ort.session import Graph
+from vaekit.maths.psnr import psnr
+from vaekit.ort.providers import CPU, display_name, provider_class
+from vaekit.ort.session import GraphSession
 from vaekit.output.grid import to_uint8
 from vaekit.system.machine import has_fast_int8, processor_flags
 from vaekit.types import PROVIDER_CLASSES, Array
@@ -42,6 +45,13 @@ class OutputCheck:
     """For images: pixels that differ once rounded to 8 bits."""
     tolerance: Tolerance
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object: atol and rtol beside the rest, null for infinity, which JSON does not have."""
+        document = dataclasses.asdict(self)
+        document |= document.pop("tolerance")
+        infinite = [key for key, value in document.items() if isinstance(value, float) and not math.isfinite(value)]
+        return document | dict.fromkeys(infinite)
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -58,12 +68,16 @@ class Verification:
     causes: tuple[str, ...]
     """Likely causes, where it did not pass and one is known."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that ``vaekit verify --json`` prints."""
+        return dataclasses.asdict(self) | {"outputs": [check.to_json() for check in self.outputs]}
+
 
 @dataclass(frozen=True)
 class Replay:
     """A graph on this machine's provider, and a function that runs it."""
 
-    graph: Graph
+    graph: GraphSession
     run: Callable[[Array], tuple[Array, ...]]
     """From rows of the graph's input to its outputs."""
 
@@ -71,8 +85,8 @@ class Replay:
 def verify(golden: Mapping[str, Array], manifest: Manifest, *, encoder: Replay, decoder: Replay) -> Verification:
     """Run the golden vectors through both graphs and compare with what PyTorch computed.
 
-    Those of a compressed bundle are what its own graphs computed where they were made: PyTorch's would ask for
-    tolerances as wide as the error of compression, and hide what a device adds.
+    Those of a compressed bundle are what its own graphs computed where they were made: against PyTorch's vectors,
+    compression error would mask device error.
 
     The tolerances are the manifest's, for the precision of the graph and the class of the provider that runs it. Raises
     ProviderError where the provider does not run.
@@ -106,7 +120,7 @@ def _check(
     return checks
 
 
-def _tolerance(manifest: Manifest, graph: Graph) -> Tolerance:
+def _tolerance(manifest: Manifest, graph: GraphSession) -> Tolerance:
     """The loosest of those for the classes of provider that hold nodes of the graph."""
     classes = {provider_class(name) for name in graph.placement}
     loosest = max(classes, key=PROVIDER_CLASSES.index)
@@ -130,7 +144,7 @@ def compare(graph: str, output: str, actual: Array, expected: Array, tolerance: 
         finite=finite,
         max_abs=float(difference.max()),
         max_rel=float(relative.max(initial=0.0)),
-        psnr=None if mse == 0 else 10 * math.log10(peak**2 / mse) if math.isfinite(mse) else -math.inf,
+        psnr=None if mse == 0 else psnr(mse, peak),
         differing_pixels=_differing_pixels(actual, expected) if is_image else None,
         tolerance=tolerance,
     )
@@ -143,7 +157,7 @@ def _differing_pixels(actual: Array, expected: Array) -> int:
     return int(differ.any(axis=1).sum())
 
 
-def _causes(manifest: Manifest, graphs: Mapping[str, Graph], outputs: tuple[OutputCheck, ...]) -> list[str]:
+def _causes(manifest: Manifest, graphs: Mapping[str, GraphSession], outputs: tuple[OutputCheck, ...]) -> list[str]:
     """Likely causes of failed outputs, in words."""
     causes: dict[str, None] = {}
     for check in outputs:
@@ -157,7 +171,7 @@ def _causes(manifest: Manifest, graphs: Mapping[str, Graph], outputs: tuple[Outp
             causes["numbers beyond 65504 overflow in float16: use the fp32 bundle on this device"] = None
         for name in graph.placement:
             if provider_class(name) == "reduced":
-                causes[f"{spoken(name)} computes in less than float32"] = None
+                causes[f"{display_name(name)} computes in less than float32"] = None
         if graph.options.get("use_tf32") == "1":
             causes["use_tf32=1 rounds products to 10 bits: leave that option out"] = None
     return list(causes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from rich.console import Console
 
 
@@ -31,10 +34,9 @@ def command_line(command: str, *options: tuple[str, object, object]) -> str:
     return f"{command} {shlex.join(words)}" if words else command
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns set two spaces apart: the first flush left, the others flush right where all are numbers."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def print_document(result: DataclassInstance) -> None:
+    """Print a result as the JSON document of ``--json``."""
+    print(json.dumps(dataclasses.asdict(result)))
 
 
 @contextmanager

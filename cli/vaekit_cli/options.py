@@ -55,24 +55,6 @@ PriorOption = Annotated[
     ),
 ]
 
-ImagesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="IMAGES...",
-        help="Folders at any depth, pictures, quoted globs, .npy, .npz, IDX, hf:NAME, or shapes, fashion-mnist, mnist.",
-        show_default=False,
-    ),
-]
-FromFileOption = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Paths of more pictures, one a line; - reads them from stdin.")
-]
-NoResizeOption = Annotated[
-    bool, typer.Option("--no-resize", help="Refuse pictures of another size or colour than the bundle's.")
-]
-SkipErrorsOption = Annotated[
-    bool, typer.Option("--skip-errors", help="Exit 0 even where some pictures could not be read.")
-]
-
 DEFAULT_MODEL = Path("vae-onnx")
 
 

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaekit.bundle.manifest import DETERMINISTIC, Scaling
+from vaekit.bundle.manifest import Scaling
 from vaekit.errors import ExportError, UsageError
 from vaekit.maths.elbo import Likelihood
-from vaekit.types import Array
+from vaekit.types import LIKELIHOODS, Array, PosteriorName, one_of
 from vaekit_export.parity import Tolerances
 from vaekit_export.publish import Export, Model, Say, check_request, publish
 from vaekit_export.randomness import find_random_call
@@ -64,7 +64,7 @@ class VAEDescription:
 
     def as_likelihood(self) -> Likelihood:
         """The likelihood as the manifest keeps it."""
-        return Likelihood(self.likelihood, self.sigma)
+        return Likelihood(one_of(LIKELIHOODS, self.likelihood, "likelihood"), self.sigma)
 
 
 def _check_free_size(image: tuple[int, int, int], latent: tuple[int, ...], step: int) -> None:
@@ -211,7 +211,9 @@ def _check_weights(what: str, half: nn.Module) -> None:
             )
 
 
-def _check_halves(encoder: _Encoder, decoder: _Decoder, description: VAEDescription, pixels: Tensor, say: Say) -> str:
+def _check_halves(
+    encoder: _Encoder, decoder: _Decoder, description: VAEDescription, pixels: Tensor, say: Say
+) -> PosteriorName:
     """Run both on two images, raise ExportError unless all is as described, and return the posterior's name."""
     two = pixels if len(pixels) == 2 else pixels.repeat(2, 1, 1, 1)
     codes = _run("encoder", encoder, two)
@@ -234,7 +236,7 @@ def _check_halves(encoder: _Encoder, decoder: _Decoder, description: VAEDescript
             f"the decoder leaves its pixel range {description.pixel_range} in {float(outside.float().mean()):.1%} of "
             f"pixels, by up to {beyond:.2g} of its width: they are clipped. If it gives logits, add the sigmoid"
         )
-    return DETERMINISTIC if len(codes) == 1 else "diagonal"
+    return "deterministic" if len(codes) == 1 else "diagonal"
 
 
 def _run(what: str, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[Tensor, ...]:

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 import vaekit
 from vaekit.bundle.manifest import (
     DECODER,
-    DETERMINISTIC,
     ENCODER,
     GOLDEN,
     IMAGE_AXES,
@@ -44,11 +43,11 @@ from vaekit.bundle.onnx_file import read_onnx
 from vaekit.bundle.reading import is_bundle, read_bundle
 from vaekit.errors import BundleError, ExportError, ParityError, UsageError, VaekitError
 from vaekit.images.picture import preprocessing_rule
-from vaekit.maths.elbo import Decode, Encode, Likelihood, elbo_terms, kl_standard_normal
+from vaekit.maths.elbo import Likelihood, elbo_terms, kl_standard_normal, posterior_sample
 from vaekit.maths.prior import Mixture, draw_mixture, draw_normal
 from vaekit.system.files import check_writable, replacing_folder
 from vaekit.training.run import Run, load_holdout, load_run
-from vaekit.types import Array
+from vaekit.types import LIKELIHOODS, POSTERIORS, Array, PosteriorName, ProviderClass, one_of
 from vaekit_export.explain import Explanation, explain, write_report
 from vaekit_export.onnx_export import BATCH_AXIS, Axes, check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
@@ -88,7 +87,7 @@ class Model:
     """(d,) or (c, h, w)."""
     multiple_of: int | None
     """Where height and width are free: what they are multiples of."""
-    posterior: str
+    posterior: PosteriorName
     likelihood: Likelihood
     scaling: Scaling | None
     mixture: Mixture | None
@@ -225,8 +224,11 @@ def _model_of(run: Run) -> Model:
         image_shape=run.config.image_shape,
         latent_shape=(run.config.latent,),
         multiple_of=None,
-        posterior=run.config.posterior,
-        likelihood=Likelihood(run.config.likelihood, None if run.variance is None else run.variance**0.5),
+        posterior=one_of(POSTERIORS, run.config.posterior, "posterior"),
+        likelihood=Likelihood(
+            one_of(LIKELIHOODS, run.config.likelihood, "likelihood"),
+            None if run.variance is None else run.variance**0.5,
+        ),
         scaling=None,
         mixture=run.mixture,
         images=load_holdout(run).astype(np.float32) / np.float32(255),
@@ -237,7 +239,7 @@ def _model_of(run: Run) -> Model:
 def _graphs(model: Model, opset: int) -> tuple[Graph, Graph]:
     image = torch.rand(2, *model.image_shape)
     z = torch.randn(2, *model.latent_shape)
-    codes = ("mu",) if model.posterior == DETERMINISTIC else ("mu", "logvar")
+    codes = ("mu",) if model.posterior == "deterministic" else ("mu", "logvar")
     image_axes, latent_axes = dict(BATCH_AXIS), dict(BATCH_AXIS)
     if model.multiple_of is not None:
         image_axes.update(enumerate(IMAGE_AXES, 2))
@@ -337,22 +339,15 @@ def _scores(
     encoder: Graph, decoder: Graph, images: Array, likelihood: Likelihood
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores (−ELBO in nats) of images (N, C, H, W) by PyTorch and by ONNX Runtime, float64 (N,) each."""
-    by_torch = elbo_terms(
-        images, *_halves(torch_runner(encoder.module), torch_runner(decoder.module)), likelihood, seed=_SCORE_SEED
-    )
-    by_onnx = elbo_terms(images, *_halves(onnx_runner(encoder), onnx_runner(decoder)), likelihood, seed=_SCORE_SEED)
-    return -by_torch.elbo, -by_onnx.elbo
+    by_torch = _elbo(torch_runner(encoder.module), torch_runner(decoder.module), images, likelihood)
+    by_onnx = _elbo(onnx_runner(encoder), onnx_runner(decoder), images, likelihood)
+    return -by_torch, -by_onnx
 
 
-def _halves(run_encoder: Runner, run_decoder: Runner) -> tuple[Encode, Decode]:
-    def encode(rows: Array) -> tuple[Array, Array]:
-        mu, logvar = in_batches(run_encoder, rows, _BATCH)
-        return mu, logvar
-
-    def decode(z: Array) -> Array:
-        return in_batches(run_decoder, z, _BATCH)[0]
-
-    return encode, decode
+def _elbo(run_encoder: Runner, run_decoder: Runner, images: Array, likelihood: Likelihood) -> NDArray[np.float64]:
+    mu, logvar = in_batches(run_encoder, images, _BATCH)
+    (decoded,) = in_batches(run_decoder, posterior_sample(mu, logvar, seed=_SCORE_SEED), _BATCH)
+    return elbo_terms(images, mu, logvar, decoded, likelihood).elbo
 
 
 def _score_statistics(scores: NDArray[np.float64]) -> ScoreStatistics:
@@ -362,13 +357,13 @@ def _score_statistics(scores: NDArray[np.float64]) -> ScoreStatistics:
     return ScoreStatistics(len(scores), _SCORE_SEED, quantiles)
 
 
-def _verify_tolerances(gate: Tolerances) -> dict[str, Tolerance]:
+def _verify_tolerances(gate: Tolerances) -> dict[ProviderClass, Tolerance]:
     """What a device may differ by, from what the gate allowed here.
 
     Another processor sums in another order, and a GPU in yet another: rounding of the size that the gate saw, some
     times over. Neural engines keep ten or eleven bits of a number's mantissa.
     """
-    times = {"cpu": 3, "accelerator": 10, "reduced": 10}
+    times: dict[ProviderClass, int] = {"cpu": 3, "accelerator": 10, "reduced": 10}
     least = {"cpu": 0.0, "accelerator": 0.0, "reduced": 2e-2}
     return {
         kind: Tolerance(*(max(least[kind], round(factor * part, 12)) for part in (gate.atol, gate.rtol)))

@@ -133,7 +133,7 @@ def test_a_factory_and_its_weights_become_a_bundle(vaekit: Run, project: Path) -
     assert vae.manifest.provenance["model"] == "mine"
     assert vae.manifest.provenance["dataset"] == "images.npy"
     described = vaekit("info", "-m", "out")
-    assert "came from    mine, checked on images of images.npy" in described.stdout
+    assert "came from mine, checked on images of images.npy" in " ".join(described.stdout.split())
 
 
 def test_the_network_in_the_readme_becomes_a_bundle(in_process: Run, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from vaekit import verify as verification
 from vaekit.bundle.manifest import Tolerance
 from vaekit.errors import BundleError, ProviderError
 from vaekit.ort.providers import CPU, PROVIDERS
-from vaekit.types import PROVIDER_CLASSES
+from vaekit.types import PROVIDER_CLASSES, ProviderClass
 from vaekit.vae import VAE, load
 from vaekit.verify import OutputCheck, Verification, compare
 
@@ -214,7 +214,7 @@ def test_results_that_are_not_finite_never_pass(
     ],
 )
 def test_the_tolerance_is_the_loosest_of_the_providers_that_hold_nodes(
-    vae: VAE, monkeypatch: pytest.MonkeyPatch, placement: dict[str, int], kind: str
+    vae: VAE, monkeypatch: pytest.MonkeyPatch, placement: dict[str, int], kind: ProviderClass
 ) -> None:
     pretend(vae, monkeypatch, placement=placement)
     found = vae.verify()

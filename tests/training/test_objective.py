@@ -33,6 +33,7 @@ from vaekit.training.objective import (
     kl_standard_normal,
     optimal_variance,
 )
+from vaekit.types import LIKELIHOODS, one_of
 
 finite = hnp.arrays(np.float64, 4, elements=st.floats(-3, 3))
 
@@ -194,13 +195,10 @@ def test_terms_agree_with_the_edge(name: str) -> None:
     with torch.inference_mode():
         likelihood = Likelihood(name, 72, None if sigma is None else sigma**2)
         ours = elbo_terms(draw(network, likelihood, image, torch.from_numpy(eps).float().expand(1, 5, 3)), likelihood)
-        edge = scoring.elbo_terms(
-            image.numpy(),
-            lambda x: _numpy_pair(network.encoder(torch.from_numpy(x))),
-            lambda z: network.decoder(torch.from_numpy(z)).numpy(),
-            scoring.Likelihood(name, sigma),
-            seed=7,
-        )
+        mu, logvar = _numpy_pair(network.encoder(image))
+        decoded = network.decoder(torch.from_numpy(scoring.posterior_sample(mu, logvar, seed=7))).numpy()
+        edge_likelihood = scoring.Likelihood(one_of(LIKELIHOODS, name, "likelihood"), sigma)
+        edge = scoring.elbo_terms(image.numpy(), mu, logvar, decoded, edge_likelihood)
     np.testing.assert_allclose(ours.kl.numpy(), edge.kl, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ours.reconstruction.numpy(), edge.reconstruction, rtol=1e-5)
     np.testing.assert_allclose(ours.elbo.numpy(), edge.elbo, rtol=1e-5)

@@ -1,10 +1,30 @@
-"""manifest.json: everything needed to use a bundle's graphs, as dataclasses and as JSON."""
+"""manifest.json: everything needed to use a bundle's graphs, as dataclasses and as JSON.
+
+Format 3 is meant to last: later versions of vaekit add to it without raising its number. Old and new programs read each
+other's bundles because both keep these rules.
+
+- A reader ignores every key that it does not know, at any depth. What an older program may ignore is therefore added as
+  a key of its own.
+- ``requires`` lists the features that a reader must know. A reader refuses the bundle when one of them is not among its
+  own ``FEATURES``, before it reads anything else. A writer lists a feature where an older program would misuse the
+  bundle or fail on it: a further input of the decoder, a new word for a precision, posterior or likelihood, a key that
+  changes what another key means.
+- ``graphs`` holds ``encoder``, ``decoder`` and any others, by name. Every graph is checked (its file, hash, operators
+  and tensors). One whose name a reader does not know is otherwise left alone, unless ``requires`` says more.
+- A file that the manifest names has a plain name (``PLAIN_NAME``) and stands beside the manifest. Other files in the
+  folder are left alone.
+- A program that makes one bundle from another writes only the keys that it knows, as the others may no longer hold.
+
+Formats 1 and 2 are read as well. They have no ``requires``. Format 2 added latents that are maps, deterministic
+encoders and models without a likelihood.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +35,29 @@ from vaekit.bundle.onnx_file import TensorInfo
 from vaekit.errors import UsageError
 from vaekit.maths.elbo import Likelihood
 from vaekit.maths.prior import Mixture
-from vaekit.types import PROVIDER_CLASSES
+from vaekit.types import (
+    GRAPHS,
+    LIKELIHOODS,
+    POSTERIORS,
+    PRECISIONS,
+    PROVIDER_CLASSES,
+    PosteriorName,
+    PrecisionName,
+    ProviderClass,
+    one_of,
+)
 
 FORMAT = "vaekit-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+FEATURES: frozenset[str] = frozenset()
+"""What ``requires`` may list for this vaekit to use the bundle. None has been needed yet."""
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""Names of a bundle's files: no folders, no hidden files, and nothing that differs between systems."""
 MANIFEST, ENCODER, DECODER, GOLDEN = "manifest.json", "encoder.onnx", "decoder.onnx", "golden.npz"
-FILE_NAMES = (MANIFEST, ENCODER, DECODER, GOLDEN)
 
 IMAGE_AXES, LATENT_AXES = ("height", "width"), ("latent_height", "latent_width")
 """Names of the axes of images and of latent maps whose sizes are free."""
-
-DETERMINISTIC = "deterministic"
-"""The posterior of an encoder that gives mu alone."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +132,7 @@ class GraphSpec:
     sha256: str
     opset: int
     ir_version: int
-    precision: str
+    precision: PrecisionName
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 
@@ -125,6 +156,11 @@ class ScoreStatistics:
     quantiles: dict[str, float]
     """Scores by percentile: ``p0``, ``p1`` … ``p100`` and some between."""
 
+    def percentile(self, percent: float) -> float:
+        """Return the score at a percentile from 0 to 100, interpolated between those that are kept."""
+        known = np.array(sorted((float(name[1:]), score) for name, score in self.quantiles.items()))
+        return float(np.interp(percent, known[:, 0], known[:, 1]))
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -134,22 +170,22 @@ class Tolerance:
     rtol: float
 
 
-Tolerances = dict[str, dict[str, Tolerance]]
-"""What ``verify`` allows, by precision of a graph (``fp32``) and class of provider (PROVIDER_CLASSES)."""
+Tolerances = dict[PrecisionName, dict[ProviderClass, Tolerance]]
+"""What ``verify`` allows, by the precision of a graph and the class of the provider that runs it."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json: everything needed to use the two graphs."""
+    """manifest.json: everything needed to use the graphs."""
 
     image: ImageSpec
     latent: LatentSpec
-    posterior: str
+    posterior: PosteriorName
     likelihood: Likelihood
     mixture: Mixture | None
     """The fitted prior; None where there is none."""
     graphs: dict[str, GraphSpec]
-    """By name: ``encoder`` and ``decoder``."""
+    """By name: ``encoder``, ``decoder`` and, written by later vaekits, any others."""
     golden: FileSpec
     parity: dict[str, Any]
     """What the parity gate measured, with its tolerances."""
@@ -160,26 +196,27 @@ class Manifest:
     """The oldest ONNX Runtime that was found to load graphs of this opset and IR version."""
     provenance: dict[str, Any]
     """Versions of the tools, data set, settings and results of the training."""
+    requires: tuple[str, ...] = ()
+    """Features without which the bundle cannot be used."""
+
+    @property
+    def declared_files(self) -> tuple[GraphSpec | FileSpec, ...]:
+        """Every file that the manifest names, with its hash."""
+        return (*self.graphs.values(), self.golden)
 
     @property
     def encoder_outputs(self) -> tuple[str, ...]:
         """What the encoder gives: ``mu``, and ``logvar`` unless it is deterministic."""
-        return ("mu",) if self.posterior == DETERMINISTIC else ("mu", "logvar")
+        return ("mu",) if self.posterior == "deterministic" else ("mu", "logvar")
 
     @property
     def why_no_elbo(self) -> str | None:
         """Why images have no ELBO under this model, in words; None where they have one."""
-        if self.posterior == DETERMINISTIC:
+        if self.posterior == "deterministic":
             return "its encoder is deterministic (mu without logvar), so there is no q(z|x) to take an ELBO of"
         if self.likelihood.name == "none":
             return "it states no likelihood p(x|z), so there is no ELBO; export it with one, such as --sigma 0.1"
         return None
-
-    @property
-    def format_version(self) -> int:
-        """The lowest format that can say this, so that an older vaekit reads whatever it can use."""
-        is_new = self.latent.is_map or self.posterior == DETERMINISTIC or self.likelihood.name == "none"
-        return 2 if is_new else 1
 
     def at_size(self, height: int, width: int) -> Manifest:
         """The same for images of another size, where sizes are free; without scores, which are of the usual size.
@@ -216,7 +253,8 @@ class Manifest:
             }
         return {
             "format": FORMAT,
-            "format_version": self.format_version,
+            "format_version": FORMAT_VERSION,
+            "requires": list(self.requires),
             "image": _without_none(dataclasses.asdict(self.image)) | {"range": [0.0, 1.0], "layout": "NCHW"},
             "latent": _without_none(dataclasses.asdict(self.latent)),
             "posterior": self.posterior,
@@ -236,23 +274,26 @@ class Manifest:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Manifest:
-        """Read a manifest's JSON object. Raises KeyError, TypeError or ValueError where it is none of ours."""
+        """Read a manifest's JSON object. Raises KeyError, TypeError or ValueError where it is not a manifest."""
         image, latent = document["image"], document["latent"]
         likelihood, golden = document["likelihood"], document["golden"]
         mixture = document["prior"].get("mixture")
         return cls(
             image=_image_from_json(image),
             latent=_latent_from_json(latent),
-            posterior=str(document["posterior"]),
-            likelihood=Likelihood(str(likelihood["name"]), _optional_float(likelihood["sigma"])),
+            posterior=one_of(POSTERIORS, document["posterior"], "posterior"),
+            likelihood=Likelihood(
+                one_of(LIKELIHOODS, likelihood["name"], "likelihood"), _optional_float(likelihood["sigma"])
+            ),
             mixture=None if mixture is None else _mixture_from_json(mixture),
-            graphs={name: _graph_from_json(document["graphs"][name]) for name in ("encoder", "decoder")},
-            golden=FileSpec(str(golden["file"]), str(golden["sha256"])),
+            graphs=_graphs_from_json(document["graphs"]),
+            golden=FileSpec(_plain_name(golden["file"]), str(golden["sha256"])),
             parity=dict(document["parity"]),
             tolerances=_tolerances_from_json(document["verify"]),
             scores=None if document["scores"] is None else _scores_from_json(document["scores"]),
             minimum_onnxruntime=str(document["minimum_onnxruntime"]),
             provenance=dict(document["provenance"]),
+            requires=tuple(map(str, document.get("requires", ()))),
         )
 
 
@@ -304,13 +345,19 @@ def _latent_from_json(document: Mapping[str, Any]) -> LatentSpec:
     )
 
 
+def _graphs_from_json(document: Mapping[str, Mapping[str, Any]]) -> dict[str, GraphSpec]:
+    """All graphs: encoder and decoder, which must be there, and the others in their order."""
+    names = dict.fromkeys((*GRAPHS, *document))
+    return {name: _graph_from_json(document[name]) for name in names}
+
+
 def _graph_from_json(document: Mapping[str, Any]) -> GraphSpec:
     return GraphSpec(
-        file=str(document["file"]),
+        file=_plain_name(document["file"]),
         sha256=str(document["sha256"]),
         opset=int(document["opset"]),
         ir_version=int(document["ir_version"]),
-        precision=str(document["precision"]),
+        precision=one_of(PRECISIONS, document["precision"], "precision"),
         inputs=_tensors_from_json(document["inputs"]),
         outputs=_tensors_from_json(document["outputs"]),
     )
@@ -329,7 +376,9 @@ def _tolerance_from_json(document: Mapping[str, Any]) -> Tolerance:
 
 def _tolerances_from_json(document: Mapping[str, Any]) -> Tolerances:
     return {
-        str(precision): {kind: _tolerance_from_json(kinds[kind]) for kind in PROVIDER_CLASSES}
+        one_of(PRECISIONS, precision, "precision"): {
+            kind: _tolerance_from_json(kinds[kind]) for kind in PROVIDER_CLASSES
+        }
         for precision, kinds in document.items()
     }
 
@@ -338,6 +387,8 @@ def _scores_from_json(document: Mapping[str, Any]) -> ScoreStatistics:
     quantiles = {str(name): float(score) for name, score in document["quantiles"].items()}
     if not quantiles or not all(math.isfinite(score) for score in quantiles.values()):
         raise ValueError("the quantiles of scores are not finite numbers")
+    if not all(name.startswith("p") and 0 <= float(name[1:]) <= 100 for name in quantiles):
+        raise ValueError("the quantiles of scores are not named p0 to p100")
     return ScoreStatistics(int(document["images"]), int(document["seed"]), quantiles)
 
 
@@ -352,29 +403,11 @@ def _finite(value: Any) -> float:
     return number
 
 
+def _plain_name(value: Any) -> str:
+    if not isinstance(value, str) or not PLAIN_NAME.fullmatch(value):
+        raise ValueError(f"{value!r} is not a file's plain name")
+    return value
+
+
 def _optional_float(value: Any) -> float | None:
     return None if value is None else float(value)
-
-
-def threshold(text: str, statistics: ScoreStatistics | None) -> float:
-    """The score in nats above which ``--flag-above`` flags: ``p99``, a percentile of held-out scores, or a number.
-
-    Percentiles between those in the bundle are interpolated. Raises UsageError for anything else, or for a percentile
-    where the bundle holds no scores.
-    """
-    try:
-        if not text.lower().startswith("p"):
-            return _finite(text)
-        percentile = _finite(text[1:])
-    except ValueError:
-        percentile = -1.0
-    if not 0 <= percentile <= 100:
-        raise UsageError(
-            f"{text!r} is no threshold: give a percentile of the held-out scores, p0 to p100, such as p99, or nats"
-        )
-    if statistics is None:
-        raise UsageError(
-            "this bundle holds no held-out scores of such images to take a percentile of: give a number of nats"
-        )
-    known = np.array(sorted((float(name[1:]), score) for name, score in statistics.quantiles.items()))
-    return float(np.interp(percentile, known[:, 0], known[:, 1]))

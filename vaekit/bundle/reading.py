@@ -8,28 +8,28 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vaekit.bundle.manifest import (
-    DETERMINISTIC,
-    FILE_NAMES,
+    FEATURES,
     FORMAT,
     FORMAT_VERSION,
-    GOLDEN,
     LATENT_AXES,
     MANIFEST,
-    FileSpec,
     GraphSpec,
     Manifest,
 )
 from vaekit.bundle.onnx_file import OnnxInfo, TensorInfo, read_onnx
 from vaekit.errors import BundleError
-from vaekit.types import Array
+from vaekit.types import GRAPHS, Array
+
+if TYPE_CHECKING:
+    import zipfile
 
 _LARGEST_FILE = 2**31  # protocol buffers, and so single-file ONNX, end at two gigabytes
 
@@ -43,19 +43,16 @@ class Bundle:
     document: dict[str, Any]
     """manifest.json as it stands, unknown keys included."""
     files: dict[str, bytes]
-    """The contents of every file by its name; what was hashed is what is run."""
+    """Contents of the manifest and of every file that it names; what was hashed is what is run."""
 
 
 def read_bundle(path: str | Path) -> Bundle:
     """Read and check a bundle, a folder or a .zip of one. Raises BundleError naming what does not hold."""
     path = Path(path)
-    files = _read_files(path)
+    files = _read_files(path, [MANIFEST])
     document = _parse_manifest(path, files[MANIFEST])
-    try:
-        manifest = Manifest.from_json(document)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        detail = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise BundleError(f"{path / MANIFEST} is damaged: {detail}. Export the bundle again.") from error
+    manifest = _manifest_of(path, document)
+    files |= _read_files(path, [declared.file for declared in manifest.declared_files])
     _check_hashes(path, manifest, files)
     for graph in manifest.graphs.values():
         _check_graph(path / graph.file, graph, files[graph.file])
@@ -67,9 +64,10 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
     """The golden vectors of a bundle, float32, by name. Raises BundleError where they cannot be read or do not fit."""
     from vaekit.system.npz import NPZ_ERRORS  # here, as it imports zipfile, and most commands need no golden vectors
 
-    path = bundle.path / GOLDEN
+    file = bundle.manifest.golden.file
+    path = bundle.path / file
     try:
-        with np.load(io.BytesIO(bundle.files[GOLDEN]), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(bundle.files[file]), allow_pickle=False) as arrays:
             golden = {name: arrays[name] for name in ("image", *bundle.manifest.encoder_outputs, "z", "decoded")}
     except NPZ_ERRORS as error:
         raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
@@ -86,7 +84,7 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
             raise BundleError(f"{path} is damaged: {name} is {array.dtype} {array.shape}, not float32 {shapes[name]}")
         is_image = name in ("image", "decoded")
         if not np.isfinite(array).all() or (is_image and not (array.min() >= 0 and array.max() <= 1)):
-            raise BundleError(f"{path} is damaged: {name} holds numbers that no model gave")
+            raise BundleError(f"{path} is damaged: {name} holds NaN, infinity, or pixels outside [0, 1]")
     return golden
 
 
@@ -98,13 +96,14 @@ def is_bundle(path: Path) -> bool:
         return False
 
 
-def _read_files(path: Path) -> dict[str, bytes]:
+def _read_files(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Files of a bundle by their names, which are plain ones."""
     if path.is_dir():
         if not (path / MANIFEST).is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}. `vaekit export` writes one.")
-        return {name: _read_file(path / name) for name in FILE_NAMES}
+        return {name: _read_file(path / name) for name in names}
     if path.is_file():
-        return _read_zip(path)
+        return _read_zip(path, names)
     raise BundleError(f"there is no bundle at {path}: `vaekit export -o {path}` writes one, -m BUNDLE names another")
 
 
@@ -117,29 +116,44 @@ def _read_file(path: Path) -> bytes:
         raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read_zip(path: Path) -> dict[str, bytes]:
-    """The bundle's files in a .zip, at its top or in its one folder."""
+def _read_zip(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Files of the bundle in a .zip, which stands at its top or in its one folder."""
     import zipfile  # here, as most bundles are folders and a cold start should not pay for it
-    import zlib
+
+    from vaekit.system.npz import NPZ_ERRORS
 
     try:
         with zipfile.ZipFile(path) as archive:
-            found = {Path(entry.filename).name: entry for entry in archive.infolist() if entry.filename[-1] != "/"}
-            for name in FILE_NAMES:
+            found = _bundle_entries(path, archive.infolist())
+            for name in names:
                 if name not in found:
                     raise BundleError(f"{path} is not a whole bundle: it has no {name}")
                 if found[name].file_size > _LARGEST_FILE:
                     raise BundleError(f"{path} holds a {name} of more than two gigabytes")
-            return {name: archive.read(found[name]) for name in FILE_NAMES}
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
-        # RuntimeError is zipfile's word for encryption, and its NotImplementedError for what it cannot unpack.
+            return {name: archive.read(found[name]) for name in names}
+    except NPZ_ERRORS as error:
         raise BundleError(f"{path} is neither a bundle's folder nor a .zip of one: {error}") from error
 
 
+def _bundle_entries(path: Path, entries: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+    """The entries beside the manifest, by their names there. Raises BundleError for none or several manifests."""
+    by_folder: dict[str, dict[str, zipfile.ZipInfo]] = {}
+    for entry in entries:
+        folder, _, name = entry.filename.rpartition("/")
+        by_folder.setdefault(folder, {})[name] = entry
+    bundles = [files for files in by_folder.values() if MANIFEST in files]
+    if not bundles:
+        raise BundleError(f"{path} is not a whole bundle: it has no {MANIFEST}")
+    if len(bundles) > 1:
+        raise BundleError(f"{path} holds {len(bundles)} files {MANIFEST}: pack one bundle alone")
+    return bundles[0]
+
+
 def _parse_manifest(path: Path, data: bytes) -> dict[str, Any]:
+    """The manifest's JSON object, once it is known that this vaekit can read it."""
     try:
         document = json.loads(data)
-        kind, version = document["format"], document["format_version"]
+        kind, version, features = document["format"], document["format_version"], document.get("requires", [])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
             f"{path / MANIFEST} is damaged or not of a vaekit bundle. Export the bundle again."
@@ -151,15 +165,26 @@ def _parse_manifest(path: Path, data: bytes) -> dict[str, Any]:
             f"{path} has bundle format {version}; this vaekit reads up to {FORMAT_VERSION}. Upgrade it: "
             "pip install -U vaekit"
         )
+    if not isinstance(features, list) or not all(isinstance(name, str) for name in features):
+        raise BundleError(f"{path / MANIFEST} is damaged: requires is not a list of names. Export the bundle again.")
+    if unknown := [name for name in features if name not in FEATURES]:
+        raise BundleError(
+            f"{path} needs {', '.join(unknown)}, which this vaekit does not know. Upgrade it: pip install -U vaekit"
+        )
     assert isinstance(document, dict)
     return document
 
 
+def _manifest_of(path: Path, document: dict[str, Any]) -> Manifest:
+    try:
+        return Manifest.from_json(document)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        detail = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise BundleError(f"{path / MANIFEST} is damaged: {detail}. Export the bundle again.") from error
+
+
 def _check_hashes(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    declared_files: list[GraphSpec | FileSpec] = [*manifest.graphs.values(), manifest.golden]
-    for declared in declared_files:
-        if declared.file not in files:
-            raise BundleError(f"{path / MANIFEST} names a file that no bundle has: {declared.file!r}")
+    for declared in manifest.declared_files:
         if hashlib.sha256(files[declared.file]).hexdigest() != declared.sha256:
             raise BundleError(
                 f"{path / declared.file} is not the file that was exported: its sha256 differs from the manifest's. "
@@ -174,7 +199,7 @@ def _check_declarations(path: Path, manifest: Manifest) -> None:
         manifest.latent.shape if manifest.image.multiple_of is None else (manifest.latent.shape[0], *LATENT_AXES)
     )
     *codes, z = (TensorInfo(name, "float32", ("batch", *latent_axes)) for name in (*manifest.encoder_outputs, "z"))
-    encoder, decoder = manifest.graphs["encoder"], manifest.graphs["decoder"]
+    encoder, decoder = (manifest.graphs[name] for name in GRAPHS)
     wanted = {
         "the encoder's inputs": (encoder.inputs, (image,)),
         "the encoder's outputs": (encoder.outputs, tuple(codes)),
@@ -187,10 +212,10 @@ def _check_declarations(path: Path, manifest: Manifest) -> None:
                 f"{path} contradicts itself: {what} are declared as {_describe(declared)}, where its sizes ask for "
                 f"{_describe(expected)}"
             )
-    if missing := {graph.precision for graph in manifest.graphs.values()} - set(manifest.tolerances):
+    if missing := {encoder.precision, decoder.precision} - set(manifest.tolerances):
         raise BundleError(f"{path} contradicts itself: it has no tolerances for {', '.join(sorted(missing))} graphs")
     latent, d = manifest.latent, manifest.latent.shape[0]
-    kl = 0 if manifest.posterior == DETERMINISTIC else d
+    kl = 0 if manifest.posterior == "deterministic" else d
     if (len(latent.mean), len(latent.std), len(latent.kl)) != (d, d, kl):
         raise BundleError(f"{path} contradicts itself: its latent statistics are not of {d} dimensions")
     if manifest.mixture is not None and manifest.mixture.means.shape[1:] != latent.shape:

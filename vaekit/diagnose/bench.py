@@ -1,21 +1,26 @@
-"""How fast a bundle is here: each setting in a process of its own, so that thread pools do not disturb each other."""
+"""How fast a bundle is on this machine, each setting in its own process so that thread pools do not interfere."""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from vaekit.errors import VaekitError
 from vaekit.ort.providers import Selection
 from vaekit.system.machine import usable_cpus
+from vaekit.types import GraphName
 from vaekit.vae import VAE, load
+
+Operation = Literal["encode", "decode"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 DEFAULT_BATCHES = (1, 8, 64)
 
@@ -25,10 +30,9 @@ _LEAST_RUNS = 10
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of running one half of a bundle."""
+    """One way of running the encoder or the decoder."""
 
-    graph: str
-    """``encode`` or ``decode``."""
+    operation: Operation
     batch: int
     threads: int
 
@@ -45,6 +49,39 @@ class Timing:
     p95_ms: float
     """95th percentile of the same."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of one row of ``vaekit bench --json``."""
+        return {
+            "batch": self.setting.batch,
+            "threads": self.setting.threads,
+            "images_per_second": self.images_per_second,
+            "p50_ms": self.p50_ms,
+            "p95_ms": self.p95_ms,
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """The timings of all settings, at least one of each operation."""
+
+    timings: Sequence[Timing]
+
+    def of(self, operation: Operation) -> list[Timing]:
+        """The timings of one operation."""
+        return [timing for timing in self.timings if timing.setting.operation == operation]
+
+    def best(self, operation: Operation) -> Timing:
+        """The timing of most images a second."""
+        return max(self.of(operation), key=lambda timing: timing.images_per_second)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that ``vaekit bench --json`` prints."""
+        return {
+            "provider": self.timings[0].provider,
+            **{operation: [timing.to_json() for timing in self.of(operation)] for operation in OPERATIONS},
+            "best": {operation: self.best(operation).to_json() for operation in OPERATIONS},
+        }
+
 
 def default_threads() -> tuple[int, ...]:
     """One thread, doubled up to the processors that may be used, and these."""
@@ -54,26 +91,21 @@ def default_threads() -> tuple[int, ...]:
 
 def settings(batches: Iterable[int], threads: Iterable[int]) -> list[Setting]:
     """All combinations, encode before decode."""
-    return [Setting(graph, b, t) for graph in ("encode", "decode") for b in batches for t in threads]
+    return [Setting(operation, b, t) for operation in OPERATIONS for b in batches for t in threads]
 
 
 def bench(path: Path, selection: Selection, chosen: list[Setting], *, seconds: float) -> Iterator[Timing]:
-    """Time each setting for about so many seconds, one after the other, each in a new process."""
+    """Time settings one after the other, each for about ``seconds`` and in a new process."""
     for setting in chosen:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             try:
                 timing = pool.submit(_measure, path, selection, setting, seconds).result()
             except BrokenProcessPool as error:
                 raise VaekitError(
-                    f"the process that timed {setting.graph} at batch size {setting.batch} with {setting.threads} "
+                    f"the process that timed {setting.operation} at batch size {setting.batch} with {setting.threads} "
                     "threads died; it may have run out of memory"
                 ) from error
         yield timing
-
-
-def best(timings: Iterable[Timing], graph: str) -> Timing:
-    """The setting of most images a second."""
-    return max((t for t in timings if t.setting.graph == graph), key=lambda timing: timing.images_per_second)
 
 
 def _measure(path: Path, selection: Selection, setting: Setting, seconds: float) -> Timing:
@@ -100,9 +132,9 @@ def _measure(path: Path, selection: Selection, setting: Setting, seconds: float)
     return Timing(setting, graph.provider, rate, float(p50), float(p95))
 
 
-def _work(vae: VAE, setting: Setting) -> tuple[str, list[str], dict[str, np.ndarray]]:
+def _work(vae: VAE, setting: Setting) -> tuple[GraphName, list[str], dict[str, np.ndarray]]:
     """The graph to run, its outputs and its inputs: samples of the prior, or images of uniform noise."""
-    if setting.graph == "decode":
+    if setting.operation == "decode":
         return "decoder", ["image"], {"z": vae.sample_latents(setting.batch)}
     images = np.random.default_rng(0).random((setting.batch, *vae.image_shape), np.float32)
     return "encoder", list(vae.manifest.encoder_outputs), {"image": images}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -26,9 +27,11 @@ from vaekit.ort.providers import (
 )
 from vaekit.ort.session import open_graph
 from vaekit.system.machine import available_memory, has_fast_int8, processor_flags, processor_name, usable_cpus
+from vaekit.types import one_of
 
-STATES = ("runs", "fails", "missing")
-"""Of a provider: all nodes of the probe ran on it, and rightly; it does not load or run; it is not installed."""
+State = Literal["runs", "fails", "missing"]
+"""Of a provider: it ran all nodes of the probe correctly; it does not load or run; it is not installed."""
+STATES: tuple[State, ...] = get_args(State)
 
 _TELLING_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
@@ -51,8 +54,7 @@ class ProviderReport:
 
     name: str
     """vaekit's name of it, or ONNX Runtime's own where there is none."""
-    state: str
-    """One of STATES."""
+    state: State
     detail: str
     """Placement, or why it does not run and what it needs."""
     install: str
@@ -106,8 +108,8 @@ def examine() -> Report:
     )
 
 
-def probe(name: str) -> tuple[str, str]:
-    """Run the probe model on a provider in this process: its state, one of STATES, and the detail."""
+def probe(name: str) -> tuple[State, str]:
+    """Run the probe model on a provider in this process: its state and the detail."""
     image = np.ones((1, 1, 4, 4), np.float32)
     reach = np.array([2.0, 3.0, 3.0, 2.0])  # pixels of the image that the kernel covers, along one axis
     expected = 1 / (1 + np.exp(-np.outer(reach, reach) / 9))
@@ -160,7 +162,7 @@ def _try(name: str, installed: bool) -> ProviderReport:
     return ProviderReport(name, state, detail, "")
 
 
-def _probe_elsewhere(name: str) -> tuple[str, str]:
+def _probe_elsewhere(name: str) -> tuple[State, str]:
     """``probe`` in a process of its own: a provider's library may end the process that loads it."""
     command = [sys.executable, "-m", "vaekit.diagnose.doctor", name]
     try:
@@ -182,7 +184,7 @@ def _probe_elsewhere(name: str) -> tuple[str, str]:
         answer = None
     if not isinstance(answer, list) or len(answer) != 2 or answer[0] not in STATES:
         return "fails", f"its process ended with code {done.returncode} and no answer"
-    return str(answer[0]), str(answer[1])
+    return one_of(STATES, answer[0], "state"), str(answer[1])
 
 
 if __name__ == "__main__":

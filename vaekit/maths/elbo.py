@@ -6,7 +6,6 @@ All arithmetic is float64; all constants are kept (Kingma and Welling, "Auto-Enc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,10 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaekit.maths import noise
-from vaekit.types import LIKELIHOODS, Array
-
-Encode = Callable[[Array], tuple[Array, Array]]
-Decode = Callable[[Array], Array]
+from vaekit.types import LIKELIHOODS, Array, LikelihoodName, one_of
 
 
 @dataclass(frozen=True)
@@ -27,12 +23,11 @@ class Likelihood:
     The last two have no sigma.
     """
 
-    name: str
+    name: LikelihoodName
     sigma: float | None
 
     def __post_init__(self) -> None:
-        if self.name not in LIKELIHOODS:
-            raise ValueError(f"there is no likelihood {self.name!r}: it is one of {', '.join(LIKELIHOODS)}")
+        one_of(LIKELIHOODS, self.name, "likelihood")
         if self.name == "gaussian" and not (self.sigma is not None and 0 < self.sigma < math.inf):
             raise ValueError(f"the sigma of a gaussian likelihood is a positive number, not {self.sigma}")
         if self.name != "gaussian" and self.sigma is not None:
@@ -51,19 +46,24 @@ class Terms(NamedTuple):
         return self.reconstruction - self.kl
 
 
-def elbo_terms(images: Array, encode: Encode, decode: Decode, likelihood: Likelihood, *, seed: int = 0) -> Terms:
-    """The ELBO's terms of images (N, C, H, W), with one Monte Carlo sample and one eps for every image.
+def posterior_sample(mu: Array, logvar: Array, *, seed: int = 0) -> Array:
+    """Draw one z from each q(z|x) with the same eps for all: (N, …) each → float32 (N, …).
 
-    Latents are (N, d) or (N, c, h, w).
-
-    The same eps for all makes a score independent of an image's place in a list; it is sample 0 of the seed.
+    eps is sample 0 of the seed. As all images share it, a score does not depend on an image's place in a list.
     """
-    mu, logvar = encode(images)
-    eps = noise.standard_normal(seed, 0, 1, math.prod(mu.shape[1:])).reshape(mu.shape[1:])
-    z = (mu + np.exp(0.5 * logvar.astype(np.float64)) * eps).astype(np.float32)
-    return Terms(
-        log_likelihood(images, decode(z), likelihood), kl_standard_normal(mu, logvar).reshape(len(mu), -1).sum(axis=1)
-    )
+    shape = mu.shape[1:]
+    eps = noise.standard_normal(seed, 0, 1, math.prod(shape)).reshape(shape)
+    return (mu + np.exp(0.5 * logvar.astype(np.float64)) * eps).astype(np.float32)
+
+
+def elbo_terms(images: Array, mu: Array, logvar: Array, decoded: Array, likelihood: Likelihood) -> Terms:
+    """Compute the ELBO's terms of images (N, C, H, W) with one Monte Carlo sample each.
+
+    mu and logvar are the encoder's outputs for the images, (N, d) or (N, c, h, w). ``decoded`` are the decoder's images
+    (N, C, H, W) for their ``posterior_sample``.
+    """
+    kl = kl_standard_normal(mu, logvar).reshape(len(mu), -1).sum(axis=1)
+    return Terms(log_likelihood(images, decoded, likelihood), kl)
 
 
 def kl_standard_normal(mu: Array, logvar: Array) -> NDArray[np.float64]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaekit.errors import ProviderError, UsageError
+from vaekit.types import ProviderClass
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -49,7 +49,7 @@ INSTALL_HINTS = {
     "qnn": "on a Qualcomm device: pip install onnxruntime-qnn, beside onnxruntime",
     "xnnpack": "build ONNX Runtime with --use_xnnpack: no wheel of it has XNNPACK",
 }
-"""What makes each provider available, in words."""
+"""How to install each provider."""
 
 NEEDS = {
     "cuda": "an NVIDIA GPU with its driver, CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'",
@@ -63,16 +63,13 @@ NEEDS = {
     "webgpu": "a GPU with a Vulkan, Metal or Direct3D 12 driver",
     "qnn": "a Qualcomm processor with its driver",
 }
-"""What each provider needs beside its wheel, in words."""
+"""What each provider needs beside its wheel."""
 
 _WHEEL_HINT = "pip install 'vaekit[cpu]' (or [gpu], [openvino], [directml])"
 
-
 _REDUCED = ("CoreMLExecutionProvider", "QNNExecutionProvider")  # neural engines compute in float16 or integers
 
-_REMOTE = "AzureExecutionProvider"  # calls a service elsewhere: nothing that a device runs
-
-FATAL = 4  # ONNX Runtime's log severity: what it would print otherwise also comes as an exception
+_REMOTE = "AzureExecutionProvider"  # calls a remote service and runs nothing on this machine
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Selection:
 
 
 def resolve(name: str) -> str:
-    """ONNX Runtime's name of a provider. Raises UsageError for a name that neither knows."""
+    """Return ONNX Runtime's name of a provider. Raises UsageError for an unknown name."""
     if name in PROVIDERS:
         return PROVIDERS[name]
     known = {full.lower(): full for full in (*PROVIDERS.values(), *available_providers())}
@@ -110,38 +107,38 @@ def resolve(name: str) -> str:
     )
 
 
-def provider_class(full: str) -> str:
-    """The class in ``vaekit.bundle.manifest.PROVIDER_CLASSES`` of a provider of ONNX Runtime's name."""
+def provider_class(full: str) -> ProviderClass:
+    """Return how precisely a provider of ONNX Runtime's name computes."""
     if full in _REDUCED:
         return "reduced"
     return "cpu" if full in (CPU, "XnnpackExecutionProvider") else "accelerator"
 
 
 def short_name(full: str) -> str:
-    """vaekit's name of a provider of ONNX Runtime's, or that name itself."""
+    """Return vaekit's name of a provider of ONNX Runtime's, or that name itself."""
     return next((short for short, name in PROVIDERS.items() if name == full), full)
 
 
-def spoken(full: str) -> str:
-    """A provider's name as people say it: OpenVINO, CUDA, CPU."""
+def display_name(full: str) -> str:
+    """Return a provider's name for messages: OpenVINO, CUDA, CPU."""
     return full.removesuffix("ExecutionProvider")
 
 
 def available_providers() -> tuple[str, ...]:
-    """ONNX Runtime's names of the providers that the installed wheel and plugins have; nothing is loaded for it."""
+    """List the providers of the installed wheel and plugins by ONNX Runtime's names, without loading any."""
     ort = import_onnxruntime()
     built_in = [name for name in ort.get_available_providers() if name != _REMOTE]
     return tuple(dict.fromkeys((*built_in, *plugins())))
 
 
 def is_available(full: str) -> bool:
-    """Whether the installed wheel, or a plugin beside it, has a provider of ONNX Runtime's name."""
+    """Whether the installed wheel, or a plugin, has a provider of ONNX Runtime's name."""
     return full in available_providers()
 
 
 @functools.cache
 def plugins() -> dict[str, ModuleType]:
-    """Installed plugin packages by the name of the provider that each carries.
+    """Find installed plugin packages, by the name of the provider that each carries.
 
     A plugin is a package ``onnxruntime_…`` that says where its library lies (``get_library_path``), for
     ``onnxruntime.register_execution_provider_library``.
@@ -163,7 +160,7 @@ def plugins() -> dict[str, ModuleType]:
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module. Raises ProviderError with what to install where there is none."""
+    """Import onnxruntime. Raises ProviderError with what to install where it is missing or damaged."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -177,8 +174,8 @@ def import_onnxruntime() -> Any:
 
 
 def _plugin_provider(module: ModuleType) -> str | None:
-    """The name of the provider that a plugin carries; None where the package is none, or fails to say."""
-    if _library_path(module) is None:
+    """The name of the provider that a plugin carries; None where the package is not a plugin, or fails to say."""
+    if library_path(module) is None:
         return None
     try:
         if hasattr(module, "get_ep_names"):
@@ -190,7 +187,8 @@ def _plugin_provider(module: ModuleType) -> str | None:
         return None
 
 
-def _library_path(module: ModuleType) -> str | None:
+def library_path(module: ModuleType) -> str | None:
+    """Return where a plugin's library lies; None where the package is not a plugin, or does not find it."""
     for attribute in ("get_library_path", "library_path"):
         if hasattr(module, attribute):
             try:
@@ -198,54 +196,3 @@ def _library_path(module: ModuleType) -> str | None:
             except Exception:  # noqa: BLE001 — a plugin that does not find its own library has none
                 return None
     return None
-
-
-def needs(provider: str, held: int = 0) -> str:
-    """What a provider that took nothing may lack, to be put behind the complaint."""
-    needed = NEEDS.get(short_name(resolve(provider)))
-    return f"; it needs {needed}" if needed and not held else ""
-
-
-def plugin_devices(ort: Any, asked: str, full: str) -> list[Any]:
-    """The devices of a plugin's provider, its library registered. Raises ProviderError where there are none."""
-    if full not in plugins():
-        hint = INSTALL_HINTS.get(short_name(full), "install the wheel or plugin that has it")
-        raise ProviderError(
-            f"{asked} is not available: ONNX Runtime here has {', '.join(map(spoken, available_providers()))}. To get "
-            f"it, {hint}"
-        )
-    if complaint := _register(full):
-        raise ProviderError(f"{asked} does not load: {complaint}{needs(asked)}")
-    devices = [device for device in ort.get_ep_devices() if device.ep_name == full]
-    if not devices:
-        raise ProviderError(f"{asked} is installed, but finds no device of its own on this machine{needs(asked)}")
-    return devices
-
-
-@functools.cache
-def _register(full: str) -> str:
-    """Register a plugin's library with ONNX Runtime, once a process: "", or why that failed."""
-    ort = import_onnxruntime()
-    try:
-        with quiet(ort):
-            ort.register_execution_provider_library(full, _library_path(plugins()[full]))
-    except Exception as error:  # noqa: BLE001 — whatever loading a foreign library raises
-        return one_line(error)
-    return ""
-
-
-@contextmanager
-def quiet(ort: Any) -> Iterator[None]:
-    """ONNX Runtime's own log lines off for a while, then at its default again: what failed comes as an exception."""
-    ort.set_default_logger_severity(FATAL)
-    try:
-        yield
-    finally:
-        ort.set_default_logger_severity(2)
-
-
-def one_line(error: Exception) -> str:
-    """ONNX Runtime's message without the place in its sources that it starts with, and without its full stop."""
-    text = " ".join(str(error).split())
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    return re.sub(r"^\S+\.(?:cc|cpp|h):\d+ .*?\)(?: const)? (?=\S)", "", text).rstrip(".")

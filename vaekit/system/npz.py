@@ -6,6 +6,14 @@ import tokenize
 import zipfile
 import zlib
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it cannot unpack such archives
+
+    class LZMAError(Exception):  # type: ignore[no-redef]
+        """Never raised."""
+
+
 NPZ_ERRORS = (
     OSError,
     ValueError,
@@ -17,4 +25,5 @@ NPZ_ERRORS = (
     RuntimeError,  # an encrypted archive; NotImplementedError, an unknown compression
     zipfile.BadZipFile,
     zlib.error,
+    LZMAError,
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vaekit.errors import UsageError
-from vaekit_cli.console import progress_bar, speaker, table
+from vaekit.output.table import text_table
+from vaekit_cli.console import progress_bar, speaker
 from vaekit_cli.options import (
     DEFAULT_MODEL,
     FallbackOption,
@@ -21,7 +22,7 @@ from vaekit_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from vaekit.diagnose.bench import Timing
+    from vaekit.diagnose.bench import Results, Timing
 
 
 def bench(
@@ -41,9 +42,10 @@ def bench(
     quiet: QuietOption = False,
 ) -> None:
     """Time encode and decode at several batch sizes and numbers of threads, each in a process of its own."""
-    from vaekit.diagnose.bench import DEFAULT_BATCHES, best, default_threads, settings
+    from vaekit.diagnose.bench import DEFAULT_BATCHES, Results, default_threads, settings
     from vaekit.diagnose.bench import bench as run
     from vaekit.ort.providers import Selection
+    from vaekit.types import GRAPHS
     from vaekit.vae import load
 
     if not 0 < seconds < float("inf"):
@@ -51,7 +53,7 @@ def bench(
     selection = Selection(provider, parse_provider_options(provider_option), allow_fallback)
     say = speaker(quiet or as_json)
     vae = load(model, provider=provider, provider_options=selection.options, allow_fallback=allow_fallback)
-    for name in ("encoder", "decoder"):
+    for name in GRAPHS:
         for reason in vae.graph(name).fell_back:
             say(reason)
     chosen = settings(batch or DEFAULT_BATCHES, threads or default_threads())
@@ -60,36 +62,25 @@ def bench(
         for timing in run(model, selection, chosen, seconds=seconds):
             timings.append(timing)
             progress(len(timings))
-    by_graph = {graph: [t for t in timings if t.setting.graph == graph] for graph in ("encode", "decode")}
-    fastest = {graph: best(timings, graph) for graph in by_graph}
+    results = Results(timings)
     if as_json:
-        document = {"provider": timings[0].provider}
-        rows = {graph: [_figures(t) for t in found] for graph, found in by_graph.items()}
-        print(json.dumps(document | rows | {"best": {graph: _figures(t) for graph, t in fastest.items()}}))
+        print(json.dumps(results.to_json()))
         return
-    for line in _lines(timings, fastest):
+    for line in _lines(results):
         print(line)
 
 
-def _figures(timing: Timing) -> dict[str, Any]:
-    return {
-        "batch": timing.setting.batch,
-        "threads": timing.setting.threads,
-        "images_per_second": timing.images_per_second,
-        "p50_ms": timing.p50_ms,
-        "p95_ms": timing.p95_ms,
-    }
+def _lines(results: Results) -> list[str]:
+    from vaekit.diagnose.bench import OPERATIONS
 
-
-def _lines(timings: list[Timing], fastest: dict[str, Timing]) -> list[str]:
     rows = [("", "batch", "threads", "images/s", "p50 ms", "p95 ms")]
-    for t in timings:
+    for t in results.timings:
         setting = t.setting
         figures = (f"{t.images_per_second:,.0f}", f"{t.p50_ms:.2f}", f"{t.p95_ms:.2f}")
-        rows.append((setting.graph, str(setting.batch), str(setting.threads), *figures))
+        rows.append((setting.operation, str(setting.batch), str(setting.threads), *figures))
     advice = [
-        f"{graph} is fastest with --batch-size {t.setting.batch} --threads {t.setting.threads}: "
+        f"{t.setting.operation} is fastest with --batch-size {t.setting.batch} --threads {t.setting.threads}: "
         f"{t.images_per_second:,.0f} images/s on {t.provider}"
-        for graph, t in fastest.items()
+        for t in map(results.best, OPERATIONS)
     ]
-    return [*table(rows), *advice]
+    return [*text_table(rows), *advice]

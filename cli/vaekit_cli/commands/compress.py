@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaekit.errors import UsageError
-from vaekit_cli.console import command_line, speaker, table
+from vaekit.output.table import text_table
+from vaekit_cli.console import command_line, speaker
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, QuietOption
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def compress(
     if as_json:
         print(json.dumps(_document(done, output), allow_nan=False))
         return
-    for line in (*table(_rows(done)), *_verdicts(done)):
+    for line in (*text_table(_rows(done)), *_verdicts(done)):
         say(line)
     say("next: " + command_line("vaekit verify", ("-m", output, DEFAULT_MODEL)))
 
@@ -221,7 +222,7 @@ def _reason(half: Half, done: Compression) -> str:
     from vaekit.system.machine import has_fast_int8
 
     flags = frozenset(done.manifest.provenance["compression"]["processor"]["flags"])
-    if half.precision.endswith("-weights"):
+    if half.precision in ("fp16-weights", "int8-weights"):
         return ": it computes in float32, as the bundle that it was made from"
     if half.precision == "fp16":
         return ": on most processors ONNX Runtime computes float16 in float32"

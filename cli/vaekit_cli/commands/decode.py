@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 
 from vaekit.errors import SourceError
 from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
-from vaekit_cli.console import command_line, progress_bar, speaker
+from vaekit_cli.console import command_line, print_document, progress_bar, speaker
 from vaekit_cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from vaekit.images.arrays import RowFile
     from vaekit.output.latents import ParquetRows
     from vaekit.vae import VAE
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What ``decode`` did."""
+
+    output: str
+    count: int
+    provider: str
+    model: str
 
 
 @runs_a_bundle
@@ -46,8 +56,7 @@ def decode(
     with progress_bar("decoding", len(rows), quiet or as_json) as progress:
         write_pictures(_decoded(vae, rows), len(rows), output, columns, progress)
     if as_json:
-        document = {"output": str(output), "count": len(rows), "provider": provider, "model": str(runtime.model)}
-        print(json.dumps(document))
+        print_document(Decoded(str(output), len(rows), provider, str(runtime.model)))
         return
     say(f"{output}: {len(rows):,} images decoded from {latents} on {provider}")
     say(f"next: {command_line('vaekit traverse', *runtime.again)}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from typing import TYPE_CHECKING
 
 from vaekit.errors import ProviderError
-from vaekit_cli.console import table
+from vaekit.output.table import text_table
+from vaekit_cli.console import print_document
 from vaekit_cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
     report = examine()
     if as_json:
-        print(json.dumps(dataclasses.asdict(report)))
+        print_document(report)
     else:
         for line in _lines(report):
             print(line)
@@ -47,4 +46,4 @@ def _lines(report: Report) -> list[str]:
         (provider.name, _WORDS[provider.state], provider.detail if provider.state != "missing" else provider.install)
         for provider in report.providers
     ]
-    return [*table(facts), "", *table(providers)]
+    return [*text_table(facts), "", *text_table(providers)]

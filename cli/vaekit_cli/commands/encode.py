@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vaekit.errors import SourceError
-from vaekit_cli.bundle_options import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
-from vaekit_cli.console import command_line, progress_bar, speaker
-from vaekit_cli.options import (
+from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
+from vaekit_cli.console import command_line, print_document, progress_bar, speaker
+from vaekit_cli.image_input import (
     FromFileOption,
     ImagesArgument,
-    JsonOption,
     NoResizeOption,
-    QuietOption,
     SkipErrorsOption,
+    Unreadable,
+    open_stream,
 )
+from vaekit_cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
     from vaekit.images.stream import ImageStream
     from vaekit.output.latents import Spill
     from vaekit.vae import VAE
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What ``encode`` did."""
+
+    output: str
+    images: int
+    failures: int
+    """Images that could not be read."""
+    provider: str
+    model: str
 
 
 @runs_a_bundle
@@ -37,9 +50,7 @@ def encode(
     ] = Path("latents.npz"),
     from_file: FromFileOption = None,
     no_resize: NoResizeOption = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted encode of the same images.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted encode of the same images.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop an interrupted encode and start again.")] = False,
     skip_errors: SkipErrorsOption = False,
     as_json: JsonOption = False,
@@ -55,7 +66,7 @@ def encode(
         arrays = vae.manifest.encoder_outputs
         with Spill(output, vae.latent_shape, identity, resume=resume, overwrite=overwrite, arrays=arrays) as spill:
             if spill.consumed:
-                say(f"going on after {spill.consumed:,} of {len(stream):,} images")
+                say(f"resuming after {spill.consumed:,} of {len(stream):,} images")
             provider = say_where(vae, say, "encoder")
             unreadable = Unreadable(say, already=spill.failures)
             try:
@@ -68,12 +79,11 @@ def encode(
                 spill.finish()
             except BaseException:
                 if spill.rows:
-                    say(f"{spill.rows:,} latents wait in {spill.folder}: --resume goes on with them")
+                    say(f"{spill.rows:,} latents wait in {spill.folder}: --resume continues with them")
                 raise
     done = f"{output} holds the latents of {spill.rows:,} images"
     if as_json:
-        document = {"output": str(output), "images": spill.rows, "failures": unreadable.count, "provider": provider}
-        print(json.dumps(document | {"model": str(runtime.model)}))
+        print_document(Encoded(str(output), spill.rows, unreadable.count, provider, str(runtime.model)))
     else:
         say(f"{done}, {vae.manifest.latent.describe()}, encoded on {provider}")
         say(f"next: {command_line('vaekit decode', ('', output, None), *runtime.again)}")
@@ -90,6 +100,6 @@ def _encode(
 
 
 def _identity(vae: VAE, stream: ImageStream, no_resize: bool) -> str:
-    """What makes two encodes the same work: the images, the encoder, and how pictures are read."""
+    """A fingerprint of the work: the images, the encoder, and how pictures are read."""
     parts = (stream.fingerprint, vae.manifest.graphs["encoder"].sha256, vae.image_shape, no_resize)
     return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vaekit.output.table import text_table
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, ModelOption
 
 if TYPE_CHECKING:
     from vaekit.bundle.manifest import Manifest, Scaling
     from vaekit.bundle.reading import Bundle
+
+Rows = list[tuple[str, str]]
 
 
 def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
@@ -21,72 +25,106 @@ def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> Non
         sizes = {name: len(data) for name, data in bundle.files.items()}
         print(json.dumps(bundle.document | {"path": str(model), "files": sizes}))
         return
-    for name, value in _rows(bundle):
-        print(f"{name:<12} {value}")
+    for line in text_table(_rows(bundle)):
+        print(line)
+
+
+def _rows(bundle: Bundle) -> Rows:
+    manifest = bundle.manifest
+    return [
+        ("bundle", f"{bundle.path}, format {bundle.document['format_version']}"),
+        *_model(manifest),
+        *_graphs(bundle),
+        ("runs on", f"ONNX Runtime from {manifest.minimum_onnxruntime}; vaekit itself needs 1.24"),
+        ("scores", _scores(manifest)),
+        *_parity(manifest.parity),
+        *_compression(_mapping(manifest.provenance, "compression")),
+        *_origin(manifest.provenance),
+    ]
+
+
+def _model(manifest: Manifest) -> Rows:
+    image, likelihood, mixture = manifest.image, manifest.likelihood, manifest.mixture
+    sigma = "" if likelihood.sigma is None else f", sigma {likelihood.sigma:.4g}"
+    free = "" if image.multiple_of is None else f"; --size takes any multiples of {image.multiple_of}"
+    return [
+        (
+            "image",
+            f"{image.channels} x {image.height} x {image.width} (channels x height x width), float32 in [0, 1]{free}",
+        ),
+        ("preprocessing", image.preprocessing),
+        ("latent", f"{manifest.latent.describe()}, {manifest.posterior} posterior{_scaling(manifest.latent.scaling)}"),
+        ("likelihood", f"{likelihood.name}{sigma}"),
+        ("prior", "N(0, I)" if mixture is None else f"mixture of {len(mixture.weights)} Gaussians, or N(0, I)"),
+    ]
 
 
 def _scaling(scaling: Scaling | None) -> str:
     return "" if scaling is None else f"; models trained on it take (z - {scaling.shift:g}) * {scaling.factor:g}"
 
 
-def _origin(provenance: dict[str, Any]) -> tuple[str, str]:
-    if "training" in provenance:
-        return "trained on", f"{provenance['dataset']}, {provenance['training'].get('steps')} steps"
-    return "came from", f"{provenance['model']}, checked on images of {provenance['dataset']}"
+def _graphs(bundle: Bundle) -> Rows:
+    return [
+        (
+            name,
+            f"{graph.file}, opset {graph.opset}, IR {graph.ir_version}, {graph.precision}, "
+            f"{len(bundle.files[graph.file]) / 1e6:.2f} MB",
+        )
+        for name, graph in bundle.manifest.graphs.items()
+    ]
 
 
 def _scores(manifest: Manifest) -> str:
     scores = manifest.scores
     if scores is None:
         return f"none: {manifest.why_no_elbo}" if manifest.why_no_elbo else "none"
-    from vaekit.bundle.manifest import threshold
-
-    quantiles = ", ".join(f"{name} {threshold(name, scores):.1f}" for name in ("p1", "p50", "p99"))
+    quantiles = ", ".join(f"p{percent} {scores.percentile(percent):.1f}" for percent in (1, 50, 99))
     return f"of {scores.images:,} held-out images, in nats: {quantiles}"
 
 
-def _compressed(record: dict[str, Any] | None) -> list[tuple[str, str]]:
+# parity and provenance are free-form records: other programs write them, and whatever they lack is left out.
+
+
+def _parity(record: Mapping[str, Any]) -> Rows:
+    tolerances = [f"{name} {record[name]:g}" for name in ("atol", "rtol") if _is_number(record, name)]
+    off = f"; ELBO off by {record['delta_elbo']:.2g} nats" if _is_number(record, "delta_elbo") else ""
+    return [("parity", f"passed at {', '.join(tolerances)}{off}")] if tolerances else []
+
+
+def _compression(record: Mapping[str, Any]) -> Rows:
     """How a compressed bundle was made, and how far it lies from the one that it was made from."""
-    if record is None:
+    precisions = _mapping(record, "precision")
+    pruned = record.get("pruned")
+    parts = [f"{graph} {precision}" for graph, precision in precisions.items() if precision != "fp32"]
+    if isinstance(pruned, list) and pruned:
+        parts.append(f"dimensions {', '.join(map(str, pruned))} pruned")
+    if not parts:
         return []
-    how = [f"{name} {precision}" for name, precision in record["precision"].items() if precision != "fp32"]
-    if record["pruned"]:
-        how.append(f"dimensions {', '.join(map(str, record['pruned']))} pruned")
-    psnr = "equal" if record["psnr"] is None else f"{record['psnr']:.1f} dB"
-    delta = "" if record["delta_elbo"] is None else f"; ELBO {record['delta_elbo']:+.2g} nats"
-    told = f"{', '.join(how)}: prior samples {psnr} against the parent's{delta}; parity is the parent's"
-    return [("compressed", told)]
+    psnr = f"{record['psnr']:.1f} dB" if _is_number(record, "psnr") else "equal"
+    quality = f": prior samples {psnr} against the parent's" if "psnr" in record else ""
+    delta = f"; ELBO {record['delta_elbo']:+.2g} nats" if _is_number(record, "delta_elbo") else ""
+    return [("compressed", f"{', '.join(parts)}{quality}{delta}; parity is the parent's")]
 
 
-def _rows(bundle: Bundle) -> list[tuple[str, str]]:
-    manifest = bundle.manifest
-    image, likelihood, parity = manifest.image, manifest.likelihood, manifest.parity
-    sigma = "" if likelihood.sigma is None else f", sigma {likelihood.sigma:.4g}"
-    mixture = manifest.mixture
-    free = "" if image.multiple_of is None else f"; --size takes any multiples of {image.multiple_of}"
-    off = "" if parity["delta_elbo"] is None else f"; ELBO off by {parity['delta_elbo']:.2g} nats"
-    return [
-        ("bundle", f"{bundle.path}, format {bundle.document['format_version']}"),
-        (
-            "image",
-            f"{image.channels} x {image.height} x {image.width} (channels x height x width), float32 in [0, 1]{free}",
-        ),
-        ("made by", image.preprocessing),
-        ("latent", f"{manifest.latent.describe()}, {manifest.posterior} posterior{_scaling(manifest.latent.scaling)}"),
-        ("likelihood", f"{likelihood.name}{sigma}"),
-        ("prior", "N(0, I)" if mixture is None else f"mixture of {len(mixture.weights)} Gaussians, or N(0, I)"),
-        *(
-            (
-                name,
-                f"{graph.file}, opset {graph.opset}, IR {graph.ir_version}, {graph.precision}, "
-                f"{len(bundle.files[graph.file]) / 1e6:.2f} MB",
-            )
-            for name, graph in manifest.graphs.items()
-        ),
-        ("runs on", f"ONNX Runtime from {manifest.minimum_onnxruntime}; vaekit itself needs 1.24"),
-        ("scores", _scores(manifest)),
-        ("parity", f"passed at atol {parity['atol']:g}, rtol {parity['rtol']:g}{off}"),
-        *_compressed(manifest.provenance.get("compression")),
-        _origin(manifest.provenance),
-        ("made with", ", ".join(f"{tool} {version}" for tool, version in manifest.provenance["tools"].items())),
-    ]
+def _origin(provenance: Mapping[str, Any]) -> Rows:
+    dataset, model = provenance.get("dataset"), provenance.get("model")
+    steps = _mapping(provenance, "training").get("steps")
+    tools = _mapping(provenance, "tools")
+    rows: Rows = []
+    if model is not None:
+        rows.append(("came from", f"{model}, checked on images of {dataset}" if dataset else str(model)))
+    elif dataset is not None:
+        rows.append(("trained on", f"{dataset}, {steps} steps" if steps is not None else str(dataset)))
+    if tools:
+        rows.append(("tools", ", ".join(f"{tool} {version}" for tool, version in tools.items())))
+    return rows
+
+
+def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object in a record, empty where the record has none."""
+    found = record.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_number(record: Mapping[str, Any], key: str) -> bool:
+    return isinstance(record.get(key), int | float)

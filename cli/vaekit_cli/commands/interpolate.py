@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +11,9 @@ import typer
 
 from vaekit.errors import UsageError
 from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
-from vaekit_cli.console import command_line, speaker
-from vaekit_cli.options import JsonOption, NoResizeOption, PriorOption, QuietOption
+from vaekit_cli.console import command_line, print_document, speaker
+from vaekit_cli.image_input import NoResizeOption
+from vaekit_cli.options import JsonOption, PriorOption, QuietOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,17 @@ class Mode(StrEnum):
 
     LINEAR = "linear"
     SLERP = "slerp"
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    """What ``interpolate`` did."""
+
+    output: str
+    steps: int
+    mode: str
+    provider: str
+    model: str
 
 
 @runs_a_bundle
@@ -52,6 +64,7 @@ def interpolate(
     """Decode the latents between two images, or between the samples of two seeds."""
     from vaekit.output.grid import ANIMATIONS, FORMATS, check_size, save_animation, save_picture
     from vaekit.system.files import check_file_target
+    from vaekit.types import GRAPHS
 
     say = speaker(quiet or as_json)
     pictures = _check_ends(ends or [], from_seed, to_seed, prior, no_resize)
@@ -64,14 +77,13 @@ def interpolate(
     else:
         a, b = (vae.sample_latents(1, seed=seed or 0, prior=prior)[0] for seed in (from_seed, to_seed))
     images = vae.interpolate(a, b, steps, mode=mode.value)
-    provider = say_where(vae, say, *(["encoder"] if pictures else []), "decoder")
+    provider = say_where(vae, say, *(GRAPHS if pictures else ("decoder",)))
     if output.suffix.lower() in ANIMATIONS:
         save_animation(images, output)
     else:
         save_picture(_strip(images, originals), output)
     if as_json:
-        document = {"output": str(output), "steps": steps, "mode": mode.value, "provider": provider}
-        print(json.dumps(document | {"model": str(runtime.model)}))
+        print_document(Interpolated(str(output), steps, mode.value, provider, str(runtime.model)))
         return
     between = " and ".join(map(str, pictures)) if pictures else f"the samples of seeds {from_seed} and {to_seed}"
     say(f"{output}: {steps} images between {between}, {mode.value}, on {provider}")

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vaekit.errors import SourceError, UsageError
-from vaekit_cli.bundle_options import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
-from vaekit_cli.console import command_line, progress_bar, speaker
-from vaekit_cli.options import (
+from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
+from vaekit_cli.console import command_line, print_document, progress_bar, speaker
+from vaekit_cli.image_input import (
     FromFileOption,
     ImagesArgument,
-    JsonOption,
     NoResizeOption,
-    QuietOption,
     SkipErrorsOption,
+    Unreadable,
+    open_stream,
 )
+from vaekit_cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,21 @@ _INCHES = 6.0
 _CHANNEL_MEANS = "channel means of mu"
 
 
+@dataclass(frozen=True)
+class Plotted:
+    """What ``plot`` did."""
+
+    output: str
+    images: int
+    classes: int
+    axes: list[str]
+    """What each axis is."""
+    failures: int
+    """Images that could not be read."""
+    provider: str
+    model: str
+
+
 @runs_a_bundle
 def plot(
     runtime: Runtime,
@@ -44,7 +60,7 @@ def plot(
     ),
     limit: Annotated[int, typer.Option(min=1, help="How many images are drawn, evenly spread over them all.")] = 5000,
     reach: Annotated[
-        float, typer.Option(help="The decoded plane of a latent of two dimensions goes so far out.")
+        float, typer.Option(help="How far the decoded plane of a latent of two dimensions extends.")
     ] = 3.0,
     from_file: FromFileOption = None,
     no_resize: NoResizeOption = False,
@@ -80,9 +96,8 @@ def plot(
     classes = len(set(labels)) if labels else 0
     done = f"{output} shows {len(mu):,} images"
     if as_json:
-        document = {"output": str(output), "images": len(mu), "classes": classes, "axes": list(projection.names)}
-        document |= {"failures": unreadable.count}
-        print(json.dumps(document | {"provider": provider, "model": str(runtime.model)}))
+        axes, model = list(projection.names), str(runtime.model)
+        print_document(Plotted(str(output), len(mu), classes, axes, unreadable.count, provider, model))
     else:
         coloured = f"{classes} classes" if classes > 1 else "no classes, so in one colour"
         say(f"{output}: {what} of {len(mu):,} images, {coloured}, on {' and '.join(projection.names)}; on {provider}")

@@ -1,26 +1,27 @@
-"""`vaekit reconstruct`: originals beside what the model makes of them."""
+"""`vaekit reconstruct`: originals beside their reconstructions."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vaekit.errors import SourceError
-from vaekit_cli.bundle_options import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
-from vaekit_cli.console import command_line, speaker
-from vaekit_cli.options import (
+from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
+from vaekit_cli.console import command_line, print_document, speaker
+from vaekit_cli.image_input import (
     FromFileOption,
     ImagesArgument,
-    JsonOption,
     NoResizeOption,
-    QuietOption,
     SkipErrorsOption,
+    Unreadable,
+    open_stream,
 )
+from vaekit_cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,30 @@ if TYPE_CHECKING:
     from vaekit.images.stream import ImageStream
 
 _COLUMNS = 8
+_LEAST_ERROR = 1e-12  # mean squared; below it lies only the rounding of 8-bit pixels
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and how well it was reconstructed."""
+
+    path: str
+    psnr: float
+    """In dB."""
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What ``reconstruct`` did."""
+
+    output: str
+    images: list[Pair]
+    psnr: float
+    """Mean over the images, in dB."""
+    failures: int
+    """Images that could not be read."""
+    provider: str
+    model: str
 
 
 @runs_a_bundle
@@ -48,6 +73,7 @@ def reconstruct(
     """Show originals above their reconstructions, decoded from mu, with the PSNR of each."""
     import numpy as np
 
+    from vaekit.maths.psnr import psnr
     from vaekit.output.grid import FORMATS, save_picture
     from vaekit.system.files import check_file_target
 
@@ -61,14 +87,13 @@ def reconstruct(
     provider = say_where(vae, say, "encoder", "decoder")
     decoded = vae.reconstruct(originals)
     errors = np.square(originals.astype(np.float64) - decoded).reshape(len(paths), -1).mean(axis=1)
-    psnr = [_decibels(error) for error in errors]
-    save_picture(_layout(originals, decoded, psnr), output)
-    mean = math.fsum(psnr) / len(psnr)
+    decibels = [psnr(max(error, _LEAST_ERROR)) for error in errors.tolist()]
+    save_picture(_layout(originals, decoded, decibels), output)
+    mean = math.fsum(decibels) / len(decibels)
     done = f"{output} shows {len(paths)} images and their reconstructions"
     if as_json:
-        rows = [{"path": path, "psnr": value} for path, value in zip(paths, psnr, strict=True)]
-        document = {"output": str(output), "images": rows, "psnr": mean, "failures": unreadable.count}
-        print(json.dumps(document | {"provider": provider, "model": str(runtime.model)}))
+        pairs = [Pair(path, value) for path, value in zip(paths, decibels, strict=True)]
+        print_document(Reconstructed(str(output), pairs, mean, unreadable.count, provider, str(runtime.model)))
     else:
         of = f" of {total:,}" if total > len(paths) else ""
         say(f"{output}: {len(paths)}{of} images above their reconstructions, mean PSNR {mean:.1f} dB, on {provider}")
@@ -94,12 +119,7 @@ def _chosen(stream: ImageStream, limit: int, unreadable: Unreadable) -> tuple[ND
     return images[chosen], [paths[number] for number in chosen]
 
 
-def _decibels(mse: float) -> float:
-    """PSNR of images in [0, 1]; the rounding of 8-bit pixels is as equal as images get."""
-    return 10 * math.log10(1 / max(mse, 1e-12))
-
-
-def _layout(originals: NDArray[np.float32], decoded: NDArray[np.float32], psnr: list[float]) -> NDArray[np.uint8]:
+def _layout(originals: NDArray[np.float32], decoded: NDArray[np.float32], decibels: list[float]) -> NDArray[np.uint8]:
     """Rows of originals, each above the row of their reconstructions."""
     import numpy as np
 
@@ -110,6 +130,6 @@ def _layout(originals: NDArray[np.float32], decoded: NDArray[np.float32], psnr: 
     blank = np.ones((-count % columns, *originals.shape[1:]), np.float32)
     rows = [np.concatenate((part, blank)).reshape(-1, columns, *originals.shape[1:]) for part in (originals, decoded)]
     pairs = np.stack(rows, axis=1).reshape(-1, *originals.shape[1:])
-    texts = [f"{value:.1f} dB" for value in psnr] + [""] * len(blank)
+    texts = [f"{value:.1f} dB" for value in decibels] + [""] * len(blank)
     captions = [line for at in range(0, len(texts), columns) for line in [""] * columns + texts[at : at + columns]]
     return grid(pairs, columns, captions=captions, row_titles=("original", "decoded") * (len(pairs) // columns // 2))

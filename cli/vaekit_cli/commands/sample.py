@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
-from vaekit_cli.console import command_line, progress_bar, speaker
+from vaekit_cli.console import command_line, print_document, progress_bar, speaker
 from vaekit_cli.options import JsonOption, PriorOption, QuietOption, SeedOption
 
 if TYPE_CHECKING:
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from vaekit.vae import VAE
 
 _CHUNK = 256  # images that are drawn and decoded before they are written
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What ``sample`` did."""
+
+    output: str
+    count: int
+    seed: int
+    prior: str
+    provider: str
+    model: str
 
 
 @runs_a_bundle
@@ -48,8 +60,7 @@ def sample(
         write_pictures(batches, count, output, columns, progress)
     provider = say_where(vae, say, "decoder")
     if as_json:
-        document = {"output": str(output), "count": count, "seed": seed, "prior": prior, "provider": provider}
-        print(json.dumps(document | {"model": str(runtime.model)}))
+        print_document(Sampled(str(output), count, seed, prior, provider, str(runtime.model)))
         return
     say(f"{output}: {count} images from the {prior} prior of {runtime.model}, seed {seed}, on {provider}")
     if is_folder(output):

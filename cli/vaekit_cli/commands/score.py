@@ -1,36 +1,47 @@
-"""`vaekit score`: how strange each image is to the model."""
+"""`vaekit score`: how unlikely each image is under the model."""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TextIO
 
 import typer
 
-from vaekit.errors import SourceError
-from vaekit_cli.bundle_options import Runtime, Unreadable, open_stream, runs_a_bundle, say_where
+from vaekit.errors import SourceError, UsageError
+from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, progress_bar, speaker
-from vaekit_cli.options import (
+from vaekit_cli.image_input import (
     FromFileOption,
     ImagesArgument,
     NoResizeOption,
-    QuietOption,
     SkipErrorsOption,
+    Unreadable,
+    open_stream,
 )
+from vaekit_cli.options import QuietOption
 
 if TYPE_CHECKING:
+    from vaekit.bundle.manifest import ScoreStatistics
     from vaekit.images.stream import Chunk
     from vaekit.vae import VAE
 
-_FIELDS = ("path", "score", "reconstruction", "kl", "flagged")
 
-Row = tuple[str, float, float, float, bool | None]
+class Row(NamedTuple):
+    """One image's line of the output. Terms are in nats."""
+
+    path: str
+    score: float
+    reconstruction: float
+    kl: float
+    flagged: bool | None
+    """Whether the score lies above ``--flag-above``; None without that option."""
 
 
 @runs_a_bundle
@@ -51,11 +62,10 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, one object an image, instead of CSV.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score images: -ELBO in nats, kl - reconstruction, the higher the stranger.
+    """Score images: -ELBO in nats, kl - reconstruction. The higher, the less likely under the model.
 
     One Monte Carlo sample an image (L = 1), with the same noise for all.
     """
-    from vaekit.bundle.manifest import threshold
     from vaekit.system.files import check_file_target
 
     say = speaker(quiet)
@@ -74,7 +84,7 @@ def score(
                 unreadable.note(chunk)
                 for row in _rows(vae, chunk, seed, limit):
                     write(row)
-                    flagged += bool(row[-1])
+                    flagged += bool(row.flagged)
                 scored += len(chunk.paths)
                 progress(scored + unreadable.count)
         total = len(stream)
@@ -93,9 +103,32 @@ def score(
     unreadable.end(total, done, skip_errors=skip_errors)
 
 
+def threshold(text: str, statistics: ScoreStatistics | None) -> float:
+    """The score in nats above which ``--flag-above`` flags: ``p99``, a percentile of held-out scores, or a number.
+
+    Raises UsageError for anything else, or for a percentile where the bundle holds no scores.
+    """
+    is_percentile = text.lower().startswith("p")
+    try:
+        value = float(text[1:] if is_percentile else text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or (is_percentile and not 0 <= value <= 100):
+        raise UsageError(
+            f"{text!r} is no threshold: give a percentile of the held-out scores, p0 to p100, such as p99, or nats"
+        )
+    if not is_percentile:
+        return value
+    if statistics is None:
+        raise UsageError(
+            "this bundle holds no held-out scores of such images to take a percentile of: give a number of nats"
+        )
+    return statistics.percentile(value)
+
+
 @contextmanager
 def _target(output: Path | None) -> Iterator[TextIO]:
-    """Where scores go: stdout, or a file that appears whole or not at all. Paths keep the bytes that they have."""
+    """Where scores go: stdout, or a file written under a temporary name and renamed. Paths keep their bytes."""
     from vaekit.system.files import replacing_file
 
     if output is None:
@@ -112,9 +145,9 @@ def _target(output: Path | None) -> Iterator[TextIO]:
 
 def _writer(file: TextIO, as_json: bool) -> Callable[[Row], object]:
     if as_json:
-        return lambda row: file.write(json.dumps(dict(zip(_FIELDS, row, strict=True))) + "\n")
+        return lambda row: file.write(json.dumps(row._asdict()) + "\n")
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_FIELDS)
+    writer.writerow(Row._fields)
     return writer.writerow
 
 
@@ -122,4 +155,4 @@ def _rows(vae: VAE, chunk: Chunk, seed: int, limit: float | None) -> Iterator[Ro
     terms = vae.elbo_terms(chunk.images, seed=seed)
     for path, reconstruction, kl in zip(chunk.paths, terms.reconstruction.tolist(), terms.kl.tolist(), strict=True):
         value = kl - reconstruction
-        yield os.fsdecode(path), value, reconstruction, kl, None if limit is None else value > limit
+        yield Row(os.fsdecode(path), value, reconstruction, kl, None if limit is None else value > limit)

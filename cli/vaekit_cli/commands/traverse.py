@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vaekit.errors import UsageError
 from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
-from vaekit_cli.console import command_line, speaker
-from vaekit_cli.options import JsonOption, NoResizeOption, QuietOption, SeedOption
+from vaekit_cli.console import command_line, print_document, speaker
+from vaekit_cli.image_input import NoResizeOption
+from vaekit_cli.options import JsonOption, QuietOption, SeedOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vaekit.types import Array, Pixels
+    from vaekit.vae import VAE
+
+
+@dataclass(frozen=True)
+class Traversed:
+    """What ``traverse`` did."""
+
+    output: str
+    dimensions: list[int]
+    """In the order of their rows."""
+    steps: int
+    provider: str
+    model: str
 
 
 @runs_a_bundle
@@ -41,7 +60,7 @@ def traverse(
     import numpy as np
 
     from vaekit.images.picture import read_image
-    from vaekit.output.grid import FORMATS, check_size, grid, save_picture
+    from vaekit.output.grid import FORMATS, check_size, save_picture
     from vaekit.system.files import check_file_target
 
     say = speaker(quiet or as_json)
@@ -57,25 +76,32 @@ def traverse(
         base = read_image(image, channels, (size[0], size[1]), resize=not no_resize) / np.float32(255)
     images = vae.traverse(base, dimensions=chosen, steps=steps, span=span, seed=seed)
     provider = say_where(vae, say, "decoder")
-    latent = vae.manifest.latent
-    picture = grid(
-        images.reshape(-1, *vae.image_shape),
-        steps,
-        row_titles=[f"z{j}: {latent.kl[j]:.1f} nats" if latent.kl else f"z{j}" for j in chosen],
-        column_titles=[_column(offset, latent.is_map) for offset in np.linspace(-span, span, steps)],
-    )
-    save_picture(picture, output)
+    save_picture(_picture(vae, images, chosen, span), output)
     if as_json:
-        document = {"output": str(output), "dimensions": list(chosen), "steps": steps, "provider": provider}
-        print(json.dumps(document | {"model": str(runtime.model)}))
+        print_document(Traversed(str(output), list(chosen), steps, provider, str(runtime.model)))
         return
-    parts, middle = ("channels", "what it was") if latent.is_map else ("dimensions", "its mean")
+    parts, middle = ("channels", "what it was") if vae.manifest.latent.is_map else ("dimensions", "its mean")
     say(
         f"{output}: {len(chosen)} of {len(vae.dimensions)} {parts}, the most active first, each {span:g} standard "
         f"deviations to either side of {middle}, on {provider}"
     )
     following = ("--from-seed", 0, None), ("--to-seed", 1, None), *runtime.again
     say(f"next: {command_line('vaekit interpolate', *following)}")
+
+
+def _picture(vae: VAE, images: Array, dimensions: Sequence[int], span: float) -> Pixels:
+    """Images (dimensions, steps, C, H, W) with a row for each dimension and a title for each row and column."""
+    import numpy as np
+
+    from vaekit.output.grid import grid
+
+    latent, steps = vae.manifest.latent, images.shape[1]
+    return grid(
+        images.reshape(-1, *vae.image_shape),
+        steps,
+        row_titles=[f"z{j}: {latent.kl[j]:.1f} nats" if latent.kl else f"z{j}" for j in dimensions],
+        column_titles=[_column(offset, latent.is_map) for offset in np.linspace(-span, span, steps)],
+    )
 
 
 def _column(offset: float, is_map: bool) -> str:

@@ -1,14 +1,14 @@
-"""`vaekit verify`: this machine proves that it computes what its bundle's golden vectors hold."""
+"""`vaekit verify`: check that this machine computes what the bundle's golden vectors hold."""
 
 from __future__ import annotations
 
 import json
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vaekit.errors import CheckError, UsageError
+from vaekit.output.table import text_table
 from vaekit_cli.bundle_options import Runtime, runs_a_bundle
-from vaekit_cli.console import speaker, table
+from vaekit_cli.console import speaker
 from vaekit_cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def verify(runtime: Runtime, as_json: JsonOption = False, quiet: QuietOption = F
     vae = runtime.load()
     found = vae.verify()
     if as_json:
-        print(json.dumps(_document(found), allow_nan=False))
+        print(json.dumps(found.to_json(), allow_nan=False))
     else:
         for reason in found.fell_back:
             say(reason)
@@ -38,48 +38,18 @@ def verify(runtime: Runtime, as_json: JsonOption = False, quiet: QuietOption = F
         raise CheckError(_complaint(found, "the compressed graphs" if compressed else "PyTorch"))
 
 
-def _document(found: Verification) -> dict[str, Any]:
-    return {
-        "passed": found.passed,
-        "provider": found.provider,
-        "outputs": [
-            {
-                "graph": check.graph,
-                "output": check.output,
-                "max_abs": _finite(check.max_abs),
-                "max_rel": _finite(check.max_rel),
-                "psnr": _finite(check.psnr),
-                "differing_pixels": check.differing_pixels,
-                "finite": check.finite,
-                "atol": check.tolerance.atol,
-                "rtol": check.tolerance.rtol,
-                "passed": check.passed,
-            }
-            for check in found.outputs
-        ],
-        "placement": found.placement,
-        "fell_back": list(found.fell_back),
-        "causes": list(found.causes),
-    }
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no infinity: null stands for it, as for the PSNR of equal results."""
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _lines(found: Verification) -> list[str]:
-    from vaekit.ort.providers import spoken
+    from vaekit.ort.providers import display_name
 
     head = ("graph", "output", "max |a - b|", "max rel", "PSNR", "pixels off", "atol", "rtol", "")
     rows = [head, *map(_row, found.outputs)]
     placed = [
-        f"{graph}: {count} of {sum(nodes.values())} nodes on {spoken(name)}"
+        f"{graph}: {count} of {sum(nodes.values())} nodes on {display_name(name)}"
         for graph, nodes in found.placement.items()
         for name, count in nodes.items()
     ]
     verdict = "holds" if found.passed else "does not hold"
-    return [*table(rows), *placed, f"verify {verdict} on {found.provider}"]
+    return [*text_table(rows), *placed, f"verify {verdict} on {found.provider}"]
 
 
 def _row(check: OutputCheck) -> tuple[str, ...]:

@@ -13,13 +13,23 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from vaekit.bundle.manifest import DECODER, ENCODER, GOLDEN, MANIFEST, FileSpec, Manifest, Tolerance, dump_json
+from vaekit.bundle.manifest import (
+    DECODER,
+    ENCODER,
+    GOLDEN,
+    MANIFEST,
+    FileSpec,
+    Manifest,
+    Tolerance,
+    Tolerances,
+    dump_json,
+)
 from vaekit.bundle.onnx_file import TensorInfo, read_onnx
 from vaekit.bundle.reading import Bundle, read_bundle
 from vaekit.errors import BundleError, CheckError, VaekitError
 from vaekit.ort.providers import Selection
 from vaekit.system.files import replacing_folder
-from vaekit.types import PROVIDER_CLASSES, Array
+from vaekit.types import PROVIDER_CLASSES, Array, PrecisionName
 from vaekit.vae import VAE
 from vaekit_export.compress.judge import Graphs, run
 from vaekit_export.onnx_export import check_onnx
@@ -38,7 +48,7 @@ class Change:
     """One graph in lower precision, or as it was."""
 
     onnx: bytes
-    precision: str = "fp32"
+    precision: PrecisionName = "fp32"
     in_float: tuple[str, ...] = ()
     """Layers left in float32, or with float16 weights among int8 ones, the most sensitive first."""
     rewritten: int = 0
@@ -116,7 +126,9 @@ def _golden(parent: Bundle, graphs: Graphs) -> bytes:
     return buffer.getvalue()
 
 
-def _manifest(parent: Bundle, graphs: Graphs, precisions: dict[str, str], contents: dict[str, bytes]) -> Manifest:
+def _manifest(
+    parent: Bundle, graphs: Graphs, precisions: dict[str, PrecisionName], contents: dict[str, bytes]
+) -> Manifest:
     """The parent's manifest with the graphs, golden vectors and latent that these graphs have.
 
     What the parity gate measured stays, as it is the parent's proof; the scores' quantiles too.
@@ -156,14 +168,14 @@ def _with_latent(tensor: TensorInfo, manifest: Manifest, dimensions: int) -> Ten
     return dataclasses.replace(tensor, shape=(tensor.shape[0], dimensions))
 
 
-def _tolerances(parent: Bundle, graphs: Iterable[tuple[bytes, str, Array]]) -> dict[str, dict[str, Tolerance]]:
+def _tolerances(parent: Bundle, graphs: Iterable[tuple[bytes, PrecisionName, Array]]) -> Tolerances:
     """What a device may differ by from these graphs here, by the precisions that they were lowered to.
 
     Another kernel rounds otherwise, and a rounding that falls the other way moves a result by a step of the precision.
     How far that goes is measured on each graph's rows: its results with ONNX Runtime's integer kernels against those
     operator by operator in float32, and against those for inputs that are off by float32's own rounding.
     """
-    spread: dict[str, float] = {}
+    spread: dict[PrecisionName, float] = {}
     for data, precision, rows in graphs:
         if precision != "fp32":
             here = run(data, rows)

@@ -24,7 +24,7 @@ from vaekit.errors import BundleError, CheckError, SourceError, UsageError
 from vaekit.images.stream import ImageStream
 from vaekit.ort.providers import Selection
 from vaekit.system.machine import processor_flags, processor_name
-from vaekit.types import Array
+from vaekit.types import PRECISIONS, Array, one_of
 from vaekit.vae import VAE
 from vaekit_export.compress.assemble import GRAPH_FILES, Change, assemble, publish, write
 from vaekit_export.compress.judge import PRIOR_SAMPLES, Delta, Graphs, Judge, Limits
@@ -160,7 +160,9 @@ def compress_bundle(
     publish(target, contents)
     halves = {}
     for name, index in chosen.items():
-        tried = {way[name].precision: speed[name] for way, speed in zip(ways, speeds, strict=True)}
+        tried: dict[str, dict[int, Speed]] = {
+            way[name].precision: speed[name] for way, speed in zip(ways, speeds, strict=True)
+        }
         halves[name] = _half(parent, name, changes[name], contents[GRAPH_FILES[name]], speeds[index][name], tried)
     return Compression(target, manifest, halves, pruned, psnr, delta, measured_on)
 
@@ -288,7 +290,7 @@ def _lowered(
         data = tidy(lowered.onnx)
         if not weights_only or len(data) < len(tidy(base)):
             told = f"{precision}-weights" if weights_only else precision
-            changes[name] = Change(data, told, lowered.in_float, rewritten)
+            changes[name] = Change(data, one_of(PRECISIONS, told, "precision"), lowered.in_float, rewritten)
     return changes
 
 

@@ -43,5 +43,5 @@ def compare_speed(parent: Path, bundles: Sequence[Path], seconds: float) -> list
         for index, speeds in enumerate(found, start=1):
             ratios = [timings[index].images_per_second / timings[0].images_per_second for timings in rounds]
             speed = Speed(statistics.median(ratios), min(ratios), max(ratios))
-            speeds[_GRAPHS[setting.graph]][setting.batch] = speed
+            speeds[_GRAPHS[setting.operation]][setting.batch] = speed
     return found

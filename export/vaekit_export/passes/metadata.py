@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import onnx
 
-from vaekit.bundle.manifest import DETERMINISTIC, ImageSpec
+from vaekit.bundle.manifest import ImageSpec
 from vaekit.maths.elbo import Likelihood
 
 KEYS = frozenset(
@@ -49,7 +49,7 @@ def describe(
     }
     if image.multiple_of is not None:
         told["image_multiple_of"] = str(image.multiple_of)
-    if posterior != DETERMINISTIC:
+    if posterior != "deterministic":
         told["logvar"] = "natural logarithm of the variance"
     if likelihood.sigma is not None:
         told["sigma"] = repr(likelihood.sigma)

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vaekit.bundle.manifest import FILE_NAMES, FORMAT_VERSION, Manifest, dump_json
-from vaekit.bundle.reading import Bundle, read_bundle
+import vaekit
+from vaekit.bundle import reading
+from vaekit.bundle.manifest import DECODER, ENCODER, FORMAT_VERSION, GOLDEN, MANIFEST, Manifest, dump_json
+from vaekit.bundle.reading import Bundle, read_bundle, read_golden
 from vaekit.errors import BundleError
 
 Document = dict[str, Any]
@@ -58,7 +60,7 @@ def assert_refused(bundle: Path, *words: str) -> None:
 
 
 def assert_whole(bundle: Bundle, original: Path) -> None:
-    assert bundle.files == {name: (original / name).read_bytes() for name in FILE_NAMES}
+    assert bundle.files == {name: (original / name).read_bytes() for name in (MANIFEST, ENCODER, DECODER, GOLDEN)}
     assert bundle.document == json.loads((original / "manifest.json").read_text())
 
 
@@ -107,6 +109,46 @@ def test_a_missing_file_is_named(copied_bundle: Path, tmp_path: Path, name: str)
     (copied_bundle / name).unlink()
     assert_refused(copied_bundle, name, "missing")
     assert_refused(pack(copied_bundle, tmp_path / "b.zip"), name)
+
+
+def test_a_zip_with_nameless_entries_is_read(tiny_bundle: Path, tmp_path: Path) -> None:
+    archive = pack(tiny_bundle, tmp_path / "b.zip")
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr(zipfile.ZipInfo(""), b"")
+        opened.writestr(zipfile.ZipInfo("/"), b"")
+    assert_whole(read_bundle(archive), tiny_bundle)
+
+
+def test_what_else_a_zip_holds_is_let_be(tiny_bundle: Path, tmp_path: Path) -> None:
+    archive = pack(tiny_bundle, tmp_path / "b.zip", "vae/")
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("vae/old/decoder.onnx", b"another")
+        opened.writestr("__MACOSX/vae/decoder.onnx", b"another")
+    assert_whole(read_bundle(archive), tiny_bundle)
+
+
+def test_a_zip_of_several_bundles_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    archive = pack(tiny_bundle, tmp_path / "b.zip", "a/")
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("b/manifest.json", b"{}")
+    assert_refused(archive, "holds 2 files manifest.json")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_whose_stream_is_damaged_is_refused(tiny_bundle: Path, tmp_path: Path, compression: int) -> None:
+    archive = tmp_path / "b.zip"
+    with zipfile.ZipFile(archive, "w", compression) as opened:
+        for file in tiny_bundle.iterdir():
+            opened.write(file, file.name)
+    assert_whole(read_bundle(archive), tiny_bundle)
+    data = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as opened:
+        entries = opened.infolist()
+    for entry in entries:
+        middle = entry.header_offset + 30 + len(entry.filename) + entry.compress_size // 2
+        data[middle : middle + 8] = b"\xff" * 8
+    archive.write_bytes(data)
+    assert_refused(archive)
 
 
 def test_a_zip_without_a_manifest_is_refused(copied_bundle: Path, tmp_path: Path) -> None:
@@ -205,10 +247,35 @@ def test_a_manifest_that_contradicts_its_graphs_is_refused(copied_bundle: Path, 
     assert_refused(copied_bundle)
 
 
-@pytest.mark.parametrize("file", ["../../etc/passwd", "other.onnx", ""])
-def test_a_manifest_that_names_other_files_is_refused(copied_bundle: Path, file: str) -> None:
-    edit(copied_bundle, lambda document: document["graphs"]["decoder"].update(file=file))
-    assert_refused(copied_bundle, repr(file))
+@pytest.mark.parametrize("part", ["decoder", "golden"])
+@pytest.mark.parametrize(
+    "file",
+    ["../../etc/passwd", "a/b.onnx", "a\\b.onnx", "/b.onnx", "C:b.onnx", ".", "..", ".hidden", "", "b\n", "b\0", 3],
+)
+def test_a_file_of_no_plain_name_is_refused(copied_bundle: Path, part: str, file: object) -> None:
+    edit(copied_bundle, lambda document: (document | document["graphs"])[part].update(file=file))
+    assert_refused(copied_bundle, repr(file), "plain name")
+
+
+def test_a_file_that_the_manifest_names_and_the_bundle_has_not_is_refused(copied_bundle: Path, tmp_path: Path) -> None:
+    edit(copied_bundle, lambda document: document["graphs"]["decoder"].update(file="other.onnx"))
+    assert_refused(copied_bundle, "other.onnx", "missing")
+    assert_refused(pack(copied_bundle, tmp_path / "b.zip"), "other.onnx")
+
+
+def test_files_are_those_that_the_manifest_names(copied_bundle: Path, tmp_path: Path) -> None:
+    for old, new in (("decoder.onnx", "d-2_b.onnx"), ("golden.npz", "vectors.npz")):
+        (copied_bundle / old).rename(copied_bundle / new)
+
+    def rename(document: Document) -> None:
+        document["graphs"]["decoder"].update(file="d-2_b.onnx")
+        document["golden"].update(file="vectors.npz")
+
+    edit(copied_bundle, rename)
+    for path in (copied_bundle, pack(copied_bundle, tmp_path / "b.zip")):
+        bundle = read_bundle(path)
+        assert set(bundle.files) == {"manifest.json", "encoder.onnx", "d-2_b.onnx", "vectors.npz"}
+        assert set(read_golden(bundle)) == {"image", "mu", "logvar", "z", "decoded"}
 
 
 @pytest.mark.parametrize(
@@ -308,9 +375,123 @@ def test_a_manifest_survives_the_way_to_json_and_back(tiny_bundle: Path) -> None
     assert np.array_equal(again.mixture.cholesky, manifest.mixture.cholesky)
 
 
-def test_what_is_written_of_a_manifest_is_what_was_read(tiny_bundle: Path) -> None:
+def test_what_is_written_of_a_manifest_is_what_was_read_in_the_newest_format(tiny_bundle: Path) -> None:
     bundle = read_bundle(tiny_bundle)
-    assert json.loads(dump_json(bundle.manifest.to_json())) == bundle.document
+    newest = bundle.document | {"format_version": 3, "requires": []}
+    assert json.loads(dump_json(bundle.manifest.to_json())) == newest
+
+
+# Formats
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("tiny", 1), ("map", 2), ("deterministic", 2), ("free", 2), ("tiny-v3", 3)]
+)
+def test_bundles_of_every_format_are_read_and_hold(bundles: Path, name: str, version: int) -> None:
+    bundle = read_bundle(bundles / name)
+    assert bundle.document["format_version"] == version
+    assert bundle.manifest.to_json()["format_version"] == FORMAT_VERSION == 3
+    assert vaekit.load(bundles / name, provider="cpu").verify().passed
+
+
+def test_the_newest_format_is_read_as_the_oldest_was(bundles: Path) -> None:
+    old, new = (read_bundle(bundles / name).manifest for name in ("tiny", "tiny-v3"))
+    assert new.to_json() == old.to_json()
+    assert (bundles / "tiny-v3" / "manifest.json").read_text() == dump_json(new.to_json())
+    a, b = (vaekit.load(bundles / name, provider="cpu").sample(3) for name in ("tiny", "tiny-v3"))
+    assert np.array_equal(a, b)
+
+
+def test_sections_of_later_versions_are_ignored(newest_bundle: Path) -> None:
+    def add(document: Document) -> None:
+        document["residuals"] = {"quantiles": [[1.0]]}
+        document["labels"] = ["cat", "dog"]
+        document["image"]["padding"] = "reflect"
+        document["graphs"]["encoder"]["weights"] = 3
+
+    edit(newest_bundle, add)
+    bundle = read_bundle(newest_bundle)
+    assert bundle.document["labels"] == ["cat", "dog"]
+    assert "labels" not in bundle.manifest.to_json()
+
+
+def test_a_bundle_that_requires_what_is_unknown_is_refused_before_the_rest_is_read(newest_bundle: Path) -> None:
+    def require(document: Document) -> None:
+        document.update(requires=["labels", "prior"], image=None, graphs=None)
+
+    edit(newest_bundle, require)
+    assert_refused(newest_bundle, "needs labels, prior, which this vaekit does not know", "pip install -U vaekit")
+
+
+def test_a_bundle_that_requires_what_is_known_is_read(newest_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "FEATURES", frozenset({"labels"}))
+    edit(newest_bundle, lambda document: document.update(requires=["labels"]))
+    manifest = read_bundle(newest_bundle).manifest
+    assert manifest.requires == ("labels",)
+    assert manifest.to_json()["requires"] == ["labels"]
+
+
+@pytest.mark.parametrize("requires", ["labels", {"labels": 1}, 3, None, [3], [["labels"]]])
+def test_requirements_that_are_no_names_are_refused(newest_bundle: Path, requires: object) -> None:
+    edit(newest_bundle, lambda document: document.update(requires=requires))
+    assert_refused(newest_bundle, "manifest.json", "damaged", "requires")
+
+
+def add_graph(bundle: Path, name: str = "prior", **changes: object) -> None:
+    """Another graph, which is the decoder's under other names."""
+    (bundle / f"{name}.onnx").write_bytes((bundle / "decoder.onnx").read_bytes())
+
+    def add(document: Document) -> None:
+        document["graphs"][name] = document["graphs"]["decoder"] | {"file": f"{name}.onnx"} | changes
+
+    edit(bundle, add)
+
+
+def test_other_graphs_are_kept_by_name_and_used_for_nothing(newest_bundle: Path, tmp_path: Path) -> None:
+    add_graph(newest_bundle, precision="fp16")  # for which the bundle has no tolerances, as nothing replays it
+    for path in (newest_bundle, pack(newest_bundle, tmp_path / "b.zip")):
+        bundle = read_bundle(path)
+        assert list(bundle.manifest.graphs) == ["encoder", "decoder", "prior"]
+        assert bundle.files["prior.onnx"] == bundle.files["decoder.onnx"]
+        assert Manifest.from_json(bundle.manifest.to_json()).graphs == bundle.manifest.graphs
+    assert vaekit.load(newest_bundle, provider="cpu").verify().passed
+
+
+OTHER_GRAPHS: dict[str, tuple[Document, tuple[str, ...]]] = {
+    "another file": ({"sha256": "0" * 64}, ("prior.onnx", "sha256")),
+    "no file": ({"file": "none.onnx"}, ("none.onnx", "missing")),
+    "a file elsewhere": ({"file": "../prior.onnx"}, ("'../prior.onnx'", "plain name")),
+    "other tensors": ({"inputs": []}, ("prior.onnx", "inputs")),
+    "another opset": ({"opset": 3}, ("prior.onnx", "declares 3")),
+    "an unknown precision": ({"precision": "int4"}, ("'int4'", "fp16")),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_GRAPHS)
+def test_other_graphs_are_checked_like_the_two(newest_bundle: Path, what: str) -> None:
+    changes, words = OTHER_GRAPHS[what]
+    add_graph(newest_bundle, **changes)
+    assert_refused(newest_bundle, *words)
+
+
+WORDS: dict[str, Callable[[Document], None]] = {
+    "posterior": lambda document: document.update(posterior="laplace"),
+    "likelihood": lambda document: document["likelihood"].update(name="laplace"),
+    "precision": lambda document: document["graphs"]["encoder"].update(precision="laplace"),
+    "precision of tolerances": lambda document: document["verify"].update(laplace=document["verify"]["fp32"]),
+}
+
+
+@pytest.mark.parametrize("what", WORDS)
+def test_an_unknown_word_is_refused_with_the_known_ones(copied_bundle: Path, what: str) -> None:
+    edit(copied_bundle, WORDS[what])
+    assert_refused(copied_bundle, f"there is no {what.partition(' ')[0]} 'laplace': it is one of ")
+
+
+@pytest.mark.parametrize("name", ["50", "pfifty", "p101", "p-1", "pnan"])
+def test_quantiles_that_are_no_percentiles_are_refused(copied_bundle: Path, name: str) -> None:
+    edit(copied_bundle, lambda document: document["scores"]["quantiles"].update({name: 0.0}))
+    assert_refused(copied_bundle, "manifest.json", "damaged")
 
 
 def test_a_manifest_may_have_no_mixture_and_no_sigma(tiny_bundle: Path) -> None:

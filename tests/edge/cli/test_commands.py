@@ -15,6 +15,7 @@ from PIL import Image
 
 import vaekit as package
 from vaekit.output.grid import grid
+from vaekit_cli.commands.info import info
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -273,6 +274,54 @@ def test_info_is_for_machines(vaekit: Run, tiny_bundle: Path) -> None:
     assert document["parity"]["passed"] is True
     assert document["provenance"]["tools"]["torch"].startswith("2.")
     assert document["files"] == {path.name: path.stat().st_size for path in tiny_bundle.iterdir()}
+
+
+# parity and provenance are free-form: what each manifest has of them, and the rows that are left.
+RECORDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
+    "nothing": ({}, {}, {}),
+    "null": ({"atol": None, "delta_elbo": None}, dict.fromkeys(("tools", "training", "dataset", "compression")), {}),
+    "other kinds": (
+        {"atol": "small", "rtol": [1]},
+        {"tools": ["torch"], "training": 3, "compression": "int8", "model": 3},
+        {"came from": "3"},
+    ),
+    "some": (
+        {"rtol": 1e-3, "delta_elbo": 0.5},
+        {"dataset": "digits", "tools": {}, "compression": {"pruned": [2]}},
+        {
+            "parity": "passed at rtol 0.001; ELBO off by 0.5 nats",
+            "trained on": "digits",
+            "compressed": "dimensions 2 pruned; parity is the parent's",
+        },
+    ),
+    "a model without its data": ({"atol": 1}, {"model": "mine"}, {"parity": "passed at atol 1", "came from": "mine"}),
+}
+
+
+@pytest.mark.parametrize("what", RECORDS)
+def test_info_leaves_out_what_a_manifest_lacks(
+    what: str, copied_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parity, provenance, rows = RECORDS[what]
+    document = json.loads((copied_bundle / "manifest.json").read_text())
+    (copied_bundle / "manifest.json").write_text(json.dumps(document | {"parity": parity, "provenance": provenance}))
+    info(copied_bundle)
+    lines = [line.split("  ", 1) for line in capsys.readouterr().out.splitlines()]
+    told = {name: value.strip() for name, value in lines}
+    free = ("parity", "compressed", "came from", "trained on", "tools")
+    assert {name: told[name] for name in free if name in told} == rows
+    assert "1 x 8 x 8" in told["image"]
+
+
+def test_info_names_every_graph_and_the_newest_format(newest_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads((newest_bundle / "manifest.json").read_text())
+    shutil.copy(newest_bundle / "decoder.onnx", newest_bundle / "prior.onnx")
+    document["graphs"]["prior"] = document["graphs"]["decoder"] | {"file": "prior.onnx"}
+    (newest_bundle / "manifest.json").write_text(json.dumps(document))
+    info(newest_bundle)
+    told = capsys.readouterr().out
+    assert "format 3" in told
+    assert "prior.onnx, opset 17, IR 8, fp32" in told
 
 
 def test_info_reads_a_zip(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:

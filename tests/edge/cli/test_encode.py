@@ -74,7 +74,7 @@ def test_a_folder_becomes_the_librarys_latents_and_unreadable_files_are_named(
     assert_fails(result, 1, "2 of 5 images", "broken.png", "latents.npz", "3 images", "--skip-errors")
     assert (result.stdout, listed(tmp_path)) == ("", {"pictures", "latents.npz"})
     told = result.stderr.splitlines()
-    assert [line.split(":")[1].strip() for line in told if line.startswith("left out: ")] == [
+    assert [line.split(":")[1].strip() for line in told if line.startswith("skipped: ")] == [
         "pictures/broken.png",
         "pictures/deep/cut.png",
     ]
@@ -185,7 +185,7 @@ def test_no_resize_refuses_pictures_of_another_form(
         Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / name)
     result = vaekit("encode", "*.png", "-m", tiny_bundle, "-o", "z.npz", "--no-resize")
     assert_fails(result, 1, "2 of 3 images")
-    refused = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
+    refused = [line for line in result.stderr.splitlines() if line.startswith("skipped: ")]
     assert [line.split(":")[1].strip() for line in refused] == ["colours.png", "wide.png"]
     assert "in colour" in refused[0]
     assert "8x9" in refused[1]
@@ -255,7 +255,7 @@ def test_what_cannot_be_encoded_ends_in_one_line_and_writes_nothing(
     result = vaekit("encode", *arguments, env={"VAEKIT_MODEL": str(tiny_bundle)})
     assert_fails(result, code, *words)
     assert result.stdout == ""
-    told = [line for line in result.stderr.splitlines() if not line.startswith("left out: ")]
+    told = [line for line in result.stderr.splitlines() if not line.startswith("skipped: ")]
     assert len(told) == 1
     assert listed(tmp_path) == before
 
@@ -322,7 +322,7 @@ def test_a_killed_encode_goes_on_to_the_same_bytes(
         file.write(b"half a row, as a crash leaves it")
     resumed = vaekit(*stopped.arguments, "-m", tiny_bundle, "-o", "z.npz", "--resume")
     assert_fails(resumed, 1, "1 of 303 images could not be read")
-    assert "going on after 302 of 303 images" in resumed.stderr
+    assert "resuming after 302 of 303 images" in resumed.stderr
     unbroken = vaekit(*stopped.arguments, "-m", tiny_bundle, "-o", "whole.npz")
     assert_fails(unbroken, 1, "1 of 303 images could not be read", "broken.png")
     assert (tmp_path / "z.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()

@@ -145,7 +145,7 @@ def test_reconstruct_names_what_it_could_not_read(
     result = vaekit("reconstruct", "*.png", "moving.gif", "-m", tiny_bundle)
     assert_fails(result, 1, "3 of 7 images", "bomb.png", "pairs.png", "--skip-errors")
     told = result.stderr.splitlines()
-    assert [line.split(":")[1].strip() for line in told if line.startswith("left out: ")] == [
+    assert [line.split(":")[1].strip() for line in told if line.startswith("skipped: ")] == [
         *("bomb.png", "broken.png", "large.png"),
     ]
     assert any(line.startswith("pairs.png: 4 of 7 images") and " dB" in line for line in told)
@@ -317,7 +317,7 @@ def test_what_cannot_be_shown_ends_in_one_line_and_writes_nothing(
     result = vaekit(*arguments, env={"VAEKIT_MODEL": str(tiny_bundle)})
     assert_fails(result, code, *words)
     assert result.stdout == ""
-    assert len([line for line in result.stderr.splitlines() if not line.startswith("left out: ")]) == 1
+    assert len([line for line in result.stderr.splitlines() if not line.startswith("skipped: ")]) == 1
     assert listed(tmp_path) == before
 
 

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import vaekit as package
+from vaekit.bundle.manifest import ScoreStatistics
+from vaekit.errors import UsageError
+from vaekit_cli.commands.score import threshold
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -126,7 +129,7 @@ def test_unreadable_files_are_named_and_the_rest_is_scored(
         options = ["--json"] if as_json else []
         result = vaekit("score", *sorted(listed(tmp_path)), "-m", tiny_bundle, *options)
         assert_fails(result, 1, "1 of 2 images could not be read", "broken.png", "--skip-errors")
-        assert "left out: broken.png" in result.stderr
+        assert "skipped: broken.png" in result.stderr
         rows = objects(result.stdout) if as_json else list(csv.DictReader(result.stdout.splitlines()))
         assert [row["path"] for row in rows] == ['with, "comma".png']
     skipped = vaekit("score", *sorted(listed(tmp_path)), "-m", tiny_bundle, "--skip-errors", "-q")
@@ -165,7 +168,7 @@ def test_what_cannot_be_scored_ends_in_one_line_and_writes_nothing(
     result = vaekit("score", *arguments, *target, env={"VAEKIT_MODEL": str(tiny_bundle)})
     assert_fails(result, code, *words)
     assert result.stdout == ""
-    assert len([line for line in result.stderr.splitlines() if not line.startswith("left out: ")]) == 1
+    assert len([line for line in result.stderr.splitlines() if not line.startswith("skipped: ")]) == 1
     assert listed(tmp_path) == before
     assert (tmp_path / "old.csv").read_text() == "old"
 
@@ -247,3 +250,59 @@ def test_a_signal_in_mid_stream_leaves_the_old_scores(
     assert len(told.splitlines()) == 1
     assert listed(tmp_path) == {"images.npy", "list.txt", "last.png", "s.csv"}
     assert (tmp_path / "s.csv").read_text() == "old"
+
+
+# --flag-above
+
+
+HELD_OUT = ScoreStatistics(100, 0, {"p0": -40.0, "p50": 10.0, "p100": 80.0, "p99": 60.0, "p99.9": 79.0, "p9": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("text", "nats"),
+    [("p0", -40.0), ("p9", 0.0), ("p50", 10.0), ("p99", 60.0), ("P99", 60.0), ("p99.9", 79.0), ("p100", 80.0)],
+)
+def test_a_percentile_is_the_held_out_score(text: str, nats: float) -> None:
+    assert threshold(text, HELD_OUT) == nats
+
+
+@pytest.mark.parametrize(("text", "nats"), [("p4.5", -20.0), ("p74.5", 35.0), ("p99.45", 69.5), ("p99.95", 79.5)])
+def test_a_percentile_between_known_ones_is_interpolated(text: str, nats: float) -> None:
+    assert threshold(text, HELD_OUT) == pytest.approx(nats)
+
+
+@pytest.mark.parametrize(("text", "nats"), [("12.5", 12.5), ("-3", -3.0), ("0", 0.0), ("1e3", 1000.0)])
+def test_nats_are_taken_as_they_are_with_or_without_held_out_scores(text: str, nats: float) -> None:
+    assert threshold(text, HELD_OUT) == threshold(text, None) == nats
+
+
+NO_THRESHOLDS = [
+    "",
+    "p",
+    "q99",
+    "p101",
+    "p-1",
+    "pp",
+    "p99p",
+    "99%",
+    "nan",
+    "inf",
+    "-inf",
+    "pnan",
+    "pinf",
+    "1e999",
+    "p1e9",
+]
+
+
+@pytest.mark.parametrize("text", NO_THRESHOLDS)
+def test_what_is_no_threshold_is_refused_with_what_could_be(text: str) -> None:
+    for statistics in (HELD_OUT, None):
+        with pytest.raises(UsageError, match=r"is no threshold: give a percentile .* such as p99, or nats") as caught:
+            threshold(text, statistics)
+        assert repr(text) in str(caught.value)
+
+
+def test_without_held_out_scores_a_percentile_is_refused() -> None:
+    with pytest.raises(UsageError, match="holds no held-out scores"):
+        threshold("p99", None)

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from vaekit.diagnose import bench as module
-from vaekit.diagnose.bench import DEFAULT_BATCHES, Setting, Timing, bench, best, default_threads, settings
+from vaekit.diagnose.bench import DEFAULT_BATCHES, Operation, Results, Setting, Timing, bench, default_threads, settings
 from vaekit.errors import ProviderError, UsageError, VaekitError
 from vaekit.ort.providers import PROVIDERS, Selection, is_available
-from vaekit.ort.session import Graph
+from vaekit.ort.session import GraphSession
 from vaekit.system.machine import usable_cpus
 
 ON_CPU = Selection("cpu")
 MISSING = next(name for name in PROVIDERS if not is_available(PROVIDERS[name]))
 
 
-def timing(graph: str, rate: float, batch: int = 1) -> Timing:
-    return Timing(Setting(graph, batch, 1), "cpu", rate, 1.0, 2.0)
+def timing(operation: Operation, rate: float, batch: int = 1) -> Timing:
+    return Timing(Setting(operation, batch, 1), "cpu", rate, 1.0, 2.0)
 
 
 class Bomb:
@@ -33,8 +33,8 @@ class Bomb:
 
 def test_settings_are_all_combinations() -> None:
     assert settings((1, 8), (1, 2)) == [
-        Setting(graph, batch, threads)
-        for graph, batch, threads in (
+        Setting(operation, batch, threads)  # type: ignore[arg-type]  # of a tuple of str
+        for operation, batch, threads in (
             ("encode", 1, 1),
             ("encode", 1, 2),
             ("encode", 8, 1),
@@ -75,24 +75,24 @@ def test_threads_of_this_machine_end_with_its_processors() -> None:
 
 def test_the_best_is_that_of_most_images_a_second() -> None:
     timings = [timing("encode", 10), timing("decode", 99), timing("encode", 30, batch=8), timing("encode", 20)]
-    assert best(timings, "encode") == timings[2]
-    assert best(iter(timings), "decode") == timings[1]
+    assert Results(timings).best("encode") == timings[2]
+    assert Results(timings).best("decode") == timings[1]
 
 
-@pytest.mark.parametrize("graph", ["encode", "decode"])
-def test_what_is_timed_is_the_setting(graph: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("operation", ["encode", "decode"])
+def test_what_is_timed_is_the_setting(operation: Operation, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, tuple[int, ...], int]] = []
-    run = Graph.run
+    run = GraphSession.run
 
-    def watched(self: Graph, outputs: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def watched(self: GraphSession, outputs: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         (rows,) = feeds.values()
         ran.append((self.name, rows.shape, self.session.get_session_options().intra_op_num_threads))
         return run(self, outputs, feeds)
 
-    monkeypatch.setattr(Graph, "run", watched)
-    setting = Setting(graph, 5, 1)
+    monkeypatch.setattr(GraphSession, "run", watched)
+    setting = Setting(operation, 5, 1)
     found = module._measure(tiny_bundle, ON_CPU, setting, 0.0)
-    name, shape = ("encoder", (5, 1, 8, 8)) if graph == "encode" else ("decoder", (5, 4))
+    name, shape = ("encoder", (5, 1, 8, 8)) if operation == "encode" else ("decoder", (5, 4))
     assert set(ran) == {(name, shape, 1)}
     assert len(ran) >= 10
     assert (found.setting, found.provider) == (setting, "cpu")
@@ -113,12 +113,12 @@ def test_figures_are_those_of_the_clock(
     took = [0.5] * 3 + [0.01] * 9 + [0.11] + [0.01] * 100
     now, done = 0.0, 0
 
-    def run(self: Graph, outputs: list[str], feeds: object) -> list[np.ndarray]:
+    def run(self: GraphSession, outputs: list[str], feeds: object) -> list[np.ndarray]:
         nonlocal now, done
         now, done = now + took[done], done + 1
         return []
 
-    monkeypatch.setattr(Graph, "run", run)
+    monkeypatch.setattr(GraphSession, "run", run)
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     found = module._measure(tiny_bundle, ON_CPU, Setting("decode", 4, 1), seconds)
     assert done == 3 + runs
@@ -135,7 +135,7 @@ def test_each_setting_runs_in_a_process_of_its_own(tiny_bundle: Path) -> None:
         assert found.provider == "cpu"
         assert 0 < found.p50_ms <= found.p95_ms
         assert found.images_per_second > 0
-        assert best(timings, found.setting.graph) == found
+        assert Results(timings).best(found.setting.operation) == found
     assert multiprocessing.active_children() == []
 
 

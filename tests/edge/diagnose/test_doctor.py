@@ -17,7 +17,7 @@ import vaekit
 from vaekit.diagnose import doctor
 from vaekit.diagnose.doctor import STATES, ProviderReport, Report, examine, probe
 from vaekit.ort.providers import INSTALL_HINTS, PROVIDERS, available_providers, plugins, short_name
-from vaekit.ort.session import Graph
+from vaekit.ort.session import GraphSession
 from vaekit.system import machine
 from vaekit.system.machine import has_fast_int8, processor_flags, processor_name, usable_cpus
 
@@ -207,16 +207,16 @@ def test_the_probe_is_computed_rightly_on_the_cpu() -> None:
 @pytest.mark.parametrize("value", [0.5, 0.67, np.nan, np.inf])
 def test_a_provider_that_computes_wrongly_fails(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Right is 1 / (1 + exp(-4/9)) = 0.609 in the corner, where the kernel covers 4 of the image's ones."""
-    run = Graph.run
+    run = GraphSession.run
 
-    def wrong(self: Graph, outputs: list[str], feeds: Any) -> list[np.ndarray]:
+    def wrong(self: GraphSession, outputs: list[str], feeds: Any) -> list[np.ndarray]:
         found = run(self, outputs, feeds)[0]
         assert found[0, 0, 0, 0] == pytest.approx(0.6093, abs=1e-4)
         assert found[0, 0, 1, 1] == pytest.approx(0.7311, abs=1e-4)
         found[0, 0, 0, 0] = value
         return [found]
 
-    monkeypatch.setattr(Graph, "run", wrong)
+    monkeypatch.setattr(GraphSession, "run", wrong)
     state, detail = probe("cpu")
     assert state == "fails"
     assert f"{value:.4g}" in detail
@@ -224,8 +224,10 @@ def test_a_provider_that_computes_wrongly_fails(value: float, monkeypatch: pytes
 
 
 def test_a_provider_of_half_precision_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Graph.run
-    monkeypatch.setattr(Graph, "run", lambda self, outputs, feeds: [run(self, outputs, feeds)[0].astype(np.float16)])
+    run = GraphSession.run
+    monkeypatch.setattr(
+        GraphSession, "run", lambda self, outputs, feeds: [run(self, outputs, feeds)[0].astype(np.float16)]
+    )
     assert probe("cpu")[0] == "runs"
 
 
