@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vaekit.bundle.manifest import Manifest, Tolerance
+from vaekit.images.pixels import to_uint8
 from vaekit.ort.providers import CPU, provider_class, spoken
 from vaekit.ort.session import Graph
-from vaekit.output.grid import to_uint8
 from vaekit.system.machine import has_fast_int8, processor_flags
 from vaekit.types import PROVIDER_CLASSES, Array
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import shutil
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +23,17 @@ from vaekit.images.idx import MAGIC, open_maybe_gzipped
 from vaekit.system.npz import NPZ_ERRORS
 
 _BLOCK = 1 << 20
+_ROWS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran_order: bool = False
+    """Whether rows are scattered over the file."""
+    exact: bool = False
+    """Whether the file must end where the header says."""
 
 
 class RowFile:
@@ -30,15 +45,24 @@ class RowFile:
         Raises SourceError where the file cannot be read, holds pickled objects or no such array.
         """
         self.path = path
-        self.name = _choose(path, names) if path.suffix.lower() == ".npz" else ""
+        self._name = _choose(path, names) if is_npz(path) else ""
         with self._open() as file:
-            self.shape, self.dtype = _read_header(path, file)
+            self._header = _read_header(path, file)
+        self.shape, self.dtype = self._header.shape, self._header.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def chunks(self, rows: int, *, start: int = 0) -> Iterator[NDArray[Any]]:
-        """The array from row ``start`` on, up to ``rows`` rows at a time. Raises SourceError where it is cut short."""
+        """Yield the array from row ``start`` on, up to ``rows`` rows at a time.
+
+        Raises SourceError where the file is cut short, or an IDX file holds more than its header says.
+        """
+        if self._header.fortran_order:
+            array = self.mapped()
+            for first in range(start, len(self), rows):
+                yield np.ascontiguousarray(array[first : first + rows])
+            return
         row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
         with self._open() as file:
             _read_header(self.path, file)
@@ -49,18 +73,65 @@ class RowFile:
                 if len(data) != count * row_bytes:
                     raise SourceError(f"{self.path} is cut short: it ends within row {first + len(data) // row_bytes}")
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+            if self._header.exact and start <= len(self) and file.read(1):
+                raise self._too_long()
+
+    def whole(self) -> NDArray[Any]:
+        """Read the whole array into memory."""
+        return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *self.chunks(_ROWS_AT_ONCE)])
+
+    def mapped(self) -> NDArray[Any]:
+        """Map the array into memory, to read rows by number; a compressed one is unpacked to a temporary file first.
+
+        Raises SourceError where the file is cut short.
+        """
+        with self._open() as file:
+            _read_header(self.path, file)
+            if isinstance(file, io.BufferedReader):
+                return self._map(file, file.tell())
+            with tempfile.TemporaryFile(prefix="vaekit-") as unpacked:
+                shutil.copyfileobj(file, unpacked, _BLOCK)
+                return self._map(unpacked, 0)
+
+    def _map(self, file: IO[bytes], start: int) -> NDArray[Any]:
+        held, wanted = file.seek(0, os.SEEK_END) - start, self.dtype.itemsize * math.prod(self.shape)
+        if held < wanted:
+            raise SourceError(f"{self.path} is cut short: it holds {held:,} of {wanted:,} bytes")
+        if self._header.exact and held > wanted:
+            raise self._too_long()
+        if not wanted:
+            return np.empty(self.shape, self.dtype)
+        order: Literal["F", "C"] = "F" if self._header.fortran_order else "C"
+        return np.memmap(file, self.dtype, "r", start, self.shape, order)
+
+    def _too_long(self) -> SourceError:
+        return SourceError(f"{self.path} is damaged: it goes on after the {len(self):,} rows of its header")
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
         try:
             with open_maybe_gzipped(self.path) as file:
-                if not self.name:
+                if not self._name:
                     yield file
                     return
-                with zipfile.ZipFile(file) as archive, archive.open(self.name) as member:
+                with zipfile.ZipFile(file) as archive, archive.open(self._name) as member:
                     yield member
         except NPZ_ERRORS as error:
-            raise SourceError(f"{self.path} cannot be read as an array: {' '.join(str(error).split())}") from error
+            raise _unreadable(self.path, error) from error
+
+
+def is_npz(path: Path) -> bool:
+    """Whether a file is a .npz by its name."""
+    return path.suffix.lower() == ".npz"
+
+
+def npz_names(path: Path) -> list[str]:
+    """List the arrays of a .npz. Raises SourceError where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    except NPZ_ERRORS as error:
+        raise _unreadable(path, error) from error
 
 
 def write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
@@ -83,17 +154,18 @@ def split_strings(file: IO[bytes], start: int) -> Iterator[bytes]:
 
 
 def _choose(path: Path, names: Sequence[str]) -> str:
-    """The name of the member of a .npz."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            held = [name for name in archive.namelist() if name.endswith(".npy")]
-    except NPZ_ERRORS as error:
-        raise SourceError(f"{path} cannot be read as an array: {' '.join(str(error).split())}") from error
-    wanted = next((f"{name}.npy" for name in names if f"{name}.npy" in held), None)
+    """Return the name of the member of a .npz."""
+    held = npz_names(path)
+    wanted = next((name for name in names if name in held), None)
     if wanted is None and len(held) != 1:
-        there = ", ".join(name.removesuffix(".npy") for name in held) or "nothing"
+        there = ", ".join(held) or "nothing"
         raise SourceError(f"{path} holds {there}: name the array {' or '.join(f'`{name}`' for name in names)}")
-    return wanted or held[0]
+    return f"{wanted or held[0]}.npy"
+
+
+def _unreadable(path: Path, error: Exception) -> SourceError:
+    cut = "; it may be cut short" if isinstance(error, EOFError) else ""
+    return SourceError(f"{path} cannot be read as an array: {' '.join(str(error).split())}{cut}")
 
 
 def _read(file: IO[bytes], size: int) -> bytes | bytearray:
@@ -104,14 +176,10 @@ def _read(file: IO[bytes], size: int) -> bytes | bytearray:
     return data
 
 
-def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _read_header(path: Path, file: IO[bytes]) -> _Header:
     start = file.read(4)
     if start[:3] == MAGIC:
-        if len(start) < 4 or not start[3]:
-            raise SourceError(f"{path} is cut short, or an IDX file of no rows")
-        shape = tuple(np.frombuffer(file.read(4 * start[3]), ">u4", start[3]).tolist())
-        _check_shape(path, shape, 1)
-        return shape, np.dtype(np.uint8)
+        return _read_idx_header(path, file, start)
     file.seek(0)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -119,11 +187,19 @@ def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype
     if dtype.hasobject:
         raise SourceError(f"{path} holds pickled objects, which could run any code: vaekit loads plain numbers only")
     if not shape:
-        raise SourceError(f"{path} holds a single number, not rows")
-    if fortran_order and len(shape) > 1:
-        raise SourceError(f"{path} is stored column by column: save it as np.ascontiguousarray(array)")
+        raise SourceError(f"{path} holds a single number, of shape (), not rows")
     _check_shape(path, shape, dtype.itemsize)
-    return shape, dtype
+    return _Header(shape, dtype, fortran_order=fortran_order and len(shape) > 1)
+
+
+def _read_idx_header(path: Path, file: IO[bytes], start: bytes) -> _Header:
+    axes = start[3] if len(start) == 4 else 0
+    lengths = file.read(4 * axes)
+    if not axes or len(lengths) < 4 * axes:
+        raise SourceError(f"{path} is cut short, or an IDX file of no rows")
+    shape = tuple(np.frombuffer(lengths, ">u4").tolist())
+    _check_shape(path, shape, 1)
+    return _Header(shape, np.dtype(np.uint8), exact=True)
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], itemsize: int) -> None:

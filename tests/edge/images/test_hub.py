@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vaekit.errors import MissingExtraError, SourceError
-from vaekit.images import dataset as sources
+from vaekit.images import dataset as reading
 from vaekit.images.dataset import open_source
 from vaekit.images.stream import ImageStream
 
@@ -44,7 +44,7 @@ def dataset(column: str = "image", first: dict[str, Any] | None = None) -> Any:
 def test_a_saved_data_set_is_a_source(tmp_path: Path, in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset().save_to_disk(tmp_path / "pets")
     if not in_memory:
-        monkeypatch.setattr(sources, "available_memory", lambda: 0)
+        monkeypatch.setattr(reading, "available_memory", lambda: 0)
     images = open_source(f"hf:{tmp_path / 'pets'}")
     assert (len(images), images.shape, images.in_memory) == (6, (3, 10, 12), in_memory)
     assert np.array_equal(images.read(range(6)), PIXELS.transpose(0, 3, 1, 2))

@@ -17,7 +17,8 @@ from PIL import Image
 
 from vaekit.errors import SourceError
 from vaekit.images import picture as images
-from vaekit.images.picture import check_form, convert_channels, preprocessing_rule, probe_image, read_image
+from vaekit.images.picture import check_form, preprocessing_rule, probe_image, read_image
+from vaekit.images.pixels import convert_channels
 
 Pixels = NDArray[np.uint8]
 
