@@ -68,7 +68,7 @@ def _load(place: str, split: str) -> Any:
         if not any(os.path.exists(f"{place}/{marker}") for marker in ("state.json", "dataset_dict.json")):
             return datasets.load_dataset(os.path.abspath(place) if os.path.isdir(place) else place, split=split)
         loaded = datasets.load_from_disk(place)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # the library's errors have no common base: an empty data set is an IndexError
         raise SourceError(f"datasets cannot load {split} of {place}: {' '.join(str(error).split())}") from error
     if isinstance(loaded, datasets.Dataset):
         return loaded
