@@ -44,7 +44,7 @@ def npy(array: NDArray[Any], **options: Any) -> bytes:
 
 def npz(**arrays: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=True, **arrays)
     return buffer.getvalue()
 
 
@@ -383,7 +383,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "images of 7x8": (a_file("a", idx(noise(5, 7, 8))), "7x8: they need at least 8x8"),
     "images without pixels": (a_file("a.npy", npy(noise(5, 0, 8))), "0x8: they need at least 8x8"),
     "one image as a matrix": (a_file("a.npy", npy(noise(16, 16))), r"a.npy has the shape \(16, 16\)"),
-    "a number": (a_file("a.npy", npy(np.float32(3))), "a.npy holds a single number"),
+    "a number": (a_file("a.npy", npy(np.array(3, np.float32))), "a.npy holds a single number"),
     "structured pixels": (a_file("a.npy", npy(STRUCTURED)), "a.npy has pixels of type"),
     "pixels of 64 bits": (a_file("a.npy", npy(GREY.astype(np.int64))), "a.npy has pixels of type int64"),
     "pixels that are words": (a_file("a.npy", npy(np.full((6, 9, 11), "a"))), "a.npy has pixels of type <U1"),
