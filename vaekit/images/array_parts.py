@@ -13,7 +13,14 @@ from vaekit.errors import SourceError
 from vaekit.images.arrays import RowFile
 from vaekit.images.labels import Labels
 from vaekit.images.parts import CHUNK_BYTES, MIN_SIDE, Chunk, Form, Shape, chunk_images, numbered, pieces
-from vaekit.images.pixels import array_to_pixels, channels_first, check_pixel_type, convert_channels, resize
+from vaekit.images.pixels import (
+    array_to_pixels,
+    channel_axis,
+    channels_first,
+    check_pixel_type,
+    convert_channels,
+    resize,
+)
 from vaekit.images.shapes import SHAPE_NAMES, draw_factors, render
 from vaekit.types import Pixels
 
@@ -30,9 +37,11 @@ class ArrayImages:
         self._source, self._rows, self.labels = source, rows, labels
         stat = rows.path.stat()
         self._identity = f"\0{rows.path} {stat.st_size} {stat.st_mtime_ns}\0".encode(errors="surrogateescape")
-        _, self._channels, *size = channels_first(source, np.broadcast_to(np.empty((), rows.dtype), rows.shape)).shape
-        self._size = size[0], size[1]
         check_pixel_type(source, rows.dtype)
+        axis = channel_axis(source, rows.shape)
+        self._channels = 1 if axis is None else rows.shape[axis]
+        size = [length for number, length in enumerate(rows.shape) if number not in (0, axis)]
+        self._size = size[0], size[1]
         if min(size) < MIN_SIDE:
             raise SourceError(f"{source} has images of {size[0]}x{size[1]}: they need at least {MIN_SIDE}x{MIN_SIDE}")
         if not len(rows):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import shutil
 import sys
 import tempfile
 import zipfile
@@ -32,8 +31,7 @@ class _Header:
     dtype: np.dtype[Any]
     fortran_order: bool = False
     """Whether rows are scattered over the file."""
-    exact: bool = False
-    """Whether the file must end where the header says."""
+    is_idx: bool = False
 
 
 class RowFile:
@@ -71,9 +69,9 @@ class RowFile:
                 count = min(rows, len(self) - first)
                 data = _read(file, count * row_bytes)
                 if len(data) != count * row_bytes:
-                    raise SourceError(f"{self.path} is cut short: it ends within row {first + len(data) // row_bytes}")
+                    raise self._too_short(first * row_bytes + len(data))
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
-            if self._header.exact and start <= len(self) and file.read(1):
+            if start <= len(self) and self._must_end(file) and file.read(1):  # which checks the sum of packed bytes
                 raise self._too_long()
 
     def whole(self) -> NDArray[Any]:
@@ -87,22 +85,39 @@ class RowFile:
         """
         with self._open() as file:
             _read_header(self.path, file)
-            if isinstance(file, io.BufferedReader):
+            if not _is_packed(file):
                 return self._map(file, file.tell())
             with tempfile.TemporaryFile(prefix="vaekit-") as unpacked:
-                shutil.copyfileobj(file, unpacked, _BLOCK)
+                left = self._bytes + 1
+                while left and (block := file.read(min(left, _BLOCK))):
+                    left -= unpacked.write(block)
+                if not left:
+                    raise self._too_long()
                 return self._map(unpacked, 0)
 
     def _map(self, file: IO[bytes], start: int) -> NDArray[Any]:
-        held, wanted = file.seek(0, os.SEEK_END) - start, self.dtype.itemsize * math.prod(self.shape)
-        if held < wanted:
-            raise SourceError(f"{self.path} is cut short: it holds {held:,} of {wanted:,} bytes")
-        if self._header.exact and held > wanted:
+        held = file.seek(0, os.SEEK_END) - start
+        if held < self._bytes:
+            raise self._too_short(held)
+        if held > self._bytes and self._must_end(file):
             raise self._too_long()
-        if not wanted:
+        if not self._bytes:
             return np.empty(self.shape, self.dtype)
         order: Literal["F", "C"] = "F" if self._header.fortran_order else "C"
         return np.memmap(file, self.dtype, "r", start, self.shape, order)
+
+    @property
+    def _bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def _must_end(self, file: IO[bytes]) -> bool:
+        """Whether nothing may come after the array; more may, in a plain .npy, as ``np.save`` can append."""
+        return self._header.is_idx or _is_packed(file)
+
+    def _too_short(self, held: int) -> SourceError:
+        if self._header.fortran_order:
+            return SourceError(f"{self.path} is cut short: it holds {held:,} of {self._bytes:,} bytes")
+        return SourceError(f"{self.path} is cut short: it ends within row {held * len(self) // self._bytes}")
 
     def _too_long(self) -> SourceError:
         return SourceError(f"{self.path} is damaged: it goes on after the {len(self):,} rows of its header")
@@ -163,6 +178,11 @@ def _choose(path: Path, names: Sequence[str]) -> str:
     return f"{wanted or held[0]}.npy"
 
 
+def _is_packed(file: IO[bytes]) -> bool:
+    """Whether a file is gzipped, or lies in an archive."""
+    return not isinstance(file, io.BufferedReader)
+
+
 def _unreadable(path: Path, error: Exception) -> SourceError:
     cut = "; it may be cut short" if isinstance(error, EOFError) else ""
     return SourceError(f"{path} cannot be read as an array: {' '.join(str(error).split())}{cut}")
@@ -199,7 +219,7 @@ def _read_idx_header(path: Path, file: IO[bytes], start: bytes) -> _Header:
         raise SourceError(f"{path} is cut short, or an IDX file of no rows")
     shape = tuple(np.frombuffer(lengths, ">u4").tolist())
     _check_shape(path, shape, 1)
-    return _Header(shape, np.dtype(np.uint8), exact=True)
+    return _Header(shape, np.dtype(np.uint8), is_idx=True)
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], itemsize: int) -> None:

@@ -11,20 +11,26 @@ from vaekit.errors import SourceError
 from vaekit.types import Floats, Pixels
 
 
+def channel_axis(source: str, shape: tuple[int, ...]) -> int | None:
+    """Find the axis of channels; None for grey images (N, H, W). Raises SourceError for shapes that are not images."""
+    if len(shape) == 3:
+        return None
+    if len(shape) == 4 and shape[1] in (1, 3):
+        return 1
+    if len(shape) == 4 and shape[3] in (1, 3):
+        return 3
+    raise SourceError(
+        f"{source} has the shape {shape}: images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3"
+    )
+
+
 def channels_first(source: str, array: NDArray[Any]) -> NDArray[Any]:
     """Return images (N, H, W), (N, H, W, C) or (N, C, H, W) as (N, C, H, W).
 
     Raises SourceError for other shapes.
     """
-    if array.ndim == 3:
-        return array[:, None]
-    if array.ndim == 4 and array.shape[1] in (1, 3):
-        return array
-    if array.ndim == 4 and array.shape[3] in (1, 3):
-        return np.moveaxis(array, 3, 1)
-    raise SourceError(
-        f"{source} has the shape {array.shape}: images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3"
-    )
+    axis = channel_axis(source, array.shape)
+    return array[:, None] if axis is None else np.moveaxis(array, axis, 1)
 
 
 def check_pixel_type(source: str, dtype: np.dtype[Any]) -> None:

@@ -191,7 +191,7 @@ def test_a_mapped_array_that_is_cut_short_is_refused(
     path = tmp_path / f"a.{kind}"
     data = npy(layout(numbers("<f4", 8, 2, 3)))[:-1]
     path.write_bytes(gzip.compress(data) if kind == "npy.gz" else data)
-    with pytest.raises(SourceError, match=r"is cut short: it holds 191 of 192 bytes"):
+    with pytest.raises(SourceError, match=r"is cut short: it (holds 191 of 192 bytes|ends within row 7)"):
         RowFile(path).mapped()
 
 

@@ -385,6 +385,10 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "one image as a matrix": (a_file("a.npy", npy(noise(16, 16))), r"a.npy has the shape \(16, 16\)"),
     "a number": (a_file("a.npy", npy(np.array(3, np.float32))), "a.npy holds a single number"),
     "structured pixels": (a_file("a.npy", npy(STRUCTURED)), "a.npy has pixels of type"),
+    "pixels that are rows": (
+        a_file("a.npy", npy(GREY.astype("<f8")).replace(b"'<f8'", b"'8u1'")),
+        "a.npy has pixels of type",
+    ),
     "pixels of 64 bits": (a_file("a.npy", npy(GREY.astype(np.int64))), "a.npy has pixels of type int64"),
     "pixels that are words": (a_file("a.npy", npy(np.full((6, 9, 11), "a"))), "a.npy has pixels of type <U1"),
     "dates for pixels": (a_file("a.npy", npy(GREY.astype("M8[s]"))), "a.npy has pixels of type datetime64"),
@@ -421,11 +425,15 @@ CUT: dict[str, tuple[str, bytes]] = {
     ".npy": ("a.npy", npy(GREY)[:-1]),
     ".npy of columns": ("a.npy", npy(np.asfortranarray(GREY))[:-1]),
     "gzipped .npy": ("a.npy", gzip.compress(npy(GREY))[:-99]),
+    "gzipped .npy of another sum": ("a.npy", gzip.compress(npy(GREY))[:-8] + bytes(8)),
     "IDX": ("a", idx(GREY)[:-1]),
     "gzipped IDX": ("a", gzip.compress(idx(GREY))[:-9]),
     "IDX that goes on": ("a", idx(GREY) + b"\0"),
     "gzipped IDX that goes on": ("a", gzip.compress(idx(GREY) + b"\0")),
     "archive": ("a.npz", npz(images=GREY)[:-9]),
+    "gzipped .npy that goes on": ("a.npy", gzip.compress(npy(GREY) + b"\0")),
+    "huge IDX": ("a", bytes((0, 0, 8, 3)) + b"\x7f" * 4 + bytes((0, 1, 0, 0)) * 2),
+    "the hugest IDX": ("a", bytes((0, 0, 8, 3)) + b"\xff" * 4 + b"\x7f" * 8),
 }
 
 
