@@ -17,7 +17,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vaekit.errors import SourceError
+from vaekit.errors import SourceError, VaekitError
 from vaekit.images.idx import MAGIC, open_maybe_gzipped
 from vaekit.system.npz import NPZ_ERRORS
 
@@ -54,7 +54,7 @@ class RowFile:
     def chunks(self, rows: int, *, start: int = 0) -> Iterator[NDArray[Any]]:
         """Yield the array from row ``start`` on, up to ``rows`` rows at a time.
 
-        Raises SourceError where the file is cut short, or an IDX file holds more than its header says.
+        Raises SourceError where the file is cut short, or an IDX or packed file holds more than its header says.
         """
         if self._header.fortran_order:
             array = self.mapped()
@@ -81,19 +81,29 @@ class RowFile:
     def mapped(self) -> NDArray[Any]:
         """Map the array into memory, to read rows by number; a compressed one is unpacked to a temporary file first.
 
-        Raises SourceError where the file is cut short.
+        Raises SourceError where the file is cut short, VaekitError where the temporary folder has no room.
         """
         with self._open() as file:
             _read_header(self.path, file)
             if not _is_packed(file):
                 return self._map(file, file.tell())
             with tempfile.TemporaryFile(prefix="vaekit-") as unpacked:
-                left = self._bytes + 1
-                while left and (block := file.read(min(left, _BLOCK))):
-                    left -= unpacked.write(block)
-                if not left:
-                    raise self._too_long()
+                self._unpack(file, unpacked)
                 return self._map(unpacked, 0)
+
+    def _unpack(self, file: IO[bytes], target: IO[bytes]) -> None:
+        left = self._bytes + 1  # no more, whatever a small file unpacks to
+        while left and (block := file.read(min(left, _BLOCK))):
+            try:
+                left -= target.write(block)
+                target.flush()
+            except OSError as error:
+                raise VaekitError(
+                    f"cannot unpack {self.path} in the temporary folder {tempfile.gettempdir()}: "
+                    f"{error.strerror or error}; TMPDIR names another"
+                ) from error
+        if not left:
+            raise self._too_long()
 
     def _map(self, file: IO[bytes], start: int) -> NDArray[Any]:
         held = file.seek(0, os.SEEK_END) - start

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vaekit.errors import SourceError
+from vaekit.errors import SourceError, VaekitError
 from vaekit.images.arrays import RowFile, split_strings, write_header
 
 quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)
@@ -192,6 +192,17 @@ def test_a_mapped_array_that_is_cut_short_is_refused(
     data = npy(layout(numbers("<f4", 8, 2, 3)))[:-1]
     path.write_bytes(gzip.compress(data) if kind == "npy.gz" else data)
     with pytest.raises(SourceError, match=r"is cut short: it (holds 191 of 192 bytes|ends within row 7)"):
+        RowFile(path).mapped()
+
+
+def test_a_temporary_folder_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    path = save(tmp_path, "packed.npz", numbers("<f4", 5, 2))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Full())
+    with pytest.raises(VaekitError, match=r"cannot unpack .* in the temporary folder .*No space left.*TMPDIR"):
         RowFile(path).mapped()
 
 
