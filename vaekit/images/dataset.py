@@ -30,7 +30,7 @@ class Images:
     """N images of one size, in memory or read when they are asked for."""
 
     name: str
-    """The source as it was named."""
+    """The name of the source."""
     shape: tuple[int, int, int]
     """(C, H, W)."""
     labels: NDArray[np.int64] | None
@@ -38,9 +38,9 @@ class Images:
     label_names: tuple[str, ...]
     """The classes' names by number; empty where they have none."""
     skipped: tuple[str, ...]
-    """Files left out, each with its reason."""
+    """Unreadable files, each with its reason."""
     resized_from: str
-    """In words, the sizes that were resized to this one; empty where none was."""
+    """In words, the sizes that were resized to this one; empty if none was."""
     in_memory: bool
     _count: int
     _read: Callable[[NDArray[np.int64]], Pixels] = field(repr=False)
@@ -52,13 +52,13 @@ class Images:
         return self._count
 
     def name_of(self, index: int) -> str:
-        """What to call an image to people: its file, or its number in the source."""
+        """Name an image to people: its file, or its number in the source."""
         return f"{self.name}[{index}]" if self._name_of is None else self._name_of(index)
 
     def fingerprint(self) -> str:
-        """A hash by which a changed source is known: of number, shape and pixels.
+        """Hash the number, shape and pixels, so that a changed source is noticed.
 
-        Of images that are not in memory, and were not all read when they were opened, it takes _PRINTED, evenly spread.
+        Of images that are not in memory, and were not all read when they were opened, it hashes _PRINTED, evenly spread.
         """
         form = f"{len(self)} {self.shape} "
         if self._digest:
@@ -71,15 +71,15 @@ class Images:
         return form + digest.hexdigest()
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
-        """The images of those numbers, uint8 (n, C, H, W)."""
+        """Read images by number: uint8 (n, C, H, W)."""
         return self._read(np.asarray(indices, np.int64))
 
 
 def open_source(source: str, *, size: tuple[int, int] | None = None, progress: Progress | None = None) -> Images:
     """Open a source. ``size`` (height, width) resizes every image to it; None keeps their own where they share one.
 
-    Images are held in memory as uint8 where they take less than half of what is available, else read when asked for.
-    Raises SourceError where there is no such source or it holds no images, UsageError for a size under 8.
+    Images are held in memory as uint8 if they take less than half of what is available, else read when asked for.
+    Raises SourceError if there is no such source or it holds no images, UsageError for a size under 8.
     """
     if size is not None and min(size) < MIN_SIDE:
         raise UsageError(f"the size {size[0]}x{size[1]} is too small: images need at least {MIN_SIDE}x{MIN_SIDE}")

@@ -134,7 +134,7 @@ def _is_dir(entry: os.DirEntry[bytes]) -> bool:
 
 
 def _sorted(names: Iterator[bytes]) -> Iterator[bytes]:
-    """Names in order, of which only so many are in memory at a time: sorted runs on disk, merged."""
+    """Sort names, with at most _SORTED_AT_ONCE of them in memory: sorted runs on disk, merged."""
     first = sorted(itertools.islice(names, _SORTED_AT_ONCE))
     if len(first) < _SORTED_AT_ONCE:
         yield from first

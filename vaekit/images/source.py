@@ -114,7 +114,7 @@ def find_test_part(source: str) -> str | None:
 
 
 def idx_images(folder: Path) -> Path:
-    """Find the training part of a folder of IDX files, or its only part. Raises SourceError where there is none."""
+    """Find the training part of a folder of IDX files, or its only part. Raises SourceError if it has no such file."""
     parts = _idx_files(folder)
     if not parts:
         raise SourceError(f"{folder} holds no IDX file of images (…idx3-ubyte or …idx3-ubyte.gz)")
