@@ -27,7 +27,8 @@ from timing import write_json
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vaekit.images.dataset import Images, find_test_part, open_source
+from vaekit.images.dataset import Images, open_source
+from vaekit.images.source import find_test_part
 from vaekit_export import VAEDescription
 
 _BATCH, _LR = 128, 1e-3

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaekit.images.dataset import Images, find_test_part, open_source
+from vaekit.images.dataset import Images, open_source
+from vaekit.images.source import find_test_part
 from vaekit.training.evaluation import evaluate
 from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import Likelihood, draw, optimal_variance

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from timing import write_json
 
-from vaekit.images.dataset import find_dataset
 from vaekit.images.idx import read_idx
+from vaekit.images.source import find_dataset
 
 NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 

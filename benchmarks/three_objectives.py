@@ -25,8 +25,8 @@ from sklearn.neighbors import NearestNeighbors
 from timing import write_json
 
 import vaekit
-from vaekit.images.dataset import CLASS_NAMES, find_dataset
 from vaekit.images.idx import read_idx
+from vaekit.images.source import CLASS_NAMES, find_dataset
 from vaekit.output.plots import Projection, decoded_plane, legend, new_figure, save_figure, scatter
 
 PANELS = {

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from vaekit.bundle.manifest import Manifest, Tolerance
+from vaekit.images.pixels import to_uint8
 from vaekit.maths.psnr import psnr
 from vaekit.ort.providers import CPU, display_name, provider_class
 from vaekit.ort.session import GraphSession
-from vaekit.output.grid import to_uint8
 from vaekit.system.machine import has_fast_int8, processor_flags
 from vaekit.types import PROVIDER_CLASSES, Array
 

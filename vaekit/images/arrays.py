@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaekit.errors import SourceError
+from vaekit.errors import SourceError, VaekitError
 from vaekit.images.idx import MAGIC, open_maybe_gzipped
 from vaekit.system.npz import NPZ_ERRORS
 
 _BLOCK = 1 << 20
+_ROWS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran_order: bool = False
+    """Whether rows are scattered over the file."""
+    is_idx: bool = False
 
 
 class RowFile:
@@ -30,15 +43,24 @@ class RowFile:
         Raises SourceError where the file cannot be read, holds pickled objects or no such array.
         """
         self.path = path
-        self.name = _choose(path, names) if path.suffix.lower() == ".npz" else ""
+        self._name = _choose(path, names) if is_npz(path) else ""
         with self._open() as file:
-            self.shape, self.dtype = _read_header(path, file)
+            self._header = _read_header(path, file)
+        self.shape, self.dtype = self._header.shape, self._header.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def chunks(self, rows: int, *, start: int = 0) -> Iterator[NDArray[Any]]:
-        """The array from row ``start`` on, up to ``rows`` rows at a time. Raises SourceError where it is cut short."""
+        """Yield the array from row ``start`` on, up to ``rows`` rows at a time.
+
+        Raises SourceError where the file is cut short, or an IDX or packed file holds more than its header says.
+        """
+        if self._header.fortran_order:
+            array = self.mapped()
+            for first in range(start, len(self), rows):
+                yield np.ascontiguousarray(array[first : first + rows])
+            return
         row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
         with self._open() as file:
             _read_header(self.path, file)
@@ -47,20 +69,94 @@ class RowFile:
                 count = min(rows, len(self) - first)
                 data = _read(file, count * row_bytes)
                 if len(data) != count * row_bytes:
-                    raise SourceError(f"{self.path} is cut short: it ends within row {first + len(data) // row_bytes}")
+                    raise self._too_short(first * row_bytes + len(data))
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+            if start <= len(self) and self._must_end(file) and file.read(1):  # which checks the sum of packed bytes
+                raise self._too_long()
+
+    def whole(self) -> NDArray[Any]:
+        """Read the whole array into memory."""
+        return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *self.chunks(_ROWS_AT_ONCE)])
+
+    def mapped(self) -> NDArray[Any]:
+        """Map the array into memory, to read rows by number; a compressed one is unpacked to a temporary file first.
+
+        Raises SourceError where the file is cut short, VaekitError where the temporary folder has no room.
+        """
+        with self._open() as file:
+            _read_header(self.path, file)
+            if not _is_packed(file):
+                return self._map(file, file.tell())
+            with tempfile.TemporaryFile(prefix="vaekit-") as unpacked:
+                self._unpack(file, unpacked)
+                return self._map(unpacked, 0)
+
+    def _unpack(self, file: IO[bytes], target: IO[bytes]) -> None:
+        left = self._bytes + 1  # no more, whatever a small file unpacks to
+        while left and (block := file.read(min(left, _BLOCK))):
+            try:
+                left -= target.write(block)
+                target.flush()
+            except OSError as error:
+                raise VaekitError(
+                    f"cannot unpack {self.path} in the temporary folder {tempfile.gettempdir()}: "
+                    f"{error.strerror or error}; TMPDIR names another"
+                ) from error
+        if not left:
+            raise self._too_long()
+
+    def _map(self, file: IO[bytes], start: int) -> NDArray[Any]:
+        held = file.seek(0, os.SEEK_END) - start
+        if held < self._bytes:
+            raise self._too_short(held)
+        if held > self._bytes and self._must_end(file):
+            raise self._too_long()
+        if not self._bytes:
+            return np.empty(self.shape, self.dtype)
+        order: Literal["F", "C"] = "F" if self._header.fortran_order else "C"
+        return np.memmap(file, self.dtype, "r", start, self.shape, order)
+
+    @property
+    def _bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def _must_end(self, file: IO[bytes]) -> bool:
+        """Whether nothing may come after the array; more may, in a plain .npy, as ``np.save`` can append."""
+        return self._header.is_idx or _is_packed(file)
+
+    def _too_short(self, held: int) -> SourceError:
+        if self._header.fortran_order:
+            return SourceError(f"{self.path} is cut short: it holds {held:,} of {self._bytes:,} bytes")
+        return SourceError(f"{self.path} is cut short: it ends within row {held * len(self) // self._bytes}")
+
+    def _too_long(self) -> SourceError:
+        return SourceError(f"{self.path} is damaged: it goes on after the {len(self):,} rows of its header")
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
         try:
             with open_maybe_gzipped(self.path) as file:
-                if not self.name:
+                if not self._name:
                     yield file
                     return
-                with zipfile.ZipFile(file) as archive, archive.open(self.name) as member:
+                with zipfile.ZipFile(file) as archive, archive.open(self._name) as member:
                     yield member
         except NPZ_ERRORS as error:
-            raise SourceError(f"{self.path} cannot be read as an array: {' '.join(str(error).split())}") from error
+            raise _unreadable(self.path, error) from error
+
+
+def is_npz(path: Path) -> bool:
+    """Whether a file is a .npz by its name."""
+    return path.suffix.lower() == ".npz"
+
+
+def npz_names(path: Path) -> list[str]:
+    """List the arrays of a .npz. Raises SourceError where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    except NPZ_ERRORS as error:
+        raise _unreadable(path, error) from error
 
 
 def write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
@@ -83,17 +179,23 @@ def split_strings(file: IO[bytes], start: int) -> Iterator[bytes]:
 
 
 def _choose(path: Path, names: Sequence[str]) -> str:
-    """The name of the member of a .npz."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            held = [name for name in archive.namelist() if name.endswith(".npy")]
-    except NPZ_ERRORS as error:
-        raise SourceError(f"{path} cannot be read as an array: {' '.join(str(error).split())}") from error
-    wanted = next((f"{name}.npy" for name in names if f"{name}.npy" in held), None)
+    """Return the name of the member of a .npz."""
+    held = npz_names(path)
+    wanted = next((name for name in names if name in held), None)
     if wanted is None and len(held) != 1:
-        there = ", ".join(name.removesuffix(".npy") for name in held) or "nothing"
+        there = ", ".join(held) or "nothing"
         raise SourceError(f"{path} holds {there}: name the array {' or '.join(f'`{name}`' for name in names)}")
-    return wanted or held[0]
+    return f"{wanted or held[0]}.npy"
+
+
+def _is_packed(file: IO[bytes]) -> bool:
+    """Whether a file is gzipped, or lies in an archive."""
+    return not isinstance(file, io.BufferedReader)
+
+
+def _unreadable(path: Path, error: Exception) -> SourceError:
+    cut = "; it may be cut short" if isinstance(error, EOFError) else ""
+    return SourceError(f"{path} cannot be read as an array: {' '.join(str(error).split())}{cut}")
 
 
 def _read(file: IO[bytes], size: int) -> bytes | bytearray:
@@ -104,14 +206,10 @@ def _read(file: IO[bytes], size: int) -> bytes | bytearray:
     return data
 
 
-def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _read_header(path: Path, file: IO[bytes]) -> _Header:
     start = file.read(4)
     if start[:3] == MAGIC:
-        if len(start) < 4 or not start[3]:
-            raise SourceError(f"{path} is cut short, or an IDX file of no rows")
-        shape = tuple(np.frombuffer(file.read(4 * start[3]), ">u4", start[3]).tolist())
-        _check_shape(path, shape, 1)
-        return shape, np.dtype(np.uint8)
+        return _read_idx_header(path, file, start)
     file.seek(0)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -119,11 +217,19 @@ def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype
     if dtype.hasobject:
         raise SourceError(f"{path} holds pickled objects, which could run any code: vaekit loads plain numbers only")
     if not shape:
-        raise SourceError(f"{path} holds a single number, not rows")
-    if fortran_order and len(shape) > 1:
-        raise SourceError(f"{path} is stored column by column: save it as np.ascontiguousarray(array)")
+        raise SourceError(f"{path} holds a single number, of shape (), not rows")
     _check_shape(path, shape, dtype.itemsize)
-    return shape, dtype
+    return _Header(shape, dtype, fortran_order=fortran_order and len(shape) > 1)
+
+
+def _read_idx_header(path: Path, file: IO[bytes], start: bytes) -> _Header:
+    axes = start[3] if len(start) == 4 else 0
+    lengths = file.read(4 * axes)
+    if not axes or len(lengths) < 4 * axes:
+        raise SourceError(f"{path} is cut short, or an IDX file of no rows")
+    shape = tuple(np.frombuffer(lengths, ">u4").tolist())
+    _check_shape(path, shape, 1)
+    return _Header(shape, np.dtype(np.uint8), is_idx=True)
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], itemsize: int) -> None:

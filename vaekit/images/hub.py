@@ -6,13 +6,13 @@ import io
 import os
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaekit.errors import MissingExtraError, SourceError
+from vaekit.images.labels import UNLABELLED
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -21,16 +21,16 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label")
 class HubPictures:
     """The encoded pictures of a data set, with their classes; they are decoded by vaekit's own rule."""
 
-    def __init__(self, name: str, rows: Any, column: str) -> None:
+    def __init__(self, rows: Any, column: str) -> None:
         from datasets import ClassLabel, Image
 
-        self._name, self._column = name, column
+        self._column = column
         self._rows = rows.select_columns(column).cast_column(column, Image(decode=False))
         self.labels: NDArray[np.int64] | None = None
-        """(N,) class numbers; None where no column of classes is named as one."""
+        """(N,) class numbers, UNLABELLED for pictures without a class; None without a column of classes."""
         self.label_names: tuple[str, ...] = ()
         for label in (label for label in _LABEL_COLUMNS if isinstance(rows.features.get(label), ClassLabel)):
-            self.labels = np.asarray(rows[label][:], np.int64)
+            self.labels = np.array([UNLABELLED if number is None else number for number in rows[label][:]], np.int64)
             self.label_names = tuple(rows.features[label].names)
             break
 
@@ -41,10 +41,6 @@ class HubPictures:
         """The path of a picture's file, or its bytes as a file."""
         picture = self._rows[index][self._column] or {}
         return picture["path"] if picture.get("bytes") is None and picture.get("path") else _file(picture)
-
-    def name(self, index: int) -> str:
-        """What to call a picture to people."""
-        return f"hf:{self._name}[{index}]"
 
 
 def open_hub(name: str) -> HubPictures:
@@ -57,8 +53,10 @@ def open_hub(name: str) -> HubPictures:
     place, colon, split = name.rpartition(":")
     if not colon:
         place, split = name, "train"
+    if not place:
+        raise SourceError(f"hf:{name} names no data set: give hf:NAME or hf:NAME:SPLIT")
     rows = _load(place, split)
-    return HubPictures(name, rows, _image_column(name, rows))
+    return HubPictures(rows, _image_column(name, rows))
 
 
 def _load(place: str, split: str) -> Any:
@@ -67,10 +65,10 @@ def _load(place: str, split: str) -> Any:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        if not any(Path(place, marker).exists() for marker in ("state.json", "dataset_dict.json")):
-            return datasets.load_dataset(os.path.abspath(place) if Path(place).is_dir() else place, split=split)
+        if not any(os.path.exists(f"{place}/{marker}") for marker in ("state.json", "dataset_dict.json")):
+            return datasets.load_dataset(os.path.abspath(place) if os.path.isdir(place) else place, split=split)
         loaded = datasets.load_from_disk(place)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # the library's errors have no common base: an empty data set is an IndexError
         raise SourceError(f"datasets cannot load {split} of {place}: {' '.join(str(error).split())}") from error
     if isinstance(loaded, datasets.Dataset):
         return loaded

@@ -16,14 +16,27 @@ from vaekit.errors import SourceError
 MAGIC = bytes((0, 0, 8))
 """How an IDX file of unsigned bytes starts; its number of axes is the next byte."""
 
+_READ_ERRORS = (OSError, EOFError, zlib.error)
+
 
 def is_idx(path: Path) -> bool:
     """Whether a file, gzipped or not, starts as an IDX file of unsigned bytes does."""
     try:
         with open_maybe_gzipped(path) as file:
             return file.read(3) == MAGIC
-    except (OSError, EOFError, zlib.error):
+    except _READ_ERRORS:
         return False
+
+
+def check_idx(path: Path) -> None:
+    """Raise SourceError unless a file starts as an IDX file of unsigned bytes does."""
+    try:
+        with open_maybe_gzipped(path) as file:
+            start = file.read(3)
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+    if start != MAGIC:
+        raise SourceError(f"{path} is not an IDX file of unsigned bytes")
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -31,8 +44,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     try:
         with open_maybe_gzipped(path) as file:
             data = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{path} cannot be read: {error}; it may be cut short") from error
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error) from error
     if len(data) < 4 or data[:3] != MAGIC:
         raise SourceError(f"{path} is not an IDX file of unsigned bytes")
     axes = data[3]
@@ -54,3 +67,7 @@ def open_maybe_gzipped(path: Path) -> BinaryIO:
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]  # of bytes
+
+
+def _unreadable(path: Path, error: Exception) -> SourceError:
+    return SourceError(f"{path} cannot be read: {error}; it may be cut short")

@@ -8,8 +8,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from vaekit.errors import SourceError, VaekitError
 from vaekit.images.arrays import split_strings
@@ -18,6 +17,18 @@ from vaekit.images.picture import SUFFIXES
 _SORTED_AT_ONCE = 50_000  # names of one folder that are sorted in memory
 
 _SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
+
+
+class Paths(Protocol):
+    """Paths in order, as the file system's bytes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> bytes: ...
+
+    def every(self, step: int, start: int = 0) -> Iterator[bytes]:
+        """Yield paths number ``start``, ``start + step`` and so on."""
+        ...
 
 
 class PathList:
@@ -34,37 +45,72 @@ class PathList:
     def __getitem__(self, index: int) -> bytes:
         return bytes(self._text[self._ends[index] : self._ends[index + 1]])
 
+    def every(self, step: int, start: int = 0) -> Iterator[bytes]:
+        """Yield paths number ``start``, ``start + step`` and so on."""
+        return (self[index] for index in range(start, len(self), step))
+
     def append(self, path: bytes) -> None:
         """Add a path at the end."""
         self._text += path
         self._ends.append(len(self._text))
 
 
-def pictures_under(folder: bytes, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[bytes]:
-    """Paths of pictures at any depth, in order of their names, a folder's own before those of its subfolders.
+class PathSpool:
+    """Paths at the end of a temporary file that others write to as well; memory does not grow with their number."""
 
-    Links to folders are followed, but not back into a folder that they lie in.
+    def __init__(self, file: IO[bytes], paths: Iterable[bytes]) -> None:
+        """Write paths to the file. Raises VaekitError where there is no room for them."""
+        self._file, self._start, self._count = file, file.seek(0, os.SEEK_END), 0
+        for path in paths:
+            write_strings(file, (path,), flush=False)
+            self._count += 1
+        write_strings(file, ())  # what still waits to be written
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> bytes:
+        """Read up to a path: this is slow, and meant for a few paths."""
+        return next(self.every(1, index))
+
+    def every(self, step: int, start: int = 0) -> Iterator[bytes]:
+        """Yield paths number ``start``, ``start + step`` and so on."""
+        return itertools.islice(split_strings(self._file, self._start), start, self._count, step)
+
+
+def is_picture_name(path: bytes) -> bool:
+    """Whether a file is a picture by its suffix."""
+    return path.lower().endswith(_SUFFIXES)
+
+
+def pictures_under(folder: bytes) -> Iterator[bytes]:
+    """Yield paths of pictures at any depth, in order of their names, a folder's own before those of its subfolders.
+
+    Links to folders are followed, but not back into a folder that they lie in. Raises SourceError where a folder
+    cannot be read.
     """
-    stat = Path(os.fsdecode(folder)).stat()
-    here = above | {(stat.st_dev, stat.st_ino)}
-    if len(here) == len(above):
-        return
-    subfolders: list[bytes] = []
-
-    def names() -> Iterator[bytes]:
+    waiting = [(folder, frozenset[tuple[int, int]]())]  # with the folders that each lies in; the next one is last
+    while waiting:
+        folder, above = waiting.pop()
+        subfolders: list[bytes] = []
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if _is_dir(entry):
-                        subfolders.append(entry.name)
-                    elif entry.name.lower().endswith(_SUFFIXES):
-                        yield entry.name
+            stat = os.stat(folder)  # noqa: PTH116 — of bytes
+            within = above | {(stat.st_dev, stat.st_ino)}
+            if len(within) > len(above):
+                yield from (folder + b"/" + name for name in _sorted(_picture_names(folder, subfolders)))
         except OSError as error:
             raise SourceError(f"cannot read the folder {os.fsdecode(folder)}: {error.strerror or error}") from error
+        waiting += [(folder + b"/" + name, within) for name in sorted(subfolders, reverse=True)]
 
-    yield from (folder + b"/" + name for name in _sorted(names()))
-    for name in sorted(subfolders):
-        yield from pictures_under(folder + b"/" + name, here)
+
+def _picture_names(folder: bytes, subfolders: list[bytes]) -> Iterator[bytes]:
+    """Yield names of pictures in a folder, in no order, and add its subfolders' names to a list."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_dir(entry):
+                subfolders.append(entry.name)
+            elif is_picture_name(entry.name):
+                yield entry.name
 
 
 def write_strings(file: IO[bytes], strings: Iterable[bytes], *, flush: bool = True) -> None:
@@ -88,7 +134,7 @@ def _is_dir(entry: os.DirEntry[bytes]) -> bool:
 
 
 def _sorted(names: Iterator[bytes]) -> Iterator[bytes]:
-    """Names in order, of which only so many are in memory at a time: sorted runs on disk, merged."""
+    """Sort names, with at most _SORTED_AT_ONCE of them in memory: sorted runs on disk, merged."""
     first = sorted(itertools.islice(names, _SORTED_AT_ONCE))
     if len(first) < _SORTED_AT_ONCE:
         yield from first

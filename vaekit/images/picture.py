@@ -85,16 +85,6 @@ def check_form(own_size: tuple[int, int], own_channels: int, channels: int, size
         )
 
 
-def convert_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """Images (n, C, H, W) of 1 or 3 channels as images of that many, by the rule."""
-    if pixels.shape[1] == channels:
-        return pixels
-    if channels == 3:
-        return np.repeat(pixels, 3, axis=1)
-    rows = (Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).convert("L") for image in pixels)
-    return np.stack([np.asarray(row)[None] for row in rows]) if len(pixels) else pixels[:, :1]
-
-
 def fit(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize a grey or RGB picture to cover ``size`` (height, width) and crop its centre: uint8 (C, H, W)."""
     height, width = size

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vaekit.errors import UsageError, VaekitError
+from vaekit.images.pixels import to_uint8
 from vaekit.system.files import check_file_target, check_new_folder, replacing_file, replacing_folder
 from vaekit.types import Floats, Pixels
 
@@ -100,12 +101,6 @@ def check_size(
             f"a picture of {count:,} images would have {pixels / 1e6:,.1f} million pixels, more than "
             f"{_MAX_PIXELS / 1e6:,.0f} million: {mend}"
         )
-
-
-def to_uint8(images: Floats) -> Pixels:
-    """Images in [0, 1] as bytes, rounded to the nearest."""
-    pixels: Pixels = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return pixels
 
 
 def save_picture(pixels: Pixels, path: Path) -> None:

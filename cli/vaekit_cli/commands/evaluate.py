@@ -83,7 +83,7 @@ def evaluate(
 
 def _open_images(run: Run, source: str | None, size: tuple[int, int] | None, quiet: bool) -> tuple[str, int, Read]:
     """The images to measure: their name, number and reader. Raises SourceError where they do not fit the run."""
-    from vaekit.images.dataset import find_test_part
+    from vaekit.images.source import find_test_part
     from vaekit.training.run import load_holdout
 
     config = run.config

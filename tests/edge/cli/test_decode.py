@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import vaekit as package
-from vaekit.output.grid import grid, to_uint8
+from vaekit.images.pixels import to_uint8
+from vaekit.output.grid import grid
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]

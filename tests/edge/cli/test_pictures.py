@@ -16,7 +16,7 @@ from PIL import Image
 
 import vaekit as package
 from vaekit.images.picture import read_image
-from vaekit.output.grid import to_uint8
+from vaekit.images.pixels import to_uint8
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]

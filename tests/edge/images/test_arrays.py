@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vaekit.errors import SourceError
+from vaekit.errors import SourceError, VaekitError
 from vaekit.images.arrays import RowFile, split_strings, write_header
 
 quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)
@@ -157,13 +157,62 @@ def test_arrays_of_one_dimension_are_rows_in_either_order(tmp_path: Path) -> Non
         assert np.array_equal(read_whole(tmp_path / "a.npy"), numbers("<f4", 5))
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz", "packed.npz", "npy.gz"])
+def test_arrays_stored_column_by_column_are_read_by_rows(tmp_path: Path, kind: str) -> None:
+    array = numbers("<f4", 8, 2, 3)
+    rows = RowFile(save(tmp_path, kind, np.asfortranarray(array)))
+    assert [len(part) for part in rows.chunks(3)] == [3, 3, 2]
+    assert all(part.flags.c_contiguous for part in rows.chunks(3))
+    assert np.array_equal(read(rows), array)
+    assert np.array_equal(read(rows, start=2), array[2:])
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
+@pytest.mark.parametrize("kind", ["npy", "npz", "packed.npz", "npy.gz", "idx", "idx.gz"])
+def test_a_mapped_array_is_the_whole_one(tmp_path: Path, kind: str, layout: Callable[..., NDArray[Any]]) -> None:
+    rows = RowFile(save(tmp_path, kind, layout(numbers("|u1", 8, 2, 3))))
+    assert np.array_equal(rows.mapped()[[5, 0, 5]], numbers("|u1", 8, 2, 3)[[5, 0, 5]])
+    assert np.array_equal(rows.whole(), numbers("|u1", 8, 2, 3))
+
+
+def test_a_mapped_array_may_have_no_rows(tmp_path: Path) -> None:
+    rows = RowFile(save(tmp_path, "npy", numbers("<f4", 0, 4)))
+    assert rows.mapped().shape == rows.whole().shape == (0, 4)
+
+
 # What is refused
 
 
-def test_arrays_stored_column_by_column_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.asfortranarray(numbers("<f4", 5, 2)))
-    with pytest.raises(SourceError, match=r"a\.npy is stored column by column.*ascontiguousarray"):
-        RowFile(tmp_path / "a.npy")
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
+@pytest.mark.parametrize("kind", ["npy", "npy.gz"])
+def test_a_mapped_array_that_is_cut_short_is_refused(
+    tmp_path: Path, kind: str, layout: Callable[..., NDArray[Any]]
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    data = npy(layout(numbers("<f4", 8, 2, 3)))[:-1]
+    path.write_bytes(gzip.compress(data) if kind == "npy.gz" else data)
+    with pytest.raises(SourceError, match=r"is cut short: it (holds 191 of 192 bytes|ends within row 7)"):
+        RowFile(path).mapped()
+
+
+def test_a_temporary_folder_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    path = save(tmp_path, "packed.npz", numbers("<f4", 5, 2))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Full())
+    with pytest.raises(VaekitError, match=r"cannot unpack .* in the temporary folder .*No space left.*TMPDIR"):
+        RowFile(path).mapped()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_an_idx_file_that_goes_on_is_refused_at_its_end(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(pack(idx(numbers("|u1", 5, 2)) + b"\0"))
+    for read_it in (RowFile(path).mapped, RowFile(path).whole, lambda: read_whole(path)):
+        with pytest.raises(SourceError, match="damaged: it goes on after the 5 rows"):
+            read_it()
 
 
 def test_a_single_number_is_no_rows(tmp_path: Path) -> None:

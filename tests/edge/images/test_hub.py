@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vaekit.errors import MissingExtraError, SourceError
-from vaekit.images import dataset as sources
+from vaekit.images import dataset as reading
 from vaekit.images.dataset import open_source
 from vaekit.images.stream import ImageStream
 
@@ -44,7 +44,7 @@ def dataset(column: str = "image", first: dict[str, Any] | None = None) -> Any:
 def test_a_saved_data_set_is_a_source(tmp_path: Path, in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset().save_to_disk(tmp_path / "pets")
     if not in_memory:
-        monkeypatch.setattr(sources, "available_memory", lambda: 0)
+        monkeypatch.setattr(reading, "available_memory", lambda: 0)
     images = open_source(f"hf:{tmp_path / 'pets'}")
     assert (len(images), images.shape, images.in_memory) == (6, (3, 10, 12), in_memory)
     assert np.array_equal(images.read(range(6)), PIXELS.transpose(0, 3, 1, 2))
@@ -89,6 +89,52 @@ def test_a_stream_reads_it_too(tmp_path: Path) -> None:
     assert chunk.paths == (f"{name}[2]".encode(), f"{name}[4]".encode())
     assert chunk.labels == ("dog", "dog")
     assert len(chunk.failures) == 1
+
+
+@pytest.mark.parametrize("unlabelled", [-1, None])
+def test_a_picture_without_a_class_has_no_class_name(tmp_path: Path, unlabelled: int | None) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = {"image": [encoded(picture) for picture in PIXELS[:3]], "label": [1, unlabelled, 0]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "pets")
+    images = open_source(f"hf:{tmp_path / 'pets'}")
+    assert images.labels is not None
+    assert images.labels.tolist() == [1, -1, 0]
+    assert images.label_names == ("cat", "dog")
+    with ImageStream([f"hf:{tmp_path / 'pets'}"], (3, 10, 12)) as stream:
+        (chunk,) = stream.chunks()
+    assert chunk.labels == ("dog", "", "cat")
+
+
+REFUSED = {
+    "hf:": "names no data set",
+    "hf::test": "names no data set",
+    "hf:nobody\0nothing": "datasets cannot load train",
+    "hf:" + "n" * 300: "datasets cannot load train",
+    "hf:" + "n/" * 5_000: "datasets cannot load train",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_odd_names_are_refused_in_one_line_by_both(name: str) -> None:
+    lines = []
+    for read in (open_source, lambda name: ImageStream([name], (3, 10, 12))):
+        with pytest.raises(SourceError, match=REFUSED[name]) as caught:
+            read(name)
+        lines.append(str(caught.value))
+    assert lines[0] == lines[1]
+    assert "\n" not in lines[0]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_empty_data_set_is_refused_by_both(tmp_path: Path, saved: bool) -> None:
+    (tmp_path / "pets").mkdir()
+    if saved:
+        dataset().select([]).save_to_disk(tmp_path / "pets")  # which the library then cannot load
+    else:
+        dataset().select([]).to_parquet(tmp_path / "pets" / "train.parquet")
+    for read in (open_source, lambda name: ImageStream([name], (3, 10, 12))):
+        with pytest.raises(SourceError, match=r"pets holds no images|cannot load train of .*pets"):
+            read(f"hf:{tmp_path / 'pets'}")
 
 
 def test_data_sets_without_a_column_of_images_are_refused(tmp_path: Path) -> None:

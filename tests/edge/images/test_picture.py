@@ -9,21 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
 from vaekit.errors import SourceError
 from vaekit.images import picture as images
-from vaekit.images.picture import check_form, convert_channels, preprocessing_rule, probe_image, read_image
+from vaekit.images.picture import check_form, preprocessing_rule, probe_image, read_image
 
 Pixels = NDArray[np.uint8]
 
 EXIF_ORIENTATION = 0x0112
-
-quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 
 def noise(*shape: int) -> Pixels:
@@ -355,35 +350,3 @@ def test_without_resizing_a_picture_is_measured_upright(tmp_path: Path) -> None:
     assert np.array_equal(read[0], UPRIGHT[6](gradient(9, 14)))
     with pytest.raises(SourceError, match="it is 14x9, not 9x14"):
         read_image(tmp_path / "a.png", 1, (9, 14), resize=False)
-
-
-pictures = st.tuples(st.integers(0, 4), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)).flatmap(
-    lambda shape: arrays.arrays(np.uint8, shape)
-)
-
-
-@quick
-@given(pictures)
-def test_channels_that_are_right_are_kept(pixels: Pixels) -> None:
-    assert np.array_equal(convert_channels(pixels, pixels.shape[1]), pixels)
-
-
-@quick
-@given(pictures)
-def test_channels_become_three_equal_ones_or_their_luma(pixels: Pixels) -> None:
-    colour = convert_channels(pixels, 3)
-    assert (colour.shape, colour.dtype) == ((len(pixels), 3, *pixels.shape[2:]), np.dtype(np.uint8))
-    grey = convert_channels(pixels, 1)
-    assert (grey.shape, grey.dtype) == ((len(pixels), 1, *pixels.shape[2:]), np.dtype(np.uint8))
-    if pixels.shape[1] == 1:
-        assert (colour == pixels).all()
-        assert np.array_equal(convert_channels(colour, 1), pixels)
-    else:
-        luma = np.einsum("nchw,c->nhw", pixels.astype(np.float64), [0.299, 0.587, 0.114])
-        assert np.abs(grey[:, 0] - luma).max(initial=0) <= 1
-
-
-def test_channels_of_arrays_are_converted_as_those_of_files(tmp_path: Path) -> None:
-    Image.fromarray(noise(9, 14, 3)).save(tmp_path / "a.png")
-    converted = convert_channels(noise(9, 14, 3).transpose(2, 0, 1)[None], 1)
-    assert np.array_equal(converted[0], read_image(tmp_path / "a.png", 1, (9, 14)))

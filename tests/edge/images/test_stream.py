@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vaekit.errors import SourceError
-from vaekit.images import dataset as sources
+from vaekit.images import parts, picture_parts
 from vaekit.images import paths as listing
-from vaekit.images import stream
+from vaekit.images import source as sources
 from vaekit.images.picture import read_image
 from vaekit.images.shapes import SHAPE_NAMES, draw_shapes
 from vaekit.images.stream import Chunk, ImageStream
@@ -101,7 +101,7 @@ def idx(array: Pixels) -> bytes:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_CHUNK_IMAGES", 3)
+    monkeypatch.setattr(parts, "_CHUNK_IMAGES", 3)
 
 
 # Folders
@@ -255,10 +255,17 @@ def test_globs_are_files_in_the_order_of_names(tmp_path: Path) -> None:
     assert read(tmp_path / "**" / "*.png").names == ["1.png", "2.png", "0.png", "3.png"]
 
 
-def test_a_file_named_by_a_glob_that_is_no_picture_is_a_failure(tmp_path: Path) -> None:
+def test_a_glob_takes_pictures_by_their_suffix(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("not a picture")
     images = read(tmp_path / "*")
+    assert (images.names, images.failures) == (["a.png"], [])
+
+
+def test_a_file_named_directly_that_is_no_picture_is_a_failure(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    images = read(tmp_path / "notes.txt", tmp_path / "a.png")
     assert images.names == ["a.png"]
     assert images.failures == [f"{tmp_path / 'notes.txt'}: not a picture in a format that vaekit reads"]
 
@@ -395,24 +402,26 @@ def test_the_labels_of_an_npz_go_with_its_images(tmp_path: Path) -> None:
     assert read(tmp_path / "a.npz").labels == [str(11 * number) for number in range(7)]
 
 
-NO_LABELS: dict[str, NDArray[Any]] = {
-    "too few": np.arange(3),
-    "too many axes": np.zeros((7, 2), np.int64),
-    "objects": np.array([None] * 7),
+NO_LABELS: dict[str, tuple[NDArray[Any], str]] = {
+    "too few": (np.arange(3), r"has 7 images but labels of shape \(3,\)"),
+    "too many axes": (np.zeros((7, 2), np.int64), r"has 7 images but labels of shape \(7, 2\)"),
+    "objects": (np.array([None] * 7), "the labels in .*a.npz cannot be used: .*pickled objects"),
 }
 
 
 @pytest.mark.parametrize("what", NO_LABELS)
-def test_labels_that_do_not_fit_are_none_and_the_images_are_read(tmp_path: Path, what: str) -> None:
-    np.savez(tmp_path / "a.npz", images=noise(7, 8, 9), labels=NO_LABELS[what])
-    images = read(tmp_path / "a.npz")
-    assert np.array_equal(images.pixels, noise(7, 8, 9)[:, None])
-    assert images.labels == [None] * 7
+def test_labels_that_do_not_fit_are_refused(tmp_path: Path, what: str) -> None:
+    labels, reason = NO_LABELS[what]
+    np.savez(tmp_path / "a.npz", images=noise(7, 8, 9), labels=labels)
+    with pytest.raises(SourceError, match=reason):
+        read(tmp_path / "a.npz")
 
 
 def test_labels_that_are_words_do_not_keep_the_images_from_being_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=noise(2, 8, 9), labels=np.array(["cat", "dog"]))
-    assert np.array_equal(read(tmp_path / "a.npz").pixels, noise(2, 8, 9)[:, None])
+    images = read(tmp_path / "a.npz")
+    assert np.array_equal(images.pixels, noise(2, 8, 9)[:, None])
+    assert images.labels == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -462,7 +471,7 @@ def test_a_named_data_set_that_is_not_here_says_how_to_get_it(tmp_path: Path, mo
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes_are_drawn_at_the_size_asked_for(monkeypatch: pytest.MonkeyPatch, channels: int) -> None:
-    monkeypatch.setattr(stream, "SHAPES_COUNT", 8)
+    monkeypatch.setattr(sources, "SHAPES_COUNT", 8)
     images = read("shapes", shape=(channels, 16, 24))
     drawn = draw_shapes(8, (16, 24))
     luma = np.round(drawn.images.transpose(0, 2, 3, 1) @ np.array([0.299, 0.587, 0.114]))[:, None]
@@ -501,9 +510,10 @@ def test_arrays_of_images_without_pixels_are_refused(tmp_path: Path, shape: tupl
         read(tmp_path / "a.npy")
 
 
-def test_an_array_of_no_images_is_no_images(tmp_path: Path) -> None:
+def test_an_array_of_no_images_is_refused_by_name(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((0, 8, 9), np.uint8))
-    assert read(tmp_path / "a.npy").paths == []
+    with pytest.raises(SourceError, match=r"a\.npy holds no images"):
+        read(tmp_path / "a.npy")
 
 
 def test_an_npz_of_several_arrays_without_images_is_refused(tmp_path: Path) -> None:
@@ -735,8 +745,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
     drawn = draw_shapes(6, GREY[1:])
     luma = np.stack([np.asarray(Image.fromarray(rgb.transpose(1, 2, 0)).convert("L")) for rgb in drawn.images])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "SHAPES_COUNT", 6)
-        patch.setattr(stream, "_CHUNK_IMAGES", 3)
+        patch.setattr(sources, "SHAPES_COUNT", 6)
+        patch.setattr(parts, "_CHUNK_IMAGES", 3)
         yield Mixed(
             [str(root / name) for name in ("folder", "a.npz")] + ["shapes", str(root / "one.png"), str(root / "b.gz")],
             (os.fsencode(root / "gone.png"), os.fsencode(root / "listed.png")),
@@ -829,7 +839,7 @@ def test_chunks_of_large_images_hold_fewer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [0, 5])
 def test_other_processes_read_the_same(mixed: Mixed, monkeypatch: pytest.MonkeyPatch, start: int) -> None:
-    monkeypatch.setattr(stream, "_FEW", 0)
+    monkeypatch.setattr(picture_parts, "_FEW", 0)
     monkeypatch.setattr(workers, "usable_cpus", lambda: 2)
     with mixed.open() as images:
         assert_is_the_part(joined(images.chunks(start), GREY), mixed, list(range(start, 27)))
@@ -837,7 +847,7 @@ def test_other_processes_read_the_same(mixed: Mixed, monkeypatch: pytest.MonkeyP
 
 
 def test_a_stream_left_early_leaves_no_process_behind(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_FEW", 0)
+    monkeypatch.setattr(picture_parts, "_FEW", 0)
     monkeypatch.setattr(workers, "usable_cpus", lambda: 2)
     with mixed.open() as images:
         chunks = images.chunks()
@@ -877,7 +887,7 @@ def test_the_same_images_have_the_same_fingerprint(few: Path) -> None:
 
 
 def test_other_images_have_another_fingerprint(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SHAPES_COUNT", 3)
+    monkeypatch.setattr(sources, "SHAPES_COUNT", 3)
     folder, array, alone = few / "folder", few / "a.npy", few / "c.png"
     found = [
         fingerprint(),
@@ -917,5 +927,5 @@ def test_an_array_written_again_changes_the_fingerprint(few: Path) -> None:
 def test_a_file_that_is_named_like_a_data_set_has_a_fingerprint_of_its_own(
     few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "SHAPES_COUNT", 1)
+    monkeypatch.setattr(sources, "SHAPES_COUNT", 1)
     assert fingerprint("shapes") != fingerprint(listed=(b"shapes",))

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vaekit.errors import UsageError, VaekitError
+from vaekit.images.pixels import to_uint8
 from vaekit.output import grid as pictures
-from vaekit.output.grid import FORMATS, check_size, grid, save_animation, save_images, save_picture, square, to_uint8
+from vaekit.output.grid import FORMATS, check_size, grid, save_animation, save_images, save_picture, square
 from vaekit.system import workers
 from vaekit.system.files import check_file_target
 

@@ -1,0 +1,179 @@
+"""Images that are pictures, in files of their own or in a data set: each has its own size, and may be unreadable."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import os
+from array import array as packed_array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaekit.errors import SourceError
+from vaekit.images.hub import HubPictures
+from vaekit.images.labels import Labels
+from vaekit.images.parts import MIN_SIDE, Chunk, Form, Shape, chunk_images, numbered, pieces
+from vaekit.images.paths import Paths
+from vaekit.images.picture import probe_image, read_image
+from vaekit.system.workers import ordered_map
+from vaekit.types import Pixels
+
+T = TypeVar("T")
+
+_MIXED_SIZE = (64, 64)  # for pictures of several sizes, or large ones, where no size is asked for
+_LARGEST_NATIVE_SIDE = 128
+_PROBED = 500  # pictures whose headers decide size and colour
+_FEW = 256  # files that are decoded in this process: others take longer to start than these take to decode
+
+
+class PictureFiles:
+    """Pictures that are files of their own; below a root folder, their folders are their classes."""
+
+    varied = True
+
+    def __init__(self, paths: Paths, root: bytes | None = None) -> None:
+        self._paths, self._root = paths, root
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def identity(self) -> Iterator[bytes]:
+        return (path + b"\0" for path in self._paths.every(1))
+
+    def name(self, number: int) -> str:
+        return os.fsdecode(self._paths[number])
+
+    def form(self) -> Form:
+        return _form_of_pictures(self.name, len(self))
+
+    @functools.cached_property
+    def labels(self) -> Labels | None:
+        if not self._has_classes:
+            return None
+        classes: dict[bytes, int] = {}  # in order of appearance
+        found = packed_array("q", (classes.setdefault(self._folder(p), len(classes)) for p in self._paths.every(1)))
+        names = [_class_name(folder) for folder in classes]
+        order = np.argsort(np.argsort(names)).astype(np.int64)  # of each class, its place among the sorted names
+        return Labels(order[np.frombuffer(found, np.int64)], tuple(sorted(names)))
+
+    def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
+        pictures = [read_image(self.name(int(number)), shape[0], shape[1:]) for number in numbers]
+        return np.array(pictures, np.uint8).reshape(-1, *shape)
+
+    def chunks(self, shape: Shape, start: int = 0, every: int = 1, *, resize: bool = True) -> Iterator[Chunk]:
+        paths, count = self._paths.every(every, start), chunk_images(shape)
+        batches = iter(lambda: tuple(itertools.islice(paths, count)), ())
+        processes = 1 if (len(self) - start) // every <= _FEW else None
+        read = functools.partial(_read_files, shape=shape, resize=resize)
+        return map(self._labelled, ordered_map(read, batches, processes=processes))
+
+    def _labelled(self, chunk: Chunk) -> Chunk:
+        if not self._has_classes:
+            return chunk
+        return dataclasses.replace(chunk, labels=tuple(_class_name(self._folder(path)) for path in chunk.paths))
+
+    @functools.cached_property
+    def _has_classes(self) -> bool:
+        return self._root is not None and any(map(self._folder, self._paths.every(1)))
+
+    def _folder(self, path: bytes) -> bytes:
+        """The folder of a file as its path below the root; empty for the root itself."""
+        return path[len(self._root or b"") + 1 :].rpartition(b"/")[0]
+
+
+class HubImages:
+    """Pictures of a data set that Hugging Face's library loads."""
+
+    varied = True
+
+    def __init__(self, source: str, pictures: HubPictures) -> None:
+        """Raises SourceError where the data set is empty."""
+        self._source, self._pictures = source, pictures
+        self.labels = None if pictures.labels is None else Labels(pictures.labels, pictures.label_names)
+        if not len(pictures):
+            raise SourceError(f"{source} holds no images")
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def identity(self) -> Iterator[bytes]:
+        yield f"\0{self._source}\0".encode(errors="surrogateescape")
+
+    def name(self, number: int) -> str:
+        return f"{self._source}[{number}]"
+
+    def form(self) -> Form:
+        return _form_of_pictures(self._pictures.open, len(self))
+
+    def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
+        pictures = [self._read_one(int(number), shape) for number in numbers]
+        return np.array(pictures, np.uint8).reshape(-1, *shape)
+
+    def chunks(self, shape: Shape, start: int = 0, every: int = 1, *, resize: bool = True) -> Iterator[Chunk]:
+        read = functools.partial(self._read_one, shape=shape, resize=resize)
+        for numbers in pieces(range(start, len(self), every), shape):
+            pixels, good, failures = _read_each(read, numbers, shape)
+            yield dataclasses.replace(numbered(self, pixels, good), failures=failures)
+
+    def _read_one(self, number: int, shape: Shape, resize: bool = True) -> Pixels:
+        picture, name = self._pictures.open(number), self.name(number)
+        return read_image(picture, shape[0], shape[1:], resize=resize, name=name)
+
+
+def _form_of_pictures(open_picture: Callable[[int], str | IO[bytes]], count: int) -> Form:
+    """The form of pictures, from the headers of some: grey if all are, and the size that all have if it is small."""
+    found: set[tuple[int, int]] = set()
+    grey = True
+    for number in range(0, count, -(-count // _PROBED)):
+        try:
+            size, is_grey = probe_image(open_picture(number))
+        except SourceError:
+            continue
+        found.add(size)
+        grey = grey and is_grey
+    return Form(1 if grey and found else 3, _native_size(found), frozenset(found))
+
+
+def _native_size(found: set[tuple[int, int]]) -> tuple[int, int]:
+    if len(found) == 1:
+        (size,) = found
+        if min(size) >= MIN_SIDE and max(size) <= _LARGEST_NATIVE_SIDE:
+            return size
+    return _MIXED_SIZE
+
+
+def _read_files(paths: tuple[bytes, ...], shape: Shape, resize: bool) -> Chunk:
+    """Decode pictures; this runs in a process of its own."""
+
+    def one(path: bytes) -> Pixels:
+        return read_image(os.fsdecode(path), shape[0], shape[1:], resize=resize)
+
+    pixels, good, failures = _read_each(one, paths, shape)
+    return Chunk(pixels, good, failures)
+
+
+def _read_each(
+    read: Callable[[T], Pixels], pictures: Sequence[T], shape: Shape
+) -> tuple[Pixels, tuple[T, ...], tuple[str, ...]]:
+    """Images (n, C, H, W) of those pictures that can be read, which these are, and why the others cannot."""
+    pixels = np.empty((len(pictures), *shape), np.uint8)
+    good: list[T] = []
+    failures: list[str] = []
+    for picture in pictures:
+        try:
+            pixels[len(good)] = read(picture)
+            good.append(picture)
+        except SourceError as error:
+            failures.append(str(error))
+    return pixels[: len(good)], tuple(good), tuple(failures)
+
+
+@functools.lru_cache
+def _class_name(folder: bytes) -> str:
+    """The name of a class, from its folder's path below the root; ``.`` for the root itself."""
+    return str(Path(os.fsdecode(folder)))

@@ -1,0 +1,188 @@
+"""The one grammar of sources: what a name of images means, to training and to the edge alike.
+
+| name | images | labels |
+|---|---|---|
+| ``shapes`` | drawn | the shapes' names |
+| ``fashion-mnist``, ``mnist`` | the training part of the IDX files found on this machine | the label file beside |
+| ``hf:NAME[:SPLIT]`` | a data set that Hugging Face's library loads; SPLIT is ``train`` by default | its classes |
+| a folder | pictures at any depth, by suffix; without any, the training part of its IDX files | subfolders |
+| a file ``.npy`` | rows of an array | none |
+| a file ``.npz`` | its array ``images``, or its only array | its array ``labels`` |
+| a file of IDX bytes, gzipped or not | rows of an array | the label file beside |
+| any other file | a picture, whatever its suffix | none |
+| anything else | a glob of pictures, by suffix | none |
+
+Earlier rows win; suffixes count in upper case too. The way of a name: ``open_part`` makes it a ``Part``
+(``vaekit.images.parts``), which knows its length, labels and names, and reads pixels. Two consumers take parts:
+
+    name → open_part → Part → dataset.open_source   images in memory, or by number, for training
+                            → stream.ImageStream    images in order, in chunks, at the edge
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from vaekit.errors import SourceError
+from vaekit.images.array_parts import ArrayImages, DrawnShapes
+from vaekit.images.arrays import RowFile, is_npz, npz_names
+from vaekit.images.hub import open_hub
+from vaekit.images.idx import check_idx, is_idx
+from vaekit.images.labels import Labels, labels_of_array
+from vaekit.images.parts import Part
+from vaekit.images.paths import PathList, Paths, is_picture_name, pictures_under
+from vaekit.images.picture import SUFFIXES
+from vaekit.images.picture_parts import HubImages, PictureFiles
+
+KeepPaths = Callable[[Iterable[bytes]], Paths]
+"""How a consumer keeps the paths of pictures: in memory, or in a temporary file."""
+
+SHAPES_COUNT = 40_000
+"""Images of the source ``shapes``."""
+
+HUB = "hf:"
+"""What names of Hugging Face data sets begin with."""
+
+BUILT_IN_FILES = {
+    "fashion-mnist": "install Debian's package dataset-fashion-mnist, or put its IDX files in "
+    "$VAEKIT_DATA/fashion-mnist",
+    "mnist": "put its IDX files in $VAEKIT_DATA/mnist",
+}
+CLASS_NAMES = {
+    "fashion-mnist": (
+        "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
+    ),
+}  # fmt: skip
+"""Of built-in data sets, by class number; where there are none, the numbers are the names."""
+
+_KINDS = "a folder of images, a picture or glob, .npy, .npz, an IDX file, hf:NAME, shapes, fashion-mnist or mnist"
+_DEBIAN_DATASETS = Path("/usr/share/datasets")
+
+
+def open_part(source: str, keep_paths: KeepPaths = PathList) -> Part:
+    """Find the images behind a name.
+
+    Raises SourceError where there is no such source or it holds no images, MissingExtraError for ``hf:`` without the
+    library.
+    """
+    if not source:
+        raise SourceError(f"the name of a source is empty: give {_KINDS}")
+    if source == "shapes":
+        return DrawnShapes(SHAPES_COUNT)
+    if source in BUILT_IN_FILES:
+        return _open_idx(source, idx_images(find_dataset(source)), CLASS_NAMES.get(source, ()))
+    if source.startswith(HUB):
+        return HubImages(source, open_hub(source.removeprefix(HUB)))
+    if os.path.isdir(source):
+        return _open_folder(source, keep_paths)
+    if os.path.isfile(source):
+        return _open_file(source, keep_paths)
+    return _open_glob(source, keep_paths)
+
+
+def no_source(source: str) -> SourceError:
+    """Make the error for a name that is not a source."""
+    if os.path.exists(source):
+        return SourceError(f"{source} is not a source of images: vaekit reads {_KINDS}")
+    return SourceError(f"there is no source {source}: give {_KINDS}")
+
+
+def find_dataset(name: str) -> Path:
+    """Find the folder of a built-in data set's IDX files. Raises SourceError with the ways to get it."""
+    roots = [Path(os.environ["VAEKIT_DATA"])] if os.environ.get("VAEKIT_DATA") else []
+    for root in (*roots, _DEBIAN_DATASETS):
+        if os.path.isdir(root / name):
+            return root / name
+    raise SourceError(f"{name} is not on this machine: {BUILT_IN_FILES[name]}")
+
+
+def find_test_part(source: str) -> str | None:
+    """Name the official test part of ``fashion-mnist`` or ``mnist`` as a source; None for other sources.
+
+    Raises SourceError where it is not on this machine.
+    """
+    if source not in BUILT_IN_FILES:
+        return None
+    folder = find_dataset(source)
+    parts = [file for file in _idx_files(folder) if file.name.startswith("t10k")]
+    if not parts:
+        raise SourceError(f"{folder} holds no test part of {source} (t10k-images-idx3-ubyte or .gz)")
+    return str(parts[0])
+
+
+def idx_images(folder: Path) -> Path:
+    """Find the training part of a folder of IDX files, or its only part. Raises SourceError if it has no such file."""
+    parts = _idx_files(folder)
+    if not parts:
+        raise SourceError(f"{folder} holds no IDX file of images (…idx3-ubyte or …idx3-ubyte.gz)")
+    return next((file for file in parts if file.name.startswith("train")), parts[0])
+
+
+def _open_folder(source: str, keep_paths: KeepPaths) -> Part:
+    folder = Path(source)
+    root = os.fsencode(folder)
+    pictures = PictureFiles(keep_paths(pictures_under(root)), root)
+    if len(pictures):
+        return pictures
+    if _idx_files(folder):
+        return _open_idx(str(folder), idx_images(folder))
+    raise SourceError(f"{folder} holds no images: vaekit reads {', '.join(sorted(SUFFIXES))}")
+
+
+def _open_file(source: str, keep_paths: KeepPaths) -> Part:
+    path = Path(source)
+    if is_npz(path):
+        return _open_npz(source, path)
+    if path.suffix.lower() == ".npy":
+        return ArrayImages(source, RowFile(path), None)
+    if is_idx(path):
+        return _open_idx(source, path)
+    return PictureFiles(keep_paths((os.fsencode(path),)))
+
+
+def _open_glob(source: str, keep_paths: KeepPaths) -> Part:
+    if "\0" in source:  # glob raises for these
+        raise no_source(source)
+    matches = glob.glob(source, recursive=True)
+    pictures = [match for match in matches if is_picture_name(os.fsencode(match)) and os.path.isfile(match)]
+    if not pictures and any(map(os.path.isfile, matches)):
+        raise SourceError(f"{source} matches no pictures: vaekit reads {', '.join(sorted(SUFFIXES))}")
+    if not pictures:
+        raise no_source(source)
+    pictures.sort(key=lambda match: match.replace(os.sep, "\0"))  # folder by folder, as Path sorts
+    return PictureFiles(keep_paths(map(os.fsencode, pictures)))
+
+
+def _open_npz(source: str, path: Path) -> Part:
+    images = RowFile(path, ("images",))
+    labels = _npz_labels(source, path, len(images)) if "labels" in npz_names(path) else None
+    return ArrayImages(source, images, labels)
+
+
+def _npz_labels(source: str, path: Path, count: int) -> Labels:
+    try:
+        array = RowFile(path, ("labels",)).whole()
+    except SourceError as error:
+        raise SourceError(f"the labels in {source} cannot be used: {error}") from error
+    return labels_of_array(source, array, count)
+
+
+def _open_idx(source: str, path: Path, class_names: tuple[str, ...] = ()) -> Part:
+    check_idx(path)
+    images = RowFile(path)
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    labels: Labels | None = None
+    if beside.name != path.name and beside.is_file():
+        check_idx(beside)
+        labels = labels_of_array(source, RowFile(beside).whole(), len(images), class_names)
+    return ArrayImages(source, images, labels)
+
+
+def _idx_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if "idx3-ubyte" in file.name)
+    except OSError as error:
+        raise SourceError(f"cannot read the folder {folder}: {error.strerror or error}") from error
