@@ -132,14 +132,6 @@ def open_source(source: str, *, size: tuple[int, int] | None = None, progress: P
     return _open_files(source, path, size, progress)
 
 
-def share_of(validation: str | None) -> float | None:
-    """The share of a source that ``--val`` asks to hold out; None where it names a source, or nothing."""
-    try:
-        return None if validation is None else float(validation)
-    except ValueError:
-        return None
-
-
 def no_source(source: str) -> SourceError:
     """The error that a source is none."""
     kinds = "a folder of images, a picture or glob, .npy, .npz, an IDX file, hf:NAME, shapes, fashion-mnist or mnist"
