@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from vaekit.images.dataset import Images, open_source
 from vaekit.images.source import find_test_part
+from vaekit.training.config import Config
+from vaekit.training.device import to_device
 from vaekit.training.evaluation import evaluate
+from vaekit.training.holdout import STATISTICS_IMAGES
 from vaekit.training.networks import VAENetwork
-from vaekit.training.objective import Likelihood, draw, optimal_variance
-from vaekit.training.run import Config, Run
-from vaekit.training.trainer import FINISH_IMAGES, Trainer, to_device
+from vaekit.training.objective import TrainingLikelihood, draw, optimal_variance
+from vaekit.training.run import Run
+from vaekit.training.trainer import Trainer
 
 LATENT = 16
 PIXELS = 28 * 28
@@ -114,15 +117,15 @@ def measure(network: VAENetwork, train: Images, test: Images) -> dict[str, Any]:
 @torch.inference_mode()
 def _frozen_variance(network: VAENetwork, train: Images) -> float:
     """E_q‖x − mean‖² / D over as many training images as vaekit freezes its own sigma on."""
-    chosen = np.arange(len(train))[:: -(-len(train) // FINISH_IMAGES)]
+    chosen = np.arange(len(train))[:: -(-len(train) // STATISTICS_IMAGES)]
     noise = torch.Generator().manual_seed(1)
-    likelihood, device = Likelihood("gaussian", PIXELS), torch.device("cpu")
-    misfits = []
+    likelihood, device = TrainingLikelihood("gaussian", PIXELS), torch.device("cpu")
+    errors = []
     for part in np.array_split(chosen, -(-len(chosen) // _BATCH)):
         eps = torch.randn(1, len(part), LATENT, generator=noise)
         image = to_device(train.read(part), device)
-        misfits.append(draw(network, likelihood, image, eps).misfit)
-    return float(optimal_variance(torch.cat(misfits, 1).double(), PIXELS))
+        errors.append(draw(network, likelihood, image, eps).reconstruction_error)
+    return float(optimal_variance(torch.cat(errors, 1).double(), PIXELS))
 
 
 def squared_error_and_kl(network: VAENetwork, image: Tensor) -> tuple[Tensor, Tensor]:

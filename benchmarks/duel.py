@@ -40,8 +40,8 @@ from torch import Tensor, nn
 
 from vaekit.images.dataset import Images
 from vaekit.system.machine import usable_cpus
+from vaekit.training.config import Config
 from vaekit.training.networks import VAENetwork
-from vaekit_cli.commands.train import DEFAULT_BATCH_SIZE, DEFAULT_LR
 
 PYTHAE = "pythae==0.1.2"
 PYTHAE_NEEDS = ("cloudpickle", "imageio", "pydantic", "tqdm", "typing_extensions")  # beside torch, NumPy, scikit-learn
@@ -103,7 +103,7 @@ def compete(name: str, minutes: float) -> dict[str, Any]:
 def vaekit(train: Images, minutes: float) -> tuple[VAENetwork, int]:
     """What `vaekit train fashion-mnist --max-minutes` does."""
     with tempfile.TemporaryDirectory() as scratch:
-        trainer, seen = train_in_vaekit(None, settings(DEFAULT_BATCH_SIZE, DEFAULT_LR), train, minutes, Path(scratch))
+        trainer, seen = train_in_vaekit(None, settings(Config.batch_size, Config.lr), train, minutes, Path(scratch))
     return trainer.network, seen
 
 

@@ -28,10 +28,11 @@ from timing import write_json
 from vaekit.images.dataset import open_source
 from vaekit.maths.prior import draw_mixture, draw_normal
 from vaekit.output.grid import grid, save_picture
+from vaekit.training.device import to_device
+from vaekit.training.holdout import STATISTICS_IMAGES, split_numbers
 from vaekit.training.mixture import MAX_COMPONENTS
 from vaekit.training.networks import reparameterise
 from vaekit.training.run import Run, load_holdout, load_run
-from vaekit.training.trainer import FINISH_IMAGES, split, to_device
 
 COMPONENTS = (1, 4, 16, 32, 64, 128)
 COVARIANCES = ("full", "tied", "diag", "spherical")
@@ -53,10 +54,10 @@ def main() -> None:
 
     run = load_run(options.run)
     images = open_source(run.config.source, size=run.config.image_shape[1:])
-    training, _ = split(len(images), run.config.seed)
+    training, _ = split_numbers(len(images), run.config.seed)
     pixels = images.read(training)
     held_out = load_holdout(run)
-    codes, fresh = codes_of(run, pixels[:: -(-len(pixels) // FINISH_IMAGES)]), codes_of(run, held_out)
+    codes, fresh = codes_of(run, pixels[:: -(-len(pixels) // STATISTICS_IMAGES)]), codes_of(run, held_out)
     fits = [judged(codes, fresh, kind, count) for kind in COVARIANCES for count in COMPONENTS]
     standard = float(np.mean(-0.5 * np.square(fresh).sum(1) - fresh.shape[1] / 2 * np.log(2 * np.pi)))
     for line in table(fits, standard):

@@ -30,8 +30,8 @@ from timing import write_json
 from torch import Tensor, nn
 
 from vaekit.system.machine import usable_cpus
+from vaekit.training.config import Config, PresetName
 from vaekit.training.networks import VAENetwork
-from vaekit_cli.commands.train import DEFAULT_BATCH_SIZE, DEFAULT_LR
 
 _OPSET = 17
 _ROUNDS = 5
@@ -43,8 +43,8 @@ class Candidate:
     """A network and how it is trained."""
 
     make: Callable[[], VAENetwork]
-    batch_size: int = DEFAULT_BATCH_SIZE
-    lr: float = DEFAULT_LR
+    batch_size: int = Config.batch_size
+    lr: float = Config.lr
 
 
 def main() -> None:
@@ -153,7 +153,7 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def preset(name: str) -> Callable[[], VAENetwork]:
+def preset(name: PresetName) -> Callable[[], VAENetwork]:
     """vaekit's own network, which doubles by transposed convolutions."""
     return lambda: VAENetwork((1, 28, 28), LATENT, preset=name)
 

@@ -1,30 +1,26 @@
-"""`vaekit train --config FILE`: a config.json in place of options, and options given beside it before it."""
+"""`vaekit train --config FILE`: a config.json in place of options; options given beside it take precedence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import typer
 
-_NEUTRAL = {"mc_samples": 1, "beta_warmup": 0.0, "free_bits": 0.0}
-"""Values that say nothing, of options that may only be given where they say something."""
-
-_LENGTHS = ("epochs", "steps", "max_minutes")
+from vaekit.training.config import Config, read_settings, setting_of
 
 
 def use_config(context: typer.Context, path: Path | None) -> Path | None:
     """Make the settings of a file the options' defaults: the eager callback of ``--config``."""
     if path is not None:
-        from vaekit.training.run import read_settings
-
         context.default_map = options_of(read_settings(path))
     return path
 
 
 def options_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """The options, by their parameters' names, that have these settings of a config.json."""
+    """Return the options, by their parameters' names, that give these settings of a config.json."""
     options = {name: value for name, value in settings.items() if value is not None}
     if "height" in settings and "width" in settings:
         options["size"] = f"{settings['height']}x{settings['width']}"
@@ -36,19 +32,21 @@ def options_of(settings: dict[str, Any]) -> dict[str, Any]:
         options.pop("beta", None)  # follows from the objective
     if settings.get("max_minutes") is not None:
         options.pop("steps", None)
-    return {name: value for name, value in options.items() if _NEUTRAL.get(name) != value}
+    # Options that belong to some objectives may only be given with these, even at their default.
+    defaults = {known.name: known.default for known in fields(Config) if setting_of(known.name).objectives}
+    return {name: value for name, value in options.items() if name not in defaults or defaults[name] != value}
 
 
 def given(context: typer.Context, *names: str) -> set[str]:
-    """Those parameters that the command line itself has."""
+    """Return those of the parameters that the command line itself gives."""
     return {name for name in names if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"}
 
 
-def overridden(context: typer.Context, unfit: Iterable[str]) -> set[str]:
-    """Parameters whose values from the file go, as options given beside it have taken their place.
+def overridden(context: typer.Context, unfit: Iterable[str], lengths: Iterable[str]) -> set[str]:
+    """Return the parameters whose values from the file are dropped for options given beside it.
 
-    Another length takes the length's; ``unfit`` are those that say nothing under what the command line asks for.
+    One of the ``lengths`` replaces the others; ``unfit`` have no meaning under what the command line asks for.
     """
     from_file = {name for name in context.default_map or {} if not given(context, name)}
-    lengths = set(_LENGTHS) if given(context, *_LENGTHS) else set()
-    return from_file & (lengths | set(unfit))
+    replaced = set(lengths) if given(context, *lengths) else set()
+    return from_file & (replaced | set(unfit))

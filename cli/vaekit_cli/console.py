@@ -8,11 +8,10 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from rich.console import Console
 
 
 def speaker(quiet: bool) -> Callable[[str], None]:
@@ -39,12 +38,23 @@ def print_document(result: DataclassInstance) -> None:
     print(json.dumps(dataclasses.asdict(result)))
 
 
+class Advance(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, done: int, total: int | None = None, text: str = "") -> None:
+        """Show the number done, of ``total`` once that is known, and a ``text`` of figures behind the bar."""
+
+
 @contextmanager
-def progress_bar(what: str, total: int, quiet: bool, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with rate and time left, where stderr is a terminal: call what it yields with the number done."""
-    if no_bar(quiet):
-        yield lambda number: None
+def progress_bar(what: str, total: int | None, quiet: bool, done: int = 0) -> Iterator[Advance]:
+    """Show a bar on stderr with rate and time left, if stderr is a terminal; yield what moves it.
+
+    ``total`` is None while it is unknown; ``done`` of it were done before.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total=None, text="": None
         return
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -58,21 +68,15 @@ def progress_bar(what: str, total: int, quiet: bool, done: int = 0) -> Iterator[
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+            return Text("" if task.speed is None or task.fields["text"] else f"{task.speed:,.0f}/s")
 
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr(), transient=True) as bar:
-        task = bar.add_task(what, total=total, completed=done)
-        yield lambda number: bar.update(task, completed=number)
+    # With a text of figures but no description, it fits a terminal of 80 columns.
+    described, text = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
+    columns = (described, BarColumn(10), MofNCompleteColumn(), Rate(), TimeRemainingColumn(), text)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, completed=done, text="")
 
+        def advance(done: int, total: int | None = None, text: str = "") -> None:
+            bar.update(task, completed=done, total=total, text=text)  # which leaves a total of None as it was
 
-def stderr() -> Console:
-    """Rich's console on stderr."""
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def no_bar(quiet: bool) -> bool:
-    """Whether to draw no progress bar: when quiet, and where stderr is no terminal."""
-    return quiet or not sys.stderr.isatty()
+        yield advance

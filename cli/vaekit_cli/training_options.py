@@ -2,56 +2,96 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from vaekit_cli.console import no_bar, stderr
+from vaekit.training.config import Config, DeviceChoice, Setting, types_of_settings
+from vaekit_cli.console import progress_bar
 
 if TYPE_CHECKING:
     from vaekit.images.dataset import Images
 
-
-class Device(StrEnum):
-    """Where PyTorch computes."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
-
-
-class Binarize(StrEnum):
-    """How pixels become 0 or 1, with the grey value as probability."""
-
-    NONE = "none"
-    FIXED = "fixed"
-    DYNAMIC = "dynamic"
-
-
-DeviceOption = Annotated[Device, typer.Option(help="auto takes cuda, then mps, then cpu.")]
+DeviceOption = Annotated[DeviceChoice, typer.Option(help="auto takes cuda, then mps, then cpu.")]
 
 SOURCE_HELP = "Images: a folder, a picture or glob, .npy, .npz, IDX, hf:NAME, or shapes, fashion-mnist, mnist."
+
+_STANDS_BEFORE = {"epochs": "steps"}
+"""Options that are no settings, and the setting that they stand before in the help."""
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of Config's fields instead of its parameter ``settings``.
+
+    ``settings`` then is a dict of their values by the fields' names. Where the command has a parameter of a field's
+    name, that one takes the place of the field's option, and is not in ``settings``.
+    """
+    own = dict(inspect.signature(command, eval_str=True).parameters)
+    before = {setting: own.pop(name) for name, setting in _STANDS_BEFORE.items() if name in own}
+    names, listed = set[str](), list[inspect.Parameter]()
+    for known in dataclasses.fields(Config):
+        if known.name in before:
+            listed.append(before[known.name])
+        if known.name in own and known.name != "source":
+            listed.append(own.pop(known.name))
+        elif "setting" in known.metadata and known.metadata["setting"].help:
+            listed.append(_option(known))
+            names.add(known.name)
+
+    @functools.wraps(command)
+    def with_settings(**values: Any) -> None:
+        settings = {name: values.pop(name) for name in names}
+        command(settings=settings, **values)
+
+    parameters = list(_in_place_of("settings", own, listed))
+    with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+    return with_settings
+
+
+def _in_place_of(
+    name: str, parameters: dict[str, inspect.Parameter], others: list[inspect.Parameter]
+) -> Iterator[inspect.Parameter]:
+    for parameter in parameters.values():
+        if parameter.name == name:
+            yield from others
+        else:
+            yield parameter
+
+
+def _option(known: dataclasses.Field[Any]) -> inspect.Parameter:
+    """Make the parameter that typer makes an option of, from a field of Config."""
+    setting: Setting = known.metadata["setting"]
+    kind, default = types_of_settings()[known.name], known.default
+    if setting.empty:
+        kind, default = Optional[kind], None  # noqa: UP045 — a Literal of one word has no |
+    option = typer.Option(
+        help=setting.help,
+        metavar=setting.metavar,
+        min=None if setting.share else setting.least,
+        max=setting.most,
+        show_default=setting.shown.format(known.default) or True,
+    )
+    return inspect.Parameter(
+        known.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
 
 
 def read_source(source: str, size: tuple[int, int] | None, quiet: bool) -> Images:
     """Open a source with a progress bar."""
-    from rich.progress import Progress
-
     from vaekit.images.dataset import open_source
 
-    with Progress(console=stderr(), transient=True, disable=no_bar(quiet)) as bar:
-        task = bar.add_task(f"reading {source}", total=None)
-        return open_source(
-            source, size=size, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with progress_bar(f"reading {source}", None, quiet) as progress:
+        return open_source(source, size=size, progress=progress)
 
 
 def read_validation(val: str | None, shape: tuple[int, int, int], quiet: bool) -> Images | None:
     """Open the source that ``--val`` names, resized to the training images; None where it is a share, or nothing."""
     from vaekit.errors import SourceError
-    from vaekit.images.dataset import share_of
+    from vaekit.training.holdout import share_of
 
     if val is None or share_of(val) is not None:
         return None

@@ -15,7 +15,8 @@ import torch
 
 from vaekit.images.dataset import open_source
 from vaekit.images.shapes import draw_shapes
-from vaekit.training.run import Config, Run, load_run
+from vaekit.training.config import Config
+from vaekit.training.run import Run, load_run
 from vaekit.training.trainer import Trainer
 from vaekit_export.onnx_export import export_onnx
 from vaekit_export.parity import Graph

@@ -16,7 +16,7 @@ import pytest
 
 from vaekit.images.dataset import Images, open_source
 from vaekit.images.shapes import draw_shapes
-from vaekit.training.run import Config
+from vaekit.training.config import Config
 from vaekit.training.trainer import Outcome, Trainer
 
 MakeConfig = Callable[..., Config]

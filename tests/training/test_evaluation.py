@@ -16,9 +16,10 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from vaekit.errors import VaekitError
 from vaekit.images.dataset import Images
-from vaekit.training.evaluation import Evaluation, evaluate, spread
+from vaekit.training.config import Config
+from vaekit.training.evaluation import Evaluation, evaluate
 from vaekit.training.networks import Decoder, Encoder, VAENetwork
-from vaekit.training.run import Config, Run, load_holdout, load_run
+from vaekit.training.run import Run, load_holdout, load_run
 from vaekit.training.trainer import Outcome, Trainer
 
 MakeConfig = Callable[..., Config]
@@ -185,10 +186,3 @@ def test_weights_that_are_not_finite_are_named(trained: tuple[Path, Outcome], im
         run.network.encoder.mu.weight.fill_(math.nan)
     with pytest.raises(VaekitError, match="not finite"):
         run_on(run, images.read(range(5)), samples=2)
-
-
-@pytest.mark.parametrize(
-    ("count", "limit", "expected"), [(10, 5, [0, 2, 4, 6, 8]), (3, 9, [0, 1, 2]), (3, None, [0, 1, 2])]
-)
-def test_a_limit_takes_images_from_all_over(count: int, limit: int | None, expected: list[int]) -> None:
-    assert spread(count, limit).tolist() == expected

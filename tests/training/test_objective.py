@@ -16,22 +16,23 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_diverg
 
 from vaekit.maths import elbo as scoring
 from vaekit.maths import noise
+from vaekit.training.config import ObjectiveName, PixelLikelihood
 from vaekit.training.networks import Decoder, Encoder, VAENetwork
 from vaekit.training.objective import (
     VARIANCE_FLOOR,
+    BatchTerms,
     Draws,
-    Likelihood,
     Objective,
-    Terms,
+    TrainingLikelihood,
     bernoulli_log_likelihood,
     draw,
-    elbo_terms,
     gaussian_log_likelihood,
     iwae_bound,
     iwae_variance,
     kl_gaussians,
     kl_standard_normal,
     optimal_variance,
+    terms_of,
 )
 from vaekit.types import LIKELIHOODS, one_of
 
@@ -181,20 +182,20 @@ def test_gradient_with_the_detached_variance_is_that_of_half_d_ln_variance() -> 
 
 
 def test_elbo_is_reconstruction_less_kl() -> None:
-    terms = Terms(torch.tensor([3.0, -1.0]), torch.tensor([1.0, 2.0]))
+    terms = BatchTerms(torch.tensor([3.0, -1.0]), torch.tensor([1.0, 2.0]))
     assert terms.elbo.tolist() == [2.0, -3.0]
 
 
 @pytest.mark.parametrize("name", ["gaussian", "bernoulli"])
-def test_terms_agree_with_the_edge(name: str) -> None:
+def test_terms_agree_with_the_edge(name: PixelLikelihood) -> None:
     """vaekit.maths.elbo computes the same numbers without PyTorch."""
     network = VAENetwork((1, 8, 9), 3).eval()
     image = torch.rand(5, 1, 8, 9).round() if name == "bernoulli" else torch.rand(5, 1, 8, 9)
     sigma = None if name == "bernoulli" else 0.2
     eps = noise.standard_normal(7, 0, 1, 3)
     with torch.inference_mode():
-        likelihood = Likelihood(name, 72, None if sigma is None else sigma**2)
-        ours = elbo_terms(draw(network, likelihood, image, torch.from_numpy(eps).float().expand(1, 5, 3)), likelihood)
+        likelihood = TrainingLikelihood(name, 72, None if sigma is None else sigma**2)
+        ours = terms_of(draw(network, likelihood, image, torch.from_numpy(eps).float().expand(1, 5, 3)), likelihood)
         mu, logvar = _numpy_pair(network.encoder(image))
         decoded = network.decoder(torch.from_numpy(scoring.posterior_sample(mu, logvar, seed=7))).numpy()
         edge_likelihood = scoring.Likelihood(one_of(LIKELIHOODS, name, "likelihood"), sigma)
@@ -208,68 +209,68 @@ def _numpy_pair(pair: tuple[Tensor, Tensor]) -> tuple[NDArray[np.float32], NDArr
     return pair[0].numpy(), pair[1].numpy()
 
 
-def _draws(misfit: Tensor, *, kl: Tensor | None = None) -> Draws:
-    """Draws (S, B) with that misfit, no log ratio, and posteriors N(m, 1) with ½ m² = kl (B, d)."""
-    samples, images = misfit.shape
+def _draws(error: Tensor, *, kl: Tensor | None = None) -> Draws:
+    """Draws (S, B) with that reconstruction error, no log ratio, and posteriors N(m, 1) with ½ m² = kl (B, d)."""
+    samples, images = error.shape
     mu = torch.zeros(images, 3) if kl is None else torch.sqrt(2 * kl)
-    return Draws(mu, torch.zeros_like(mu), mu.expand(samples, *mu.shape), torch.zeros_like(misfit), misfit)
+    return Draws(mu, torch.zeros_like(mu), mu.expand(samples, *mu.shape), torch.zeros_like(error), error)
 
 
 @pytest.mark.parametrize("name", ["elbo", "autoencoder", "prior-only"])
-def test_an_unset_variance_is_fitted_to_the_draws(name: str) -> None:
-    misfit = torch.rand(3, 8) + 1
-    fitted = Objective(name).fitted(Likelihood("gaussian", 64), _draws(misfit))
+def test_an_unset_variance_is_fitted_to_the_draws(name: ObjectiveName) -> None:
+    error = torch.rand(3, 8) + 1
+    fitted = Objective(name).fitted(TrainingLikelihood("gaussian", 64), _draws(error))
     assert fitted.variance is not None
-    assert float(fitted.variance) == pytest.approx(misfit.mean().item() / 64)
+    assert float(fitted.variance) == pytest.approx(error.mean().item() / 64)
 
 
-@pytest.mark.parametrize("likelihood", [Likelihood("gaussian", 64, 0.3), Likelihood("bernoulli", 64)])
-def test_a_set_variance_is_kept_and_bernoulli_has_none(likelihood: Likelihood) -> None:
+@pytest.mark.parametrize("likelihood", [TrainingLikelihood("gaussian", 64, 0.3), TrainingLikelihood("bernoulli", 64)])
+def test_a_set_variance_is_kept_and_bernoulli_has_none(likelihood: TrainingLikelihood) -> None:
     assert Objective().fitted(likelihood, _draws(torch.rand(3, 8))) == likelihood
 
 
 @pytest.mark.parametrize("factor", [0.8, 0.97, 1.03, 1.25])
 def test_the_iwae_variance_is_where_the_bound_is_highest(factor: float) -> None:
-    misfit, log_ratio = torch.rand(8, 16).double() * 4 + 3, torch.randn(8, 16).double()
-    best = iwae_variance(misfit, log_ratio, 20)
-    draws = _draws(misfit)._replace(log_ratio=log_ratio)
-    highest = iwae_bound(draws, Likelihood("gaussian", 20, best)).mean()
-    assert iwae_bound(draws, Likelihood("gaussian", 20, best * factor)).mean() < highest
-    assert best < optimal_variance(misfit, 20)  # the draws that weigh most fit best
+    error, log_ratio = torch.rand(8, 16).double() * 4 + 3, torch.randn(8, 16).double()
+    best = iwae_variance(error, log_ratio, 20)
+    draws = _draws(error)._replace(log_ratio=log_ratio)
+    highest = iwae_bound(draws, TrainingLikelihood("gaussian", 20, best)).mean()
+    assert iwae_bound(draws, TrainingLikelihood("gaussian", 20, best * factor)).mean() < highest
+    assert best < optimal_variance(error, 20)  # the draws that weigh most fit best
 
 
 def test_the_iwae_gradient_with_the_fitted_variance_held_is_that_of_the_bound_at_its_highest() -> None:
-    misfit, direction = torch.rand(8, 16).double() * 4 + 3, torch.randn(8, 16).double()
+    error, direction = torch.rand(8, 16).double() * 4 + 3, torch.randn(8, 16).double()
 
     def highest(step: float) -> Tensor:
-        moved = misfit + step * direction
+        moved = error + step * direction
         variance = iwae_variance(moved, torch.zeros_like(moved), 20)
-        return iwae_bound(_draws(moved), Likelihood("gaussian", 20, variance)).mean()
+        return iwae_bound(_draws(moved), TrainingLikelihood("gaussian", 20, variance)).mean()
 
-    objective, leaf = Objective("iwae", samples=8), misfit.clone().requires_grad_()
-    fitted = objective.fitted(Likelihood("gaussian", 20), _draws(leaf))
+    objective, leaf = Objective("iwae", samples=8), error.clone().requires_grad_()
+    fitted = objective.fitted(TrainingLikelihood("gaussian", 20), _draws(leaf))
     (gradient,) = torch.autograd.grad(objective.value(_draws(leaf), fitted), leaf)
     slope = (highest(1e-4) - highest(-1e-4)) / 2e-4
     torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-3, atol=1e-6)
 
 
 def test_the_iwae_gradient_weighs_draws_by_their_normalised_importance() -> None:
-    misfit = (torch.rand(5, 3).double() * 4).requires_grad_()
-    draws, likelihood = _draws(misfit), Likelihood("gaussian", 10, 0.5)
-    (gradient,) = torch.autograd.grad(Objective("iwae", samples=5).value(draws, likelihood), misfit)
-    weights = torch.softmax(-misfit.detach(), 0)  # exp(−misfit / (2 · 0.5)), normalised
+    error = (torch.rand(5, 3).double() * 4).requires_grad_()
+    draws, likelihood = _draws(error), TrainingLikelihood("gaussian", 10, 0.5)
+    (gradient,) = torch.autograd.grad(Objective("iwae", samples=5).value(draws, likelihood), error)
+    weights = torch.softmax(-error.detach(), 0)  # exp(−error / (2 · 0.5)), normalised
     torch.testing.assert_close(gradient, -weights / 3)
 
 
 def test_objectives_are_made_of_the_terms() -> None:
-    misfit, kl = torch.rand(4, 6) + 1, torch.rand(6, 3)
-    likelihood = Likelihood("gaussian", 10, 0.4)
-    draws = _draws(misfit, kl=kl)
-    reconstruction = gaussian_log_likelihood(misfit, 10, 0.4).mean()
+    error, kl = torch.rand(4, 6) + 1, torch.rand(6, 3)
+    likelihood = TrainingLikelihood("gaussian", 10, 0.4)
+    draws = _draws(error, kl=kl)
+    reconstruction = gaussian_log_likelihood(error, 10, 0.4).mean()
     total = kl.sum(1).mean()
     floored = kl.mean(0).clamp_min(0.5).sum()
     assert floored > total
-    for objective, warmth, expected in (
+    for objective, kl_weight, expected in (
         (Objective(), 1.0, reconstruction - total),
         (Objective(beta=4.0), 1.0, reconstruction - 4 * total),
         (Objective(beta=4.0), 0.25, reconstruction - total),
@@ -278,44 +279,44 @@ def test_objectives_are_made_of_the_terms() -> None:
         (Objective("autoencoder"), 1.0, reconstruction),
         (Objective("prior-only"), 1.0, -total),
     ):
-        torch.testing.assert_close(objective.value(draws, likelihood, warmth), expected)
+        torch.testing.assert_close(objective.value(draws, likelihood, kl_weight), expected)
 
 
 def test_free_bits_stop_the_gradient_of_dimensions_that_are_below_them() -> None:
     kl = torch.tensor([[0.01, 2.0], [0.03, 4.0]])
     mu = torch.sqrt(2 * kl).requires_grad_()
     draws = _draws(torch.ones(1, 2))._replace(mu=mu, logvar=torch.zeros(2, 2))
-    value = Objective(free_bits=0.1).value(draws, Likelihood("gaussian", 10, 1.0))
+    value = Objective(free_bits=0.1).value(draws, TrainingLikelihood("gaussian", 10, 1.0))
     (gradient,) = torch.autograd.grad(value, mu)
     assert gradient[:, 0].tolist() == [0.0, 0.0]
     torch.testing.assert_close(gradient[:, 1], -mu[:, 1].detach() / 2)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "bernoulli"])
-def test_several_draws_are_those_of_one_each(name: str) -> None:
+def test_several_draws_are_those_of_one_each(name: PixelLikelihood) -> None:
     network = VAENetwork((1, 8, 9), 3).eval()
-    image, eps, likelihood = torch.rand(5, 1, 8, 9), torch.randn(4, 5, 3), Likelihood(name, 72, 0.2)
+    image, eps, likelihood = torch.rand(5, 1, 8, 9), torch.randn(4, 5, 3), TrainingLikelihood(name, 72, 0.2)
     with torch.inference_mode():
         together = draw(network, likelihood, image, eps)
         alone = [draw(network, likelihood, image, row[None]) for row in eps]
     assert together.z.shape == (4, 5, 3)
-    for part in ("z", "log_ratio", "misfit"):
+    for part in ("z", "log_ratio", "reconstruction_error"):
         torch.testing.assert_close(getattr(together, part), torch.cat([getattr(one, part) for one in alone]))
-    reconstructions = torch.stack([elbo_terms(one, likelihood).reconstruction for one in alone])
-    torch.testing.assert_close(elbo_terms(together, likelihood).reconstruction, reconstructions.mean(0))
+    reconstructions = torch.stack([terms_of(one, likelihood).reconstruction for one in alone])
+    torch.testing.assert_close(terms_of(together, likelihood).reconstruction, reconstructions.mean(0))
 
 
 def test_the_log_ratio_is_that_of_torch_distributions() -> None:
     network = VAENetwork((1, 8, 9), 3).eval()
     with torch.inference_mode():
-        draws = draw(network, Likelihood("gaussian", 72), torch.rand(5, 1, 8, 9), torch.randn(4, 5, 3))
+        draws = draw(network, TrainingLikelihood("gaussian", 72), torch.rand(5, 1, 8, 9), torch.randn(4, 5, 3))
     q, p = Normal(draws.mu, torch.exp(draws.logvar / 2)), Normal(0.0, 1.0)
     log_ratio = (p.log_prob(draws.z) - q.log_prob(draws.z)).sum(2)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(draws.log_ratio, log_ratio)
 
 
 def test_joined_draws_are_those_of_all_images() -> None:
-    network, likelihood = VAENetwork((1, 8, 9), 3).eval(), Likelihood("gaussian", 72, 0.1)
+    network, likelihood = VAENetwork((1, 8, 9), 3).eval(), TrainingLikelihood("gaussian", 72, 0.1)
     image, eps = torch.rand(5, 1, 8, 9), torch.randn(4, 5, 3)
     with torch.inference_mode():
         whole = draw(network, likelihood, image, eps)
@@ -370,14 +371,14 @@ def _linear_draws(network: VAENetwork, x: Tensor, samples: int, repeats: int) ->
     return draw(network, _LINEAR, image, torch.randn(samples, repeats, _LATENT, dtype=torch.float64))
 
 
-_LINEAR = Likelihood("gaussian", _PIXELS, _SIGMA**2)
+_LINEAR = TrainingLikelihood("gaussian", _PIXELS, _SIGMA**2)
 
 
 @pytest.mark.parametrize(("shift", "factor", "gap"), [(0.0, 1.0, 0.0), (0.2, 1.0, 0.05), (0.0, 2.0, 0.1)])
 def test_elbo_is_a_lower_bound_of_the_exact_log_likelihood(shift: float, factor: float, gap: float) -> None:
     network, p = _linear_model(shift, factor)
     for x in p.sample((3,)):
-        terms = elbo_terms(_linear_draws(network, x, 200_000, 1), _LINEAR)
+        terms = terms_of(_linear_draws(network, x, 200_000, 1), _LINEAR)
         elbo, exact = terms.elbo.item(), p.log_prob(x).item()  # type: ignore[no-untyped-call]
         if gap:
             assert elbo < exact - gap
@@ -393,7 +394,7 @@ def test_the_gap_of_the_elbo_is_the_divergence_from_the_exact_posterior() -> Non
         mean, logvar = exact_encoder(x.reshape(1, 1, 2, 2))
         gap = kl_gaussians(draws.mu[0], draws.logvar[0].exp().diag(), mean[0], logvar[0].exp().diag())
         exact = p.log_prob(x).item()  # type: ignore[no-untyped-call]
-        assert elbo_terms(draws, _LINEAR).elbo.item() == pytest.approx(exact - gap.item(), abs=0.02)
+        assert terms_of(draws, _LINEAR).elbo.item() == pytest.approx(exact - gap.item(), abs=0.02)
 
 
 def test_the_iwae_bound_rises_with_k_from_the_elbo_to_the_exact_log_likelihood() -> None:
@@ -403,7 +404,7 @@ def test_the_iwae_bound_rises_with_k_from_the_elbo_to_the_exact_log_likelihood()
         bounds = [
             iwae_bound(_linear_draws(network, x, k, 400_000 // k), _LINEAR).mean().item() for k in (1, 4, 16, 64, 1024)
         ]
-        elbo = elbo_terms(_linear_draws(network, x, 400_000, 1), _LINEAR).elbo.item()
+        elbo = terms_of(_linear_draws(network, x, 400_000, 1), _LINEAR).elbo.item()
         assert bounds[0] == pytest.approx(elbo, abs=0.02)
         assert bounds[0] < bounds[1] - 0.05
         assert bounds == sorted(bounds)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vaekit.images.dataset import open_source
 from vaekit.training.checkpoint import load_checkpoint
-from vaekit.training.run import is_finished, load_config, load_holdout, load_run
+from vaekit.training.config import load_config
+from vaekit.training.run import is_finished, load_holdout, load_run
 from vaekit.training.trainer import Trainer
 
 RUNS = Path(__file__).parents[1] / "runs"

@@ -11,17 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from vaekit.errors import UsageError
 from vaekit.images.dataset import Images
-from vaekit.training.batches import Batches
-from vaekit.training.processes import Team
-from vaekit.training.run import METRICS, MODEL, Config
-from vaekit.training.trainer import Trainer, split
+from vaekit.training.config import Config
+from vaekit.training.processes import ProcessGroup
+from vaekit.training.run import METRICS, MODEL
+from vaekit.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
 
@@ -84,20 +83,9 @@ def test_the_command_trains_in_two_processes(tmp_path: Path, images: Images) -> 
     assert files[0] == files[1]
 
 
-def test_each_row_of_a_batch_is_the_same_whoever_reads_it(images: Images, make_config: MakeConfig) -> None:
-    training, _ = split(len(images), 0)
-    config = make_config(binarize="dynamic", augment="flip")
-    whole = Batches(images, config, training)
-    parts = [Batches(images, config, training, Team(rank, 4).rows(32)) for rank in range(4)]
-    for step in (0, 7, 100):
-        assert np.array_equal(np.concatenate([part.pixels(step) for part in parts]), whole.pixels(step))
-        noise = np.concatenate([part.noise(step, 3) for part in parts], axis=1)
-        assert np.array_equal(noise, whole.noise(step, 3))
-
-
 @pytest.mark.parametrize("size", [3, 32])
 def test_a_batch_that_cannot_be_shared_is_refused(
     tmp_path: Path, images: Images, make_config: MakeConfig, size: int
 ) -> None:
     with pytest.raises(UsageError, match=f"a batch of 32 cannot be shared equally by {size} processes"):
-        Trainer(make_config(), images, tmp_path / "run", team=Team(0, size))
+        Trainer(make_config(), images, tmp_path / "run", group=ProcessGroup(0, size))

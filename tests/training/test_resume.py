@@ -17,12 +17,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vaekit.errors import RunError, SourceError, VaekitError
+from vaekit.errors import RunError, VaekitError
 from vaekit.images.dataset import Images, open_source
 from vaekit.training.batches import Batches
 from vaekit.training.checkpoint import CHECKPOINT, load_checkpoint
-from vaekit.training.run import CONFIG, METRICS, MODEL, Config, is_finished, load_config, load_run
-from vaekit.training.trainer import Progress, Trainer, split
+from vaekit.training.config import CONFIG, Config, load_config
+from vaekit.training.holdout import split_numbers
+from vaekit.training.run import METRICS, MODEL, is_finished, load_run
+from vaekit.training.trainer import Progress, Trainer
 
 MakeConfig = Callable[..., Config]
 
@@ -189,11 +191,6 @@ def test_changed_images_are_refused_and_the_run_stays(
     assert files_of(run) == before
 
 
-def test_images_of_another_shape_than_the_configs_are_refused(tmp_path: Path, images: Images) -> None:
-    with pytest.raises(SourceError, match=r"\(3, 12, 9\).*\(1, 12, 9\)"):
-        Trainer(dataclasses.replace(_CONFIG, channels=1), images, tmp_path / "run")
-
-
 def stopped(images: Images, run: Path) -> Path:
     with pytest.raises(Killed):
         Trainer(_CONFIG, images, run, report=kill_at(40)).run()
@@ -267,7 +264,7 @@ def test_a_diverged_training_names_the_step_the_images_and_the_good_checkpoint(t
     with pytest.raises(VaekitError, match="diverged") as caught:
         trainer.run()
     message = str(caught.value)
-    training, _ = split(len(images), 0)
+    training, _ = split_numbers(len(images), 0)
     first = Batches(images, _CONFIG, training).indices(60)[0]
     for words in ("at step 61:", f"shapes.npy[{first}]", "and 29 more", "Lower --lr", "of step 35", CHECKPOINT):
         assert words in message, message
@@ -284,23 +281,3 @@ def test_an_overwritten_run_leaves_no_checkpoint_of_the_old_one(tmp_path: Path, 
     assert checkpoint is not None
     assert checkpoint.step == 0
     shutil.rmtree(run)
-
-
-def test_every_epoch_has_every_image_once_in_an_order_of_its_own(images: Images) -> None:
-    training, _ = split(len(images), 0)
-    batches = Batches(images, dataclasses.replace(_CONFIG, batch_size=36), training)
-    first, second = (np.concatenate([batches.indices(6 * epoch + step) for step in range(6)]) for epoch in range(2))
-    assert np.array_equal(np.sort(first), training)
-    assert np.array_equal(np.sort(second), training)
-    assert not np.array_equal(first, second)
-
-
-def test_noise_is_standard_normal_and_new_at_each_step(images: Images) -> None:
-    training, _ = split(len(images), 0)
-    batches = Batches(images, dataclasses.replace(_CONFIG, latent=8), training)
-    drawn = np.stack([batches.noise(step, 4) for step in range(50)])
-    assert drawn.shape == (50, 4, 32, 8)
-    assert len(np.unique(drawn)) > 0.99 * drawn.size
-    assert abs(drawn.mean()) < 0.02
-    assert abs(drawn.std() - 1) < 0.02
-    assert np.array_equal(batches.noise(7, 4), drawn[7])

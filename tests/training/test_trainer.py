@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 
-from vaekit.errors import RunError, SourceError, UsageError, VaekitError
+from vaekit.errors import RunError, SourceError, VaekitError
 from vaekit.images.dataset import Images
-from vaekit.training.batches import Batches
+from vaekit.training.config import Config
+from vaekit.training.holdout import split_numbers
 from vaekit.training.networks import reparameterise
-from vaekit.training.run import CONFIG, HOLDOUT, METRICS, MODEL, PREVIEWS, Config, load_holdout, load_run
-from vaekit.training.trainer import (
-    HOLDOUT_IMAGES,
-    Outcome,
-    Progress,
-    Trainer,
-    kl_warmth,
-    learning_rate,
-    parts_of,
-    split,
-    steps_of,
-)
+from vaekit.training.run import METRICS, MODEL, PREVIEWS, load_holdout, load_run
+from vaekit.training.trainer import Outcome, Progress, Trainer
 
 MakeConfig = Callable[..., Config]
 
@@ -92,23 +79,11 @@ def test_metrics_are_json_with_finite_numbers(trained: tuple[Path, Outcome]) -> 
     assert all(record["variance"] > 0 for record in validation)
 
 
-def test_previews_are_pictures_that_people_can_look_at(trained: tuple[Path, Outcome]) -> None:
-    previews = sorted((trained[0] / PREVIEWS).iterdir())
-    names = [preview.name for preview in previews]
-    assert {"reconstructions-final.png", "samples-final.png", "reconstructions-000060.png"} <= set(names)
-    for preview in previews:
-        with Image.open(preview) as picture:
-            picture.load()
-            assert picture.format == "PNG"
-            assert all(100 <= side <= 2000 for side in picture.size)
-            assert np.asarray(picture).std() > 1
-
-
 def test_frozen_variance_is_the_mean_squared_error_over_training_images(
     trained: tuple[Path, Outcome], images: Images
 ) -> None:
     run = load_run(trained[0])
-    training, _ = split(len(images), run.config.seed)
+    training, _ = split_numbers(len(images), run.config.seed)
     x = torch.from_numpy(images.read(training)).float() / 255
     errors = []
     with torch.inference_mode():
@@ -122,7 +97,7 @@ def test_frozen_variance_is_the_mean_squared_error_over_training_images(
 def test_the_frozen_variance_is_not_refitted_on_held_out_images(
     tmp_path: Path, images: Images, make_config: MakeConfig
 ) -> None:
-    _, holdout = split(len(images), 0)
+    _, holdout = split_numbers(len(images), 0)
 
     def read(indices: Any) -> Any:
         """Held-out images are noise, which no model could reconstruct."""
@@ -138,32 +113,6 @@ def test_the_frozen_variance_is_not_refitted_on_held_out_images(
         held_out = (x - run.network.decoder(run.network.encoder(x)[0])).square().mean().item()
     assert run.variance is not None
     assert run.variance < held_out / 2
-
-
-def test_the_holdout_is_what_was_not_trained_on(trained: tuple[Path, Outcome], images: Images) -> None:
-    run = load_run(trained[0])
-    _, holdout = split(len(images), run.config.seed)
-    assert np.array_equal(load_holdout(run), images.read(holdout))
-
-
-@given(count=st.integers(3, 30_000), seed=st.integers(0, 2**64 - 1))
-def test_training_and_holdout_are_disjoint_and_cover_all(count: int, seed: int) -> None:
-    training, holdout = split(count, seed)
-    assert np.array_equal(np.sort(np.concatenate((training, holdout))), np.arange(count))
-    assert 1 <= len(holdout) <= HOLDOUT_IMAGES
-    assert len(training) >= 2
-
-
-def test_the_split_follows_the_seed() -> None:
-    assert np.array_equal(split(100, 1)[1], split(100, 1)[1])
-    assert not np.array_equal(split(100, 1)[1], split(100, 2)[1])
-
-
-def test_labels_of_held_out_images_are_kept(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
-    labels = np.arange(len(images)) % 7
-    Trainer(make_config(steps=1), dataclasses.replace(images, labels=labels), tmp_path / "run").run()
-    with np.load(tmp_path / "run" / HOLDOUT) as arrays:
-        assert np.array_equal(arrays["labels"], labels[split(len(images), 0)[1]])
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
@@ -221,24 +170,6 @@ def test_stopping_before_the_first_step_is_no_divergence(
     assert outcome.interrupted
     assert outcome.steps == 0
     assert load_run(tmp_path / "run").summary["steps"] == 0
-
-
-def test_a_deadline_becomes_a_recorded_number_of_steps(
-    tmp_path: Path, images: Images, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vaekit.training.trainer._MIXTURE_SECONDS", 0.0)
-    outcome = Trainer(make_config(steps=7), images, tmp_path / "run", deadline=time.monotonic() + 4).run()
-    recorded = json.loads((tmp_path / "run" / CONFIG).read_text())["steps"]
-    assert recorded == outcome.config.steps
-    assert 30 <= outcome.steps <= recorded
-    assert recorded > 30
-
-
-def test_a_deadline_that_is_past_still_gives_a_model(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
-    outcome = Trainer(make_config(), images, tmp_path / "run", deadline=time.monotonic()).run()
-    assert outcome.steps > 0
-    assert math.isfinite(outcome.elbo)
-    assert load_run(tmp_path / "run").config == outcome.config
 
 
 def test_a_fixed_sigma_is_kept(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
@@ -309,22 +240,6 @@ def test_free_bits_keep_dimensions_from_dying(tmp_path: Path, images: Images, ma
     assert free.kl > 0.7  # near a nat in a dimension costs nothing
 
 
-def test_the_kls_weight_rises_over_its_share_of_the_steps() -> None:
-    assert [kl_warmth(step, 100, 0.2) for step in (0, 5, 10, 20, 99)] == [0.0, 0.25, 0.5, 1.0, 1.0]
-    assert [kl_warmth(step, 100, 0.0) for step in (0, 99)] == [1.0, 1.0]
-    assert kl_warmth(5, None, 0.2) == 0.0
-    assert kl_warmth(5, None, 0.0) == 1.0
-
-
-def test_a_warm_up_is_in_force_while_training(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
-    peaks = []
-    for share in (0.0, 1.0):
-        path = tmp_path / str(share)
-        Trainer(make_config(steps=30, beta=20.0, sigma=0.1, beta_warmup=share), images, path).run()
-        peaks.append(max(record["kl"] for record in metrics(path, "training")))
-    assert peaks[1] > 1.3 * peaks[0]
-
-
 def test_the_checkpoint_kept_is_the_best_by_what_is_maximised(
     tmp_path: Path, images: Images, make_config: MakeConfig
 ) -> None:
@@ -346,18 +261,6 @@ def test_binarised_trainings_see_and_hold_out_binary_images(
     held_out = load_holdout(load_run(tmp_path / "run"))
     assert set(np.unique(held_out)) == {0, 255}
     assert (held_out == 255).mean() == pytest.approx(0.5, abs=0.05)
-
-
-@pytest.mark.parametrize(("mode", "same"), [("fixed", True), ("dynamic", False)])
-def test_fixed_images_stay_and_dynamic_ones_change_from_epoch_to_epoch(
-    tmp_path: Path, images: Images, make_config: MakeConfig, mode: str, same: bool
-) -> None:
-    grey = dataclasses.replace(
-        subset(images, 10), _read=lambda indices: np.full((len(indices), 3, 12, 9), 128, np.uint8)
-    )
-    batches = Trainer(make_config(batch_size=9, binarize=mode), grey, tmp_path / "run").batches
-    first, second = ({image.tobytes() for image in batches.pixels(step)} for step in range(2))  # each is an epoch
-    assert (first == second) == same
 
 
 def test_training_that_diverges_says_so(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
@@ -396,23 +299,6 @@ def test_a_new_training_leaves_nothing_of_the_old_one(tmp_path: Path, images: Im
     assert not (tmp_path / "run" / PREVIEWS / "reconstructions-000009.png").exists()
 
 
-@pytest.mark.parametrize("batch_size", [0, 1, 217, 10_000])
-def test_a_batch_that_cannot_be_filled_is_refused(
-    tmp_path: Path, images: Images, make_config: MakeConfig, batch_size: int
-) -> None:
-    with pytest.raises(UsageError, match="from 2 to the number of training images, 216"):
-        Trainer(make_config(batch_size=batch_size), images, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_fewer_than_three_images_are_refused(
-    tmp_path: Path, images: Images, make_config: MakeConfig, count: int
-) -> None:
-    with pytest.raises(SourceError, match=f"{count} images are too few"):
-        Trainer(make_config(batch_size=2), subset(images, count), tmp_path / "run")
-
-
 def test_three_images_are_enough(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
     outcome = Trainer(make_config(batch_size=2), subset(images, 3), tmp_path / "run").run()
     assert outcome.components == 0  # and N(0, I) is what is sampled from
@@ -423,69 +309,3 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, images: Images,
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         Trainer(make_config(), images, tmp_path / "file" / "run").run()
-
-
-def test_length_in_steps_or_in_epochs() -> None:
-    assert steps_of(1000, 100, steps=7) == 7
-    assert steps_of(1050, 100, epochs=3) == 30
-    assert steps_of(50, 100, epochs=3) == 3
-    assert steps_of(1000, 100) > 0
-
-
-def test_the_learning_rate_rises_and_falls_to_zero() -> None:
-    rates = [learning_rate(step, 100, 10) for step in range(101)]
-    assert 0 < rates[0] < rates[5] < rates[9] <= 1
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] == pytest.approx(0, abs=1e-12)
-    assert max(rates) > 0.95
-    assert learning_rate(50, None, 10) == 1.0
-
-
-@given(count=st.integers(3, 5000), share=st.floats(0.0, 1.0))
-def test_a_share_is_held_out_or_refused(count: int, share: float) -> None:
-    if round(count * share) in (0, count - 1, count):
-        with pytest.raises(UsageError, match=r"--val .* leaves"):
-            split(count, 0, share)
-        return
-    training, holdout = split(count, 0, share)
-    assert np.array_equal(np.sort(np.concatenate((training, holdout))), np.arange(count))
-    assert len(holdout) == round(count * share)
-
-
-def test_of_a_larger_part_some_are_measured(images: Images, make_config: MakeConfig) -> None:
-    many = dataclasses.replace(images, _count=10_000)
-    training, holdout = parts_of(many, None, make_config(val="0.5"))
-    assert (len(training), len(holdout)) == (5000, HOLDOUT_IMAGES)
-    assert not set(training) & set(holdout)
-
-
-def test_a_source_of_its_own_is_measured(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
-    dark = dataclasses.replace(
-        subset(images, 20), labels=np.arange(20), _read=lambda indices: np.zeros((len(indices), 3, 12, 9), np.uint8)
-    )
-    trainer = Trainer(make_config(val="dark.npy"), images, tmp_path / "run", validation=dark)
-    assert np.array_equal(trainer.training, np.arange(len(images)))
-    trainer.run()
-    with np.load(tmp_path / "run" / HOLDOUT) as arrays:
-        assert arrays["images"].shape == (20, 3, 12, 9)
-        assert not arrays["images"].any()
-        assert arrays["labels"].tolist() == list(range(20))
-    grey = dataclasses.replace(dark, shape=(1, 12, 9))
-    with pytest.raises(SourceError, match=r"\(1, 12, 9\)"):
-        Trainer(make_config(val="dark.npy"), images, tmp_path / "run", validation=grey)
-
-
-def test_half_of_the_images_are_flipped_and_none_that_are_measured(
-    tmp_path: Path, images: Images, make_config: MakeConfig
-) -> None:
-    plain = Batches(images, make_config(), split(len(images), 0)[0])
-    flipping = Batches(images, make_config(augment="flip"), split(len(images), 0)[0])
-    flips = 0
-    for step in range(40):
-        for original, augmented in zip(plain.pixels(step), flipping.pixels(step), strict=True):
-            flipped = not np.array_equal(augmented, original)
-            assert np.array_equal(augmented, original[..., ::-1] if flipped else original)
-            flips += flipped
-    assert flips == pytest.approx(40 * 32 / 2, rel=0.1)
-    Trainer(make_config(augment="flip", steps=2), images, tmp_path / "run").run()
-    assert np.array_equal(load_holdout(load_run(tmp_path / "run")), images.read(split(len(images), 0)[1]))

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from vaekit.images.dataset import open_source
-from vaekit.training import trainer
+from vaekit.training.config import Config
 from vaekit.training.networks import VAENetwork
-from vaekit.training.processes import join_team
-from vaekit.training.run import Config
+from vaekit.training.processes import join_process_group
+from vaekit.training.trainer import Trainer
 
 
 class WithoutStatistics(VAENetwork):
@@ -29,6 +30,8 @@ class WithoutStatistics(VAENetwork):
 
 if __name__ == "__main__":
     source, run, settings = sys.argv[1:]
-    setattr(trainer, "VAENetwork", WithoutStatistics)  # noqa: B010 — the type checker is not to know
-    with join_team("cpu") as (team, device):
-        trainer.Trainer(Config(**json.loads(settings)), open_source(source), Path(run), team=team, device=device).run()
+    config = Config(**json.loads(settings))
+    torch.manual_seed(config.seed)
+    network = WithoutStatistics(config.image_shape, config.latent, config.posterior, config.preset)
+    with join_process_group("cpu") as (group, device):
+        Trainer(config, open_source(source), Path(run), network=network, group=group, device=device).run()

@@ -92,14 +92,6 @@ def open_source(source: str, *, size: tuple[int, int] | None = None, progress: P
     return _open_rows(source, part, shape, resized_from)
 
 
-def share_of(validation: str | None) -> float | None:
-    """The share of a source that ``--val`` asks to hold out; None where it names a source, or nothing."""
-    try:
-        return None if validation is None else float(validation)
-    except ValueError:
-        return None
-
-
 def _open_pictures(source: str, part: Part, shape: Shape, resized_from: str, progress: Progress | None) -> Images:
     """Open pictures. All are decoded once, so that unreadable ones are known and skipped."""
     in_memory = _fits(len(part), shape)

@@ -1,4 +1,8 @@
-"""Training variational auto-encoders with PyTorch. Needs the extra `train`; nothing at the edge imports it."""
+"""Training variational auto-encoders with PyTorch.
+
+Needs the extra `train`, except for ``config``, from which the command line makes its options. Nothing at the edge
+imports it.
+"""
 
 from __future__ import annotations
 
@@ -6,5 +10,8 @@ from importlib.util import find_spec
 
 from vaekit.errors import MissingExtraError
 
-if missing := [name for name in ("torch", "safetensors", "sklearn") if find_spec(name) is None]:
-    raise MissingExtraError(f"this needs {', '.join(missing)}: pip install 'vaekit[train]'")
+
+def check_extra() -> None:
+    """Raise MissingExtraError where packages of the extra `train` are not installed."""
+    if missing := [name for name in ("torch", "safetensors", "sklearn") if find_spec(name) is None]:
+        raise MissingExtraError(f"this needs {', '.join(missing)}: pip install 'vaekit[train]'")

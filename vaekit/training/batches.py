@@ -13,17 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaekit.images.dataset import Images
-from vaekit.training.binarise import binarise_dynamic, binarise_fixed
-from vaekit.training.run import Config
+from vaekit.training.binarise import binarise_dynamic
+from vaekit.training.config import Config
+from vaekit.training.holdout import read_to_measure
 
 # Streams of random numbers apart from that of the order of the images, which has no number of its own.
 _BINARISE, _NOISE, _FLIP = 1, 2, 3
-
-
-def read_to_measure(images: Images, indices: NDArray[np.int64], config: Config) -> NDArray[np.uint8]:
-    """Images as they are measured: these are binarised once, so that figures can be compared, and not augmented."""
-    pixels = images.read(indices)
-    return pixels if config.binarize == "none" else binarise_fixed(pixels, indices)
 
 
 class Batches:
@@ -61,7 +56,7 @@ class Batches:
             random = np.random.default_rng((self._config.seed, step, _BINARISE))
             random.random((self._rows.start or 0, *self._config.image_shape))  # of the rows before these
             return self._augmented(step, binarise_dynamic(self._images.read(indices), random))
-        return self._augmented(step, read_to_measure(self._images, indices, self._config))
+        return self._augmented(step, read_to_measure(self._images, indices, self._config.binarize))
 
     def _augmented(self, step: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self._config.augment == "none":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from vaekit.errors import VaekitError
 from vaekit.maths import noise
-from vaekit.system.machine import usable_cpus
+from vaekit.maths.psnr import psnr
+from vaekit.training.device import share_threads, to_device
 from vaekit.training.networks import VAENetwork
-from vaekit.training.objective import Likelihood, draw_from, kl_gaussians, kl_standard_normal
+from vaekit.training.objective import TrainingLikelihood, draw_from, kl_gaussians, kl_standard_normal
 from vaekit.training.run import Run
-from vaekit.training.trainer import to_device
 
 ACTIVE_VARIANCE = 0.01
 """A latent dimension is active where Var_x(E_q[z_j]) is larger (Burda, Grosse and Salakhutdinov, 2016, section 5.2)."""
@@ -26,10 +26,7 @@ ACTIVE_VARIANCE = 0.01
 Read = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 """From numbers of images to pixels, uint8 (n, C, H, W)."""
 
-_JSON_KEYS = (
-    *("images", "elbo", "reconstruction", "kl", "nll", "nll_samples"),
-    *("active_units", "kl_per_dimension", "psnr", "mse", "sigma"),
-)
+_NOT_IN_JSON = {"json": False}
 _LEAST_MSE = 1e-10  # a PSNR of 100 dB, far past what 8-bit pixels hold: keeps perfect reconstructions finite
 _STRIDE = 2**40  # the noise's sample number of image i's draw k is k · _STRIDE + i: more images than anyone has
 
@@ -48,15 +45,17 @@ class Evaluation:
     nll: float
     """−log p̂(x), by importance sampling from q(z|x): in expectation no less than −log p(x)."""
     nll_samples: int
-    """Draws an image."""
+    """Draws per image."""
+    active_units: int | None
+    """The count of active dimensions; None for a single image, which has no variance."""
     kl_per_dimension: tuple[float, ...]
-    aggregate_kl: float
+    aggregate_kl: float = field(metadata=_NOT_IN_JSON)
     """KL of the Gaussian that has the mean and covariance of all codes together, from N(0, I).
 
     Of all distributions with these moments it lies nearest, so that no less of ``kl`` is spent on the codes as a whole
     not being distributed as the prior (Hoffman and Johnson, "ELBO surgery", 2016).
     """
-    mu_variance: tuple[float, ...]
+    mu_variance: tuple[float, ...] = field(metadata=_NOT_IN_JSON)
     """Var_x(E_q[z_j]) of each dimension."""
     psnr: float
     """dB, at z = mu."""
@@ -64,22 +63,22 @@ class Evaluation:
     """A pixel's mean squared error at z = mu."""
     sigma: float | None
     """Of the Gaussian likelihood, as the training froze it; None for Bernoulli."""
-    binary: bool
+    binary: bool = field(metadata=_NOT_IN_JSON)
     """Whether all pixels were 0 or 1."""
 
     @property
     def dead(self) -> tuple[int, ...]:
         """Numbers of the dimensions that are not active, from 0."""
-        return tuple(number for number, variance in enumerate(self.mu_variance) if variance <= ACTIVE_VARIANCE)
-
-    @property
-    def active_units(self) -> int | None:
-        """The count of active dimensions; None for a single image, which has no variance."""
-        return None if self.images < 2 else len(self.mu_variance) - len(self.dead)
+        return tuple(number for number, variance in enumerate(self.mu_variance) if not is_active(variance))
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as a JSON object."""
-        return {name: getattr(self, name) for name in _JSON_KEYS}
+        """Return the figures as a JSON object."""
+        return {known.name: getattr(self, known.name) for known in fields(self) if known.metadata != _NOT_IN_JSON}
+
+
+def is_active(mu_variance: float) -> bool:
+    """Whether a latent dimension whose posterior mean varies so much over images follows the image."""
+    return mu_variance > ACTIVE_VARIANCE
 
 
 @torch.inference_mode()
@@ -100,10 +99,10 @@ def evaluate(
     the samples. The figures do not depend on it: every draw of every image has its own noise, which follows the seed.
     ``progress`` is called with the images done and their total. Raises VaekitError where figures are not finite.
     """
-    torch.set_num_threads(usable_cpus())
+    share_threads()
     place = torch.device(device)
     run.network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-    likelihood = Likelihood(run.config.likelihood, math.prod(run.config.image_shape), run.variance)
+    likelihood = TrainingLikelihood(run.config.likelihood, run.config.pixels, run.variance)
     sums, binary = _Sums(run.config.latent), True
     for first in range(0, len(indices), batch_size):
         pixels = read(indices[first : first + batch_size])
@@ -112,12 +111,6 @@ def evaluate(
         sums.add(run.network, likelihood, to_device(pixels, place), draws)
         progress(first + len(pixels), len(indices))
     return sums.evaluation(len(indices), samples, run.variance, binary)
-
-
-def spread(count: int, limit: int | None) -> NDArray[np.int64]:
-    """Numbers of at most ``limit`` of so many images, int64, evenly spread: sources often come sorted by class."""
-    chosen = count if limit is None else min(count, limit)
-    return np.arange(chosen, dtype=np.int64) * count // chosen
 
 
 def _noise(seed: int, first: int, images: int, samples: int, dimensions: int, rows: int) -> Iterator[Tensor]:
@@ -134,11 +127,12 @@ class _Sums:
 
     def __init__(self, dimensions: int) -> None:
         zeros = torch.zeros(dimensions, dtype=torch.float64)
-        self.reconstruction = self.log_evidence = self.mse = self.psnr = zeros.sum()
+        self.reconstruction = self.log_evidence = self.mse = zeros.sum()
+        self.psnr = 0.0
         self.kl = self.mu = self.variance = zeros
         self.mu_products = torch.outer(zeros, zeros)
 
-    def add(self, network: VAENetwork, likelihood: Likelihood, image: Tensor, noise: Iterator[Tensor]) -> None:
+    def add(self, network: VAENetwork, likelihood: TrainingLikelihood, image: Tensor, noise: Iterator[Tensor]) -> None:
         """Add images (B, C, H, W), with the noise of all their draws."""
         mu, logvar = network.encoder(image)
         reconstruction, log_evidence = _estimates(network, likelihood, image, mu, logvar, noise)
@@ -147,7 +141,7 @@ class _Sums:
         self.reconstruction = self.reconstruction + reconstruction.sum()
         self.log_evidence = self.log_evidence + log_evidence.sum()
         self.mse = self.mse + mse.sum()
-        self.psnr = self.psnr - 10.0 * mse.clamp_min(_LEAST_MSE).log10().sum()
+        self.psnr += sum(map(psnr, mse.clamp_min(_LEAST_MSE).tolist()))
         self.kl = self.kl + kl_standard_normal(mu, logvar).sum(0)
         self.mu = self.mu + mu.sum(0)
         self.variance = self.variance + logvar.exp().sum(0)
@@ -161,6 +155,7 @@ class _Sums:
             raise VaekitError("the model's figures are not finite: its weights are damaged, train it again")
         mu_covariance = self.mu_products / images - torch.outer(mean, mean)
         covariance = mu_covariance + torch.diag(self.variance / images)  # law of total covariance
+        mu_variance = tuple(mu_covariance.diag().tolist())
         return Evaluation(
             images=images,
             elbo=reconstruction - kl.sum().item(),
@@ -168,10 +163,11 @@ class _Sums:
             kl=kl.sum().item(),
             nll=nll,
             nll_samples=samples,
+            active_units=None if images < 2 else sum(map(is_active, mu_variance)),
             kl_per_dimension=tuple(kl.tolist()),
             aggregate_kl=kl_gaussians(mean, covariance, torch.zeros_like(mean), torch.eye(len(mean)).double()).item(),
-            mu_variance=tuple(mu_covariance.diag().tolist()),
-            psnr=self.psnr.item() / images,
+            mu_variance=mu_variance,
+            psnr=self.psnr / images,
             mse=self.mse.item() / images,
             sigma=None if variance is None else math.sqrt(variance),
             binary=binary,
@@ -179,14 +175,19 @@ class _Sums:
 
 
 def _estimates(
-    network: VAENetwork, likelihood: Likelihood, image: Tensor, mu: Tensor, logvar: Tensor, noise: Iterator[Tensor]
+    network: VAENetwork,
+    likelihood: TrainingLikelihood,
+    image: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    noise: Iterator[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """E_q log p(x|z), and log p̂(x) = log 1/K Σ_k p(x, z_k) / q(z_k|x), each float64 (B,), over all draws."""
     total = torch.zeros(len(image), dtype=torch.float64)
     evidence, count = torch.full_like(total, -math.inf), 0
     for eps in noise:
         draws = draw_from(network, likelihood, image, mu, logvar, eps.to(image.device)).to_float64()
-        log_density = likelihood.log_density(draws.misfit)
+        log_density = likelihood.log_density(draws.reconstruction_error)
         total = total + log_density.sum(0)
         evidence = torch.logaddexp(evidence, torch.logsumexp(log_density + draws.log_ratio, 0))
         count += len(eps)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-DEFAULT_PRESET = "small"
+from vaekit.training.config import Config, PosteriorKind, PresetName
 
 _SMALLEST_SIDE = 4  # of the feature map between the convolutions and the hidden layer
 _LOGVAR_BOUND = 10.0  # standard deviations from 0.0067 to 148: keeps exp(logvar) finite whatever the input
@@ -28,7 +28,7 @@ class Preset(NamedTuple):
     """Units of the layer between the convolutions and the latent."""
 
 
-PRESETS = {
+PRESETS: dict[PresetName, Preset] = {
     "tiny": Preset((8, 16, 32), 64),
     "small": Preset((16, 32, 64), 128),
     "base": Preset((32, 64, 128), 256),
@@ -42,7 +42,11 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], latent: int, posterior: str = "diagonal", preset: str = DEFAULT_PRESET
+        self,
+        image_shape: tuple[int, int, int],
+        latent: int,
+        posterior: PosteriorKind = "diagonal",
+        preset: PresetName = Config.preset,
     ) -> None:
         super().__init__()
         self.latent, self.isotropic = latent, posterior == "isotropic"
@@ -65,7 +69,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The mean of p(x|z): z (B, d) → image (B, C, H, W) in [0, 1]."""
 
-    def __init__(self, image_shape: tuple[int, int, int], latent: int, preset: str = DEFAULT_PRESET) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], latent: int, preset: PresetName = Config.preset) -> None:
         super().__init__()
         channels, height, width = image_shape
         hidden, widths = PRESETS[preset].hidden, level_widths(height, width, preset)
@@ -89,10 +93,14 @@ class Decoder(nn.Module):
 
 
 class VAENetwork(nn.Module):
-    """The two halves together, as they are trained."""
+    """The encoder and the decoder together, as they are trained."""
 
     def __init__(
-        self, image_shape: tuple[int, int, int], latent: int, posterior: str = "diagonal", preset: str = DEFAULT_PRESET
+        self,
+        image_shape: tuple[int, int, int],
+        latent: int,
+        posterior: PosteriorKind = "diagonal",
+        preset: PresetName = Config.preset,
     ) -> None:
         super().__init__()
         self.image_shape, self.latent = image_shape, latent
@@ -105,7 +113,7 @@ def reparameterise(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
     return mu + torch.exp(0.5 * logvar) * eps
 
 
-def level_widths(height: int, width: int, preset: str = DEFAULT_PRESET) -> tuple[int, ...]:
+def level_widths(height: int, width: int, preset: PresetName = Config.preset) -> tuple[int, ...]:
     """Channels after each halving of an image of that size."""
     widths = PRESETS[preset].widths
     return tuple(widths[min(level, len(widths) - 1)] for level in range(_levels(height, width)))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaekit.training.config import Config, ObjectiveName, PixelLikelihood
 from vaekit.training.networks import VAENetwork, reparameterise
 
 VARIANCE_FLOOR = 1e-6
@@ -28,22 +29,25 @@ _EM_STEPS = 10  # towards the variance that IWAE's bound is highest at; with hun
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class TrainingLikelihood:
     """p(x|z), with the decoder's image as its mean."""
 
-    name: str
-    """``gaussian`` or ``bernoulli``."""
+    name: PixelLikelihood
     pixels: int
     """D = C·H·W, the numbers in an image."""
     variance: Tensor | float | None = None
     """Of the Gaussian, shared over pixels; None until it is fitted (``Objective.fitted``), and for Bernoulli."""
 
-    def log_density(self, misfit: Tensor) -> Tensor:
-        """log p(x|z) in nats, of any shape, from what ``Draws`` calls the misfit; a Gaussian needs its variance."""
+    def log_density(self, reconstruction_error: Tensor) -> Tensor:
+        """Return log p(x|z) in nats from ``Draws.reconstruction_error``, same shape; a Gaussian needs its variance."""
         if self.name == "bernoulli":
-            return -misfit
+            return -reconstruction_error
         assert self.variance is not None
-        return gaussian_log_likelihood(misfit, self.pixels, self.variance)
+        return gaussian_log_likelihood(reconstruction_error, self.pixels, self.variance)
+
+    def float_variance(self) -> float | None:
+        """Return the variance as a number, or None if there is none."""
+        return None if self.variance is None else float(self.variance)
 
 
 class Draws(NamedTuple):
@@ -57,21 +61,21 @@ class Draws(NamedTuple):
     """(S, B, d)."""
     log_ratio: Tensor
     """log p(z) − log q(z|x) in nats, (S, B)."""
-    misfit: Tensor
-    """(S, B): the squared error ‖x − mean‖² under a Gaussian likelihood, the cross-entropy in nats under Bernoulli."""
+    reconstruction_error: Tensor
+    """(S, B): the squared error ‖x − mean‖² of a Gaussian likelihood, the negative log-likelihood of Bernoulli."""
 
     @classmethod
     def joined(cls, parts: Sequence[Draws]) -> Draws:
-        """The draws of several batches of images, with equal S, as of one."""
-        mu, logvar, z, log_ratio, misfit = zip(*parts, strict=True)
-        return cls(torch.cat(mu), torch.cat(logvar), torch.cat(z, 1), torch.cat(log_ratio, 1), torch.cat(misfit, 1))
+        """Join the draws of several batches of images, with equal S, into one."""
+        mu, logvar, z, log_ratio, error = zip(*parts, strict=True)
+        return cls(torch.cat(mu), torch.cat(logvar), torch.cat(z, 1), torch.cat(log_ratio, 1), torch.cat(error, 1))
 
     def to_float64(self) -> Draws:
-        """The same as float64 on the CPU."""
+        """Return the same as float64 on the CPU."""
         return Draws(*(part.cpu().double() for part in self))
 
 
-class Terms(NamedTuple):
+class BatchTerms(NamedTuple):
     """The two terms of the ELBO, each (B,) in nats."""
 
     reconstruction: Tensor
@@ -87,7 +91,7 @@ class Terms(NamedTuple):
 class Objective:
     """What is maximised, averaged over a batch of images."""
 
-    name: str = "elbo"
+    name: ObjectiveName = "elbo"
     """``elbo``: reconstruction − beta·KL. ``iwae``: the importance-weighted bound. ``autoencoder``: the reconstruction
     alone, still at z = mu + sigma·eps: the ELBO without its KL. ``prior-only``: −KL alone."""
     samples: int = 1
@@ -102,7 +106,7 @@ class Objective:
     """Over the processes that share a batch equally. What is no sum over images is then that of the whole batch: the
     fitted variance and the free bits; so the mean of the processes' gradients is the whole batch's gradient."""
 
-    def fitted(self, likelihood: Likelihood, draws: Draws) -> Likelihood:
+    def fitted(self, likelihood: TrainingLikelihood, draws: Draws) -> TrainingLikelihood:
         """The likelihood with the variance that these draws make most likely, where it has none of its own.
 
         That is the E_q‖x − mean‖² / D that the ELBO is highest at or, for ``iwae``, the variance that its bound is. It
@@ -110,15 +114,15 @@ class Objective:
         """
         if likelihood.name == "bernoulli" or likelihood.variance is not None:
             return likelihood
-        misfit, log_ratio = draws.misfit.detach(), draws.log_ratio.detach()
+        error, log_ratio = draws.reconstruction_error.detach(), draws.log_ratio.detach()
         if self.name == "iwae":
-            return dataclasses.replace(
-                likelihood, variance=iwae_variance(misfit, log_ratio, likelihood.pixels, self.mean)
-            )
-        return dataclasses.replace(likelihood, variance=optimal_variance(misfit, likelihood.pixels, self.mean))
+            variance = iwae_variance(error, log_ratio, likelihood.pixels, self.mean)
+        else:
+            variance = optimal_variance(error, likelihood.pixels, self.mean)
+        return dataclasses.replace(likelihood, variance=variance)
 
-    def value(self, draws: Draws, likelihood: Likelihood, warmth: float = 1.0) -> Tensor:
-        """The mean over the batch in nats, a scalar; ``warmth`` in [0, 1] is the share of beta that is in force."""
+    def value(self, draws: Draws, likelihood: TrainingLikelihood, kl_weight: float = 1.0) -> Tensor:
+        """Return the mean over the batch in nats, a scalar; ``kl_weight`` in [0, 1] is the share of beta in force."""
         if self.name == "iwae":
             return iwae_bound(draws, likelihood).mean()
         kl = kl_standard_normal(draws.mu, draws.logvar).mean(0)  # (d,)
@@ -127,20 +131,34 @@ class Objective:
             kl = whole.clamp_min(self.free_bits)
         if self.name == "prior-only":
             return -kl.sum()
-        reconstruction = likelihood.log_density(draws.misfit).mean()
+        reconstruction = likelihood.log_density(draws.reconstruction_error).mean()
         if self.name == "autoencoder":
             return reconstruction
-        return reconstruction - warmth * self.beta * kl.sum()
+        return reconstruction - kl_weight * self.beta * kl.sum()
 
 
-def draw(network: VAENetwork, likelihood: Likelihood, image: Tensor, eps: Tensor) -> Draws:
+def objective_of(config: Config) -> Objective:
+    """Return what a training with these settings maximises."""
+    return Objective(config.objective, config.iwae_samples or config.mc_samples, config.beta, config.free_bits)
+
+
+def likelihood_of(config: Config, variance: float | None = None) -> TrainingLikelihood:
+    """Return p(x|z) under these settings, with the fitted ``variance`` where the settings do not fix one."""
+    if config.likelihood == "bernoulli":
+        variance = None
+    elif config.sigma is not None:
+        variance = config.sigma**2
+    return TrainingLikelihood(config.likelihood, config.pixels, variance)
+
+
+def draw(network: VAENetwork, likelihood: TrainingLikelihood, image: Tensor, eps: Tensor) -> Draws:
     """Draw z for images (B, C, H, W) in [0, 1] from noise eps (S, B, d) ~ N(0, I), and decode it."""
     mu, logvar = map(_full_precision, network.encoder(image))
     return draw_from(network, likelihood, image, mu, logvar, eps)
 
 
 def draw_from(
-    network: VAENetwork, likelihood: Likelihood, image: Tensor, mu: Tensor, logvar: Tensor, eps: Tensor
+    network: VAENetwork, likelihood: TrainingLikelihood, image: Tensor, mu: Tensor, logvar: Tensor, eps: Tensor
 ) -> Draws:
     """As ``draw``, for images that are encoded already, to mu and logvar (B, d)."""
     z = reparameterise(mu, logvar, eps)
@@ -148,7 +166,7 @@ def draw_from(
     logits = logits.reshape(*z.shape[:2], *image.shape[1:])  # (S, B, C, H, W)
     # log N(z | 0, I) − log N(z | mu, sigma²), whose constants cancel.
     log_ratio = 0.5 * (eps.square() + logvar - z.square()).sum(2)
-    return Draws(mu, logvar, z, log_ratio, misfit(likelihood, image, logits))
+    return Draws(mu, logvar, z, log_ratio, reconstruction_error(likelihood, image, logits))
 
 
 def _full_precision(tensor: Tensor) -> Tensor:
@@ -156,26 +174,26 @@ def _full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def misfit(likelihood: Likelihood, image: Tensor, logits: Tensor) -> Tensor:
-    """What ``Draws`` calls the misfit, of images (B, C, H, W) and logits (S, B, C, H, W): (S, B)."""
+def reconstruction_error(likelihood: TrainingLikelihood, image: Tensor, logits: Tensor) -> Tensor:
+    """Return ``Draws.reconstruction_error`` (S, B) of images (B, C, H, W) and logits (S, B, C, H, W)."""
     if likelihood.name == "bernoulli":
         return -bernoulli_log_likelihood(image.expand_as(logits), logits)
     return (torch.sigmoid(logits) - image).square().flatten(2).sum(2)
 
 
-def elbo_terms(draws: Draws, likelihood: Likelihood) -> Terms:
-    """The ELBO's terms, the reconstruction averaged over the draws and the KL in closed form."""
-    reconstruction = likelihood.log_density(draws.misfit).mean(0)
-    return Terms(reconstruction, kl_standard_normal(draws.mu, draws.logvar).sum(1))
+def terms_of(draws: Draws, likelihood: TrainingLikelihood) -> BatchTerms:
+    """Return the ELBO's terms, the reconstruction averaged over the draws and the KL in closed form."""
+    reconstruction = likelihood.log_density(draws.reconstruction_error).mean(0)
+    return BatchTerms(reconstruction, kl_standard_normal(draws.mu, draws.logvar).sum(1))
 
 
-def iwae_bound(draws: Draws, likelihood: Likelihood) -> Tensor:
+def iwae_bound(draws: Draws, likelihood: TrainingLikelihood) -> Tensor:
     """The bound E[log 1/K Σ_k p(x, z_k) / q(z_k|x)] ≤ log p(x) of K draws, in nats, (B,).
 
     (Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016, equation 8. Its gradient, through the
     log-sum-exp, weighs the draws as their equation 14.) It rises with K; at K = 1 its mean is the ELBO's.
     """
-    log_weights = likelihood.log_density(draws.misfit) + draws.log_ratio
+    log_weights = likelihood.log_density(draws.reconstruction_error) + draws.log_ratio
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 

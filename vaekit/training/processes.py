@@ -2,7 +2,7 @@
 
 They are what ``torchrun`` or ``accelerate launch`` starts. Plain ``torch.distributed`` does it, not a wrapped model:
 the variance of the Gaussian likelihood must be averaged over all processes between the forward and the backward pass,
-and encoder and decoder are called one without the other, which wrappers that hook into ``forward`` do not see.
+and encoder and decoder are called separately, which wrappers that hook into ``forward`` do not see.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from vaekit.errors import VaekitError
+from vaekit.errors import UsageError, VaekitError
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """This process among those that train together; alone by default."""
 
     rank: int = 0
@@ -33,12 +33,17 @@ class Team:
         return self.rank == 0
 
     def rows(self, batch: int) -> slice:
-        """This process's rows of a batch, whose size is a multiple of the team's."""
+        """Return this process's rows of a batch. Raise UsageError if the group cannot share it equally."""
+        if batch % self.size or batch // self.size < 2:
+            raise UsageError(
+                f"a batch of {batch} cannot be shared equally by {self.size} processes, two images or more to each: "
+                "choose another --batch-size"
+            )
         share = batch // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean of a tensor over the processes, without a gradient."""
+        """Return the mean of a tensor over the processes, without a gradient."""
         if self.size == 1:
             return tensor
         shared = tensor.detach().clone()
@@ -57,7 +62,7 @@ class Team:
             tensor.detach().copy_(mean.view(tensor.shape))
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether it is so for one of the processes. Waits for the device."""
+        """Whether ``flag`` is true in any of the processes. Waits for the device."""
         if self.size == 1:
             return flag
         count = torch.tensor(float(flag), device=device)
@@ -65,7 +70,7 @@ class Team:
         return bool(count > 0)
 
     def from_first(self, number: int, device: torch.device) -> int:
-        """The first process's number. Waits for the device."""
+        """Return the first process's number. Waits for the device."""
         if self.size == 1:
             return number
         shared = torch.tensor(number, device=device)
@@ -73,20 +78,20 @@ class Team:
         return int(shared)
 
     def wait(self) -> None:
-        """Wait until all processes have come here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             distributed.barrier()
 
 
 @contextmanager
-def join_team(device: str) -> Iterator[tuple[Team, str]]:
-    """The team that this process was started into, and its own device of the kind ``device``.
+def join_process_group(device: str) -> Iterator[tuple[ProcessGroup, str]]:
+    """Join the processes that this one was started with; yield the group, and this process's own device.
 
-    Raises VaekitError where the processes do not find each other.
+    ``device`` is its kind. Raises VaekitError if the processes cannot connect.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size < 2:
-        yield Team(), device
+        yield ProcessGroup(), device
         return
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -94,9 +99,9 @@ def join_team(device: str) -> Iterator[tuple[Team, str]]:
     try:
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise VaekitError(f"the {size} processes do not find each other: {error}") from error
+        raise VaekitError(f"could not form a process group of {size}: {error}") from error
     try:
         beside = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
-        yield Team(distributed.get_rank(), distributed.get_world_size(), beside), device
+        yield ProcessGroup(distributed.get_rank(), distributed.get_world_size(), beside), device
     finally:
         distributed.destroy_process_group()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,105 +18,15 @@ from safetensors.torch import save
 
 from vaekit.errors import RunError
 from vaekit.maths.prior import Mixture
-from vaekit.system.files import check_writable, replacing_file, write_text
+from vaekit.system.files import check_writable, replacing_file
 from vaekit.system.npz import NPZ_ERRORS
 from vaekit.training.checkpoint import CHECKPOINT
-from vaekit.training.networks import DEFAULT_PRESET, PRESETS, VAENetwork
-from vaekit.training.tracking import TRACKERS
+from vaekit.training.config import CONFIG, Config, load_config
+from vaekit.training.networks import VAENetwork
 
-MODEL, CONFIG, METRICS, HOLDOUT, PREVIEWS = (
-    "model.safetensors",
-    "config.json",
-    "metrics.jsonl",
-    "holdout.npz",
-    "previews",
-)
-FORMAT_VERSION = 2
-CHECKPOINT_EVERY = 200
+MODEL, METRICS, HOLDOUT, PREVIEWS = "model.safetensors", "metrics.jsonl", "holdout.npz", "previews"
 
-_CHOICES = {
-    "preset": tuple(PRESETS),
-    "likelihood": ("gaussian", "bernoulli"),
-    "posterior": ("diagonal", "isotropic"),
-    "objective": ("elbo", "iwae", "autoencoder", "prior-only"),
-    "binarize": ("none", "fixed", "dynamic"),
-    "augment": ("none", "flip"),
-    "device": ("cpu", "cuda", "mps"),
-    "precision": ("fp32", "bf16", "fp16"),
-    "track": (None, *TRACKERS),
-}
-_LEAST = {  # of whole numbers
-    "channels": 1,
-    "height": 8,
-    "width": 8,
-    "latent": 1,
-    "steps": 1,
-    "batch_size": 2,
-    "seed": 0,
-    "mc_samples": 1,
-    "iwae_samples": 1,
-    "checkpoint_every": 1,
-}
-_ABOVE_ZERO, _NOT_BELOW_ZERO = ("lr", "sigma", "max_minutes"), ("beta", "beta_warmup", "free_bits")
-_OPTIONAL = ("sigma", "max_minutes")
 _PRIOR_KEYS = ("prior.weights", "prior.means", "prior.cholesky")
-
-
-@dataclass(frozen=True)
-class Config:
-    """config.json: what reproduces a run."""
-
-    source: str
-    channels: int
-    height: int
-    width: int
-    latent: int
-    likelihood: str
-    """``gaussian`` or ``bernoulli``."""
-    sigma: float | None
-    """Of the Gaussian; None where it is fitted (``--sigma optimal``)."""
-    beta: float
-    steps: int
-    batch_size: int
-    lr: float
-    """The learning rate at its peak."""
-    seed: int
-    preset: str = DEFAULT_PRESET
-    """The network's size: ``tiny``, ``small`` or ``base``."""
-    posterior: str = "diagonal"
-    """``diagonal`` or ``isotropic``."""
-    objective: str = "elbo"
-    """``elbo``, ``iwae``, ``autoencoder`` or ``prior-only``."""
-    mc_samples: int = 1
-    """Draws of z an image, over which the reconstruction is averaged."""
-    iwae_samples: int | None = None
-    """Draws of z in IWAE's bound; None for the other objectives."""
-    beta_warmup: float = 0.0
-    """Share of the steps over which the KL's weight rises from 0 to beta."""
-    free_bits: float = 0.0
-    """Nats that each dimension's KL counts at least."""
-    binarize: str = "none"
-    """``none``, ``fixed`` or ``dynamic``."""
-    val: str | None = None
-    """The share of the source that is held out, or a source of its own; None for the usual share."""
-    augment: str = "none"
-    """``none``, or ``flip``: left and right are swapped in half of the images, anew each time they are seen."""
-    max_minutes: float | None = None
-    """The length, while it is not yet known how many steps that is."""
-    checkpoint_every: int = CHECKPOINT_EVERY
-    """Steps between two checkpoints; results do not depend on it."""
-    device: str = "cpu"
-    """Where it was trained: ``cpu``, ``cuda`` or ``mps``."""
-    precision: str = "fp32"
-    """What the networks compute in while training: ``fp32``, ``bf16`` or ``fp16``."""
-    track: str | None = None
-    """The experiment tracker: ``tensorboard``, ``wandb`` or ``mlflow``."""
-    format_version: int = FORMAT_VERSION
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return self.channels, self.height, self.width
 
 
 @dataclass(frozen=True)
@@ -146,7 +53,7 @@ def is_run(path: Path) -> bool:
     return isinstance(document, dict) and "format_version" in document
 
 
-def check_target(path: Path, overwrite: bool) -> None:
+def check_run_target(path: Path, overwrite: bool) -> None:
     """Raise RunError where a run cannot be written to ``path``, before any work is done."""
     if is_run(path) and not overwrite:
         raise RunError(
@@ -200,11 +107,6 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def save_config(path: Path, config: Config) -> None:
-    """Write config.json."""
-    write_text(path / CONFIG, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def save_model(
@@ -269,69 +171,6 @@ def load_holdout(run: Run) -> NDArray[np.uint8]:
     if images.dtype != np.uint8 or images.shape[1:] != run.config.image_shape or not len(images):
         raise RunError(f"{path} holds {images.dtype} {images.shape}, which does not fit {run.path / CONFIG}")
     return images
-
-
-def load_config(path: Path) -> Config:
-    """Read a run's config.json. Raises RunError where the folder is no run, or the file is damaged or newer."""
-    if not path.exists():
-        raise RunError(f"there is no run at {path}: `vaekit train -o {path}` makes one")
-    if not (path / CONFIG).is_file():
-        raise RunError(f"{path} is not a run: it has no {CONFIG}. `vaekit train -o RUN` makes one.")
-    try:
-        return Config(**read_settings(path / CONFIG))
-    except TypeError as error:
-        raise RunError(f"{path / CONFIG} is damaged: {error}") from error
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Values of the fields of Config, as a file like config.json has them; it need not have all.
-
-    Raises RunError where the file cannot be read, was written by a newer vaekit, or has unknown or impossible values.
-    """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if settings.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
-            raise RunError(f"{path} was written by a newer vaekit: upgrade this one (pip install -U vaekit)")
-        if settings.get("format_version", FORMAT_VERSION) < FORMAT_VERSION:
-            raise RunError(f"{path} was written by an older vaekit, with networks that this one has not: train again")
-        _check_names(settings)
-        _check_values(settings)
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {error}") from error
-    return settings  # type: ignore[no-any-return]  # checked above
-
-
-def _check_names(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError for a setting that there is none of."""
-    known = [field.name for field in dataclasses.fields(Config)]
-    for name in settings:
-        if name not in known:
-            (nearest,) = difflib.get_close_matches(name, known, 1, cutoff=0.0)
-            raise ValueError(f"there is no setting {name!r}; the nearest is {nearest!r}")
-
-
-def _check_values(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError for values that no training has: config.json is a file that people edit."""
-    for name, bound in _LEAST.items():
-        value = settings.get(name, bound)
-        if name == "iwae_samples" and value is None and settings.get("objective") != "iwae":
-            continue
-        if type(value) is not int or value < bound:
-            raise ValueError(f"{name} must be a whole number from {bound}, not {value!r}")
-    for name in (*_ABOVE_ZERO, *_NOT_BELOW_ZERO):
-        value = settings.get(name, 1.0)
-        if value is None and name in _OPTIONAL:
-            continue
-        if type(value) not in (int, float) or not 0 <= value < math.inf or (value == 0 and name in _ABOVE_ZERO):
-            raise ValueError(f"{name} must be a positive number, not {value!r}")
-    for name, choices in _CHOICES.items():
-        if name in settings and settings[name] not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {settings[name]!r}")
-    for name in ("source", "val"):
-        if not isinstance(settings.get(name) or "", str):
-            raise ValueError(f"{name} must be text, not {settings[name]!r}")
 
 
 def _first_line(error: Exception) -> str:

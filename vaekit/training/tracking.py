@@ -10,8 +10,6 @@ from typing import Any
 
 from vaekit.errors import MissingExtraError, VaekitError
 
-TRACKERS = ("tensorboard", "wandb", "mlflow")
-
 Track = Callable[[Mapping[str, float], int], None]
 """Called with figures by their names, and the step."""
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vaekit.errors import SourceError
+from vaekit.training import check_extra
+from vaekit.training.config import Binarize
 from vaekit_cli.commands.train import DEFAULT_RUN
-from vaekit_cli.console import command_line, no_bar, speaker, stderr
+from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.options import JsonOption, QuietOption, parse_size
-from vaekit_cli.training_options import SOURCE_HELP, Binarize, Device, DeviceOption, read_source
+from vaekit_cli.training_options import SOURCE_HELP, DeviceOption, read_source
 
 if TYPE_CHECKING:
+    from vaekit.training.config import Config
     from vaekit.training.evaluation import Evaluation, Read
-    from vaekit.training.run import Config, Run
+    from vaekit.training.run import Run
 
 
 def evaluate(
@@ -39,28 +41,29 @@ def evaluate(
         typer.Option(help="Draw pixels 0 or 1: once and for all, or by --seed.", show_default="as in training"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of the draws; they are the same each time.")] = 0,
-    device: DeviceOption = Device.AUTO,
+    device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through a network at a time.")] = 250,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Measure a run's bounds, its likelihood, and what each latent dimension carries, on images it has not seen."""
     image_size = parse_size(size)
+    check_extra()
 
+    from vaekit.training.device import choose_device
     from vaekit.training.evaluation import evaluate as measure
-    from vaekit.training.evaluation import spread
+    from vaekit.training.holdout import spread
     from vaekit.training.run import load_run
-    from vaekit.training.trainer import choose_device
 
     silent = quiet or as_json
     say = speaker(silent)
     trained = load_run(run)
-    chosen_device = choose_device(device.value)
+    chosen_device = choose_device(device)
     name, count, read = _open_images(trained, source, image_size, silent)
-    mode = Binarize(trained.config.binarize) if binarize is None else binarize
+    mode = trained.config.binarize if binarize is None else binarize
     indices = spread(count, limit)
     say(f"{run} on {name}: {len(indices):,} images, {iwae_samples} draws of z each, on {chosen_device}")
-    with _progress_bar(silent) as progress:
+    with progress_bar("evaluating", None, silent) as progress:
         figures = measure(
             trained,
             _binarised(read, mode, seed),
@@ -119,21 +122,12 @@ def _binarised(read: Read, mode: Binarize, seed: int) -> Read:
 
     from vaekit.training.binarise import binarise_dynamic, binarise_fixed
 
-    if mode is Binarize.FIXED:
+    if mode == "fixed":
         return lambda indices: binarise_fixed(read(indices), indices)
-    if mode is Binarize.DYNAMIC:
+    if mode == "dynamic":
         generator = np.random.default_rng(seed)
         return lambda indices: binarise_dynamic(read(indices), generator)
     return read
-
-
-@contextmanager
-def _progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import Progress
-
-    with Progress(console=stderr(), transient=True, disable=no_bar(quiet)) as bar:
-        task = bar.add_task("evaluating", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _rows(figures: Evaluation) -> list[tuple[str, str]]:

@@ -1,0 +1,151 @@
+"""The settings: what they allow, and config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vaekit.errors import RunError
+from vaekit.training.config import (
+    CONFIG,
+    Config,
+    load_config,
+    objective_defaults,
+    read_settings,
+    requirement,
+    save_config,
+    setting_of,
+)
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_config: MakeConfig) -> Path:
+    """A folder with a config.json alone."""
+    save_config(tmp_path, make_config())
+    return tmp_path
+
+
+def change_config(run: Path, **changes: Any) -> None:
+    document = json.loads((run / CONFIG).read_text())
+    (run / CONFIG).write_text(json.dumps(document | changes))
+
+
+def refused(load: Callable[[], object], *words: str) -> None:
+    """Loading raises RunError with one line that holds each of the words."""
+    with pytest.raises(RunError) as caught:
+        load()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_settings_come_back(run: Path, make_config: MakeConfig) -> None:
+    assert load_config(run) == make_config()
+
+
+def test_a_newer_format_asks_for_an_upgrade(run: Path) -> None:
+    change_config(run, format_version=99)
+    refused(lambda: load_config(run), str(run), "newer", "pip install -U vaekit")
+
+
+def test_an_older_format_asks_to_train_again(run: Path) -> None:
+    change_config(run, format_version=1)
+    refused(lambda: load_config(run), str(run), "older", "train again")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 2}', '{"format_version": "x"}', "\ud800"])
+def test_a_damaged_config_is_named(run: Path, text: str) -> None:
+    (run / CONFIG).write_bytes(text.encode("utf-8", "surrogatepass"))
+    refused(lambda: load_config(run), str(run / CONFIG), "damaged")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"unknown": 1}, {"latent": "two"}, {"latent": -1}, {"height": None}, {"channels": [3]}),
+        *({"posterior": "full"}, {"objective": "gan"}, {"objective": "iwae"}, {"objective": "iwae", "iwae_samples": 0}),
+        *({"mc_samples": 0}, {"free_bits": -1}, {"beta_warmup": "slow"}, {"binarize": "twice"}, {"binarize": []}),
+    ],
+)
+def test_a_config_with_values_that_are_none_is_named(run: Path, changes: dict[str, Any]) -> None:
+    change_config(run, **changes)
+    refused(lambda: load_config(run), str(run / CONFIG))
+
+
+@pytest.mark.parametrize("name", ["latent", "lr", "sigma", "source"])
+def test_a_config_without_a_setting_that_all_have_is_named(run: Path, name: str) -> None:
+    document = json.loads((run / CONFIG).read_text())
+    del document[name]
+    (run / CONFIG).write_text(json.dumps(document))
+    refused(lambda: load_config(run), str(run / CONFIG), "damaged", name)
+
+
+@pytest.mark.parametrize("name", ["preset", "val", "checkpoint_every", "track"])
+def test_an_old_config_without_a_later_setting_has_its_default(run: Path, make_config: MakeConfig, name: str) -> None:
+    document = json.loads((run / CONFIG).read_text())
+    del document[name]
+    (run / CONFIG).write_text(json.dumps(document))
+    assert load_config(run) == make_config()
+
+
+def test_a_file_may_have_some_settings_only(tmp_path: Path) -> None:
+    (tmp_path / "some.json").write_text('{"latent": 3}')
+    assert read_settings(tmp_path / "some.json") == {"latent": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("latent", 1, None),
+        ("latent", 0, "a whole number from 1"),
+        ("latent", True, "a whole number from 1"),
+        ("latent", 2.0, "a whole number from 1"),
+        ("seed", 2**64 - 1, None),
+        ("seed", 2**64, "a whole number from 0 to 18446744073709551615"),
+        ("lr", 0.1, None),
+        ("lr", 1, None),
+        ("lr", 0, "positive"),
+        ("lr", float("nan"), "positive"),
+        ("beta", 0.0, None),
+        ("beta", float("inf"), "0 or more"),
+        ("free_bits", "much", "0 or more"),
+        ("sigma", None, None),
+        ("sigma", -0.1, "positive"),
+        ("posterior", "full", "one of diagonal, isotropic"),
+        ("track", None, None),
+        ("track", "paper", "one of tensorboard, wandb, mlflow"),
+        ("val", None, None),
+        ("val", 0.1, "text"),
+        ("source", None, "text"),
+    ],
+)
+def test_what_a_setting_must_be_follows_from_its_type_and_range(name: str, value: object, needed: str | None) -> None:
+    assert requirement(name, value) == needed
+
+
+def test_every_default_is_one_that_its_setting_allows() -> None:
+    for known in dataclasses.fields(Config):
+        if known.default is not dataclasses.MISSING:
+            assert requirement(known.name, known.default) is None, known.name
+
+
+def test_an_objective_gives_settings_that_belong_to_it_their_defaults() -> None:
+    assert objective_defaults("elbo") == {}
+    assert objective_defaults("autoencoder") == {"beta": 0.0}
+    (name,) = objective_defaults("iwae")
+    assert setting_of(name).objectives == ("iwae",)
+
+
+def test_the_settings_need_neither_pytorch_nor_numpy() -> None:
+    check = "import sys, vaekit.training.config; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "[]\n"

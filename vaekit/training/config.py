@@ -1,0 +1,292 @@
+"""The settings of a training: types, ranges, defaults and help texts, and config.json, which records them.
+
+`vaekit train` makes its options from these fields. This module imports neither PyTorch nor NumPy, so that the command
+line stays quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from vaekit.errors import RunError
+from vaekit.system.files import write_text
+
+CONFIG = "config.json"
+FORMAT_VERSION = 2
+
+IWAE_SAMPLES = 8
+"""The default of ``iwae_samples`` under the objective ``iwae``."""
+HOLDOUT_IMAGES = 1000
+"""At most this many images are measured."""
+
+PresetName = Literal["tiny", "small", "base"]
+PosteriorKind = Literal["diagonal", "isotropic"]
+PixelLikelihood = Literal["gaussian", "bernoulli"]
+ObjectiveName = Literal["elbo", "iwae", "autoencoder", "prior-only"]
+Binarize = Literal["none", "fixed", "dynamic"]
+Augment = Literal["none", "flip"]
+Device = Literal["cpu", "cuda", "mps"]
+DeviceChoice = Literal["auto", Device]
+TrainingPrecision = Literal["fp32", "bf16", "fp16"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field of Config allows beside its type, and how its option in `vaekit train` presents it."""
+
+    help: str = ""
+    """Help text of the option; a field without one has no option of its own."""
+    metavar: str | None = None
+    shown: str = ""
+    """Default as the help shows it, with ``{}`` for the field's own: the option itself is then empty by default."""
+    objectives: tuple[ObjectiveName, ...] = ()
+    """Objectives that the option may be given with; empty for all. Such an option is empty by default, too."""
+    least: float | None = None
+    most: int | None = None
+    above_zero: bool = False
+    share: bool = False
+    """Whether the option is a share above 0 and up to 1; a field that is 0 is off."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether the option has no value where it is not given."""
+        return bool(self.shown or self.objectives)
+
+
+def _setting(help: str = "", **details: Any) -> dict[str, Setting]:  # noqa: A002 — as typer has it
+    return {"setting": Setting(help, **details)}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings that reproduce a run."""
+
+    source: str
+    """The images, as the user named them."""
+    channels: int = field(metadata=_setting(least=1))
+    """1 or 3."""
+    height: int = field(metadata=_setting(least=8))
+    """In pixels, after resizing."""
+    width: int = field(metadata=_setting(least=8))
+    """In pixels, after resizing."""
+    latent: int = field(default=16, metadata=_setting("Dimensions of the latent.", least=1))
+    """d."""
+    preset: PresetName = field(default="small", metadata=_setting("How large the network is."))
+    """A key of ``vaekit.training.networks.PRESETS``."""
+    posterior: PosteriorKind = field(
+        default="diagonal", metadata=_setting("q(z|x): a variance for each dimension, or one for all.")
+    )
+    """q(z|x)."""
+    likelihood: PixelLikelihood = field(default="gaussian", metadata=_setting("p(x|z)."))
+    """p(x|z)."""
+    sigma: float | None = field(default=None, metadata=_setting(above_zero=True))
+    """Standard deviation of the Gaussian likelihood; None where it is fitted (``--sigma optimal``)."""
+    objective: ObjectiveName = field(
+        default="elbo",
+        metadata=_setting("elbo; iwae, its importance-weighted kin; the reconstruction alone; or the KL alone."),
+    )
+    """What is maximised."""
+    beta: float = field(
+        default=1.0, metadata=_setting("Weight of the ELBO's KL.", shown="{:g}", objectives=("elbo",), least=0.0)
+    )
+    """Weight of the KL; 0 for the objective ``autoencoder``."""
+    beta_warmup: float = field(
+        default=0.0,
+        metadata=_setting(
+            "Share of the steps, to 1, over which the KL's weight rises from 0.",
+            metavar="SHARE",
+            objectives=("elbo",),
+            least=0.0,
+            share=True,
+        ),
+    )
+    """Share of the steps over which the KL's weight rises from 0 to beta."""
+    free_bits: float = field(
+        default=0.0,
+        metadata=_setting("A floor on each dimension's KL.", metavar="NATS", objectives=("elbo",), least=0.0),
+    )
+    """Nats below which a dimension's KL, averaged over a batch, does not count as lower."""
+    mc_samples: int = field(
+        default=1,
+        metadata=_setting(
+            "Draws of z per image and step.", metavar="L", shown="{}", objectives=("elbo", "autoencoder"), least=1
+        ),
+    )
+    """Draws of z per image, over which the reconstruction is averaged."""
+    iwae_samples: int | None = field(
+        default=None,
+        metadata=_setting(
+            "Draws of z in the IWAE bound.", metavar="K", shown=f"{IWAE_SAMPLES}", objectives=("iwae",), least=1
+        ),
+    )
+    """Draws of z per image in the IWAE bound; None for the other objectives."""
+    binarize: Binarize = field(
+        default="none",
+        metadata=_setting("Draw pixels 0 or 1 with their grey as probability: once, or each time seen."),
+    )
+    """Whether grey values are probabilities that pixels are drawn from: once, or each time an image is seen."""
+    augment: Augment = field(default="none", metadata=_setting("flip: swap left and right in half of the images."))
+    """With ``flip``, a random half of the images is mirrored, chosen anew each time they are seen."""
+    val: str | None = field(
+        default=None,
+        metadata=_setting("Images to measure.", metavar="SHARE|SOURCE", shown=f"a tenth, at most {HOLDOUT_IMAGES}"),
+    )
+    """The share of the source that is held out, or a source of its own; None for the default share."""
+    steps: int = field(default=2400, metadata=_setting("Length in batches.", shown="{}", least=1))
+    """Length in batches; not yet final while ``max_minutes`` is set."""
+    max_minutes: float | None = field(default=None, metadata=_setting("Length of the whole command.", above_zero=True))
+    """The time limit, until training has found out how many steps that is."""
+    batch_size: int = field(default=128, metadata=_setting("Images a step.", shown="{}, or all if fewer", least=2))
+    """Images a step, over all processes together."""
+    lr: float = field(default=1e-2, metadata=_setting("Learning rate at its peak.", above_zero=True))
+    """Learning rate at its peak (``vaekit.training.schedule.learning_rate``)."""
+    seed: int = field(default=0, metadata=_setting("The same seed gives the same model.", least=0, most=2**64 - 1))
+    """Of all random numbers: the network's first weights, batches, noise, the held-out split."""
+    device: Device = "cpu"
+    """Where PyTorch computed."""
+    precision: TrainingPrecision = field(
+        default="fp32", metadata=_setting("What the networks compute in while training; figures are float32's.")
+    )
+    """What the networks compute in while training; the weights are float32."""
+    track: Tracker | None = field(default=None, metadata=_setting("Also send the figures to an experiment tracker."))
+    """The experiment tracker, if any."""
+    checkpoint_every: int = field(
+        default=200,
+        metadata=_setting("Steps between two checkpoints, which --resume goes on from.", metavar="STEPS", least=1),
+    )
+    """Steps between two checkpoints; results do not depend on it."""
+    format_version: int = FORMAT_VERSION
+    """Of config.json and the run."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
+    @property
+    def pixels(self) -> int:
+        """D = C·H·W, the numbers in an image."""
+        return math.prod(self.image_shape)
+
+
+_ALWAYS_WRITTEN = (
+    *("source", "channels", "height", "width", "latent", "likelihood", "sigma", "beta", "steps", "batch_size"),
+    *("lr", "seed"),
+)
+"""Settings that every config.json of format 2 has; the others were added later and may be missing from old files."""
+
+
+def setting_of(name: str) -> Setting:
+    """Return what the field of that name allows and how its option presents it."""
+    (metadata,) = (known.metadata for known in dataclasses.fields(Config) if known.name == name)
+    setting: Setting = metadata.get("setting", Setting())
+    return setting
+
+
+@functools.cache
+def types_of_settings() -> Mapping[str, Any]:
+    """Return the type of each field by name."""
+    return get_type_hints(Config)
+
+
+def objective_defaults(objective: ObjectiveName) -> dict[str, Any]:
+    """Return the settings whose defaults follow from the objective, where these are not the fields' own."""
+    if objective == "iwae":
+        return {"iwae_samples": IWAE_SAMPLES}
+    return {"beta": 0.0} if objective == "autoencoder" else {}
+
+
+def requirement(name: str, value: object) -> str | None:
+    """Return what the setting of that name must be, such as ``positive``, if ``value`` is not; else None."""
+    kind, setting = types_of_settings()[name], setting_of(name)
+    if type(None) in get_args(kind):
+        if value is None:
+            return None
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return None if value in choices else f"one of {', '.join(choices)}"
+    if kind is int:
+        return _whole_number_requirement(setting, value)
+    if kind is float:
+        return _number_requirement(setting, value)
+    return None if isinstance(value, str) else "text"
+
+
+def _whole_number_requirement(setting: Setting, value: object) -> str | None:
+    least, most = setting.least or 0, setting.most or math.inf
+    if type(value) is int and least <= value <= most:
+        return None
+    return f"a whole number from {least}" + ("" if setting.most is None else f" to {most}")
+
+
+def _number_requirement(setting: Setting, value: object) -> str | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    if is_number and (value or not setting.above_zero):
+        return None
+    return "positive" if setting.above_zero else "0 or more"
+
+
+def save_config(run: Path, config: Config) -> None:
+    """Write a run's config.json."""
+    write_text(run / CONFIG, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def load_config(run: Path) -> Config:
+    """Read a run's config.json. Raise RunError for a folder that is not a run, or a damaged or newer file."""
+    if not run.exists():
+        raise RunError(f"there is no run at {run}: `vaekit train -o {run}` makes one")
+    if not (run / CONFIG).is_file():
+        raise RunError(f"{run} is not a run: it has no {CONFIG}. `vaekit train -o RUN` makes one.")
+    settings = read_settings(run / CONFIG)
+    if missing := [name for name in _ALWAYS_WRITTEN if name not in settings]:
+        raise RunError(f"{run / CONFIG} is damaged: it has no {', '.join(missing)}")
+    return Config(**settings)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read settings from a file like config.json, which need not have all of them.
+
+    Raises RunError if the file cannot be read, was written by another version, or has unknown or impossible settings.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
+            raise RunError(f"{path} was written by a newer vaekit: upgrade this one (pip install -U vaekit)")
+        if settings.get("format_version", FORMAT_VERSION) < FORMAT_VERSION:
+            raise RunError(f"{path} was written by an older vaekit with other networks: train again")
+        _check_names(settings)
+        _check_values(settings)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    return settings  # type: ignore[no-any-return]  # checked above
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for an unknown setting."""
+    known = [known.name for known in dataclasses.fields(Config)]
+    for name in settings:
+        if name not in known:
+            import difflib
+
+            (nearest,) = difflib.get_close_matches(name, known, 1, cutoff=0.0)
+            raise ValueError(f"there is no setting {name!r}; the nearest is {nearest!r}")
+
+
+def _check_values(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for values that a setting cannot have: people edit config.json."""
+    for name, value in settings.items():
+        if needed := requirement(name, value):
+            raise ValueError(f"{name} must be {needed}, not {value!r}")
+    if settings.get("objective") == "iwae" and settings.get("iwae_samples", IWAE_SAMPLES) is None:
+        raise ValueError("the objective 'iwae' needs iwae_samples, a whole number from 1, not None")

@@ -1,0 +1,148 @@
+"""One step of learning: from a batch to better weights; and what the weights are worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vaekit.errors import UsageError
+from vaekit.training.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
+from vaekit.training.config import Config
+from vaekit.training.device import move, to_device, torch_seed
+from vaekit.training.networks import VAENetwork
+from vaekit.training.objective import Draws, TrainingLikelihood, draw, likelihood_of, objective_of, terms_of
+from vaekit.training.processes import ProcessGroup
+
+EVALUATION_BATCH = 250
+"""Images decoded at a time while evaluating."""
+
+_VARIANCE_DECAY = 0.98  # of the running variance, a step
+_GRADIENT_NORM = 1e5  # cuts only what would throw the weights far off
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner:
+    """A network with its optimiser and the statistics that it gathers while it learns."""
+
+    def __init__(self, config: Config, network: VAENetwork, device: torch.device, group: ProcessGroup) -> None:
+        self.config, self.device, self.group = config, device, group
+        self.objective, self.likelihood = objective_of(config), likelihood_of(config)
+        self.shared_objective = dataclasses.replace(self.objective, mean=group.mean)  # of a batch that all share
+        self.network = network
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
+        self.optimiser = torch.optim.AdamW(network.parameters(), config.lr, fused=device.type != "mps")
+        if config.precision == "fp16" and device.type == "mps":
+            raise UsageError("--precision fp16 needs gradient scaling, which PyTorch does not support on mps: use bf16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.variance = torch.zeros((), device=device)
+        """Running mean over batches of the Gaussian's fitted variance, for validation."""
+        self.diverged = torch.full((), -1, device=device)
+        """The first step whose loss or gradient was not finite; -1 so far."""
+
+    def step(
+        self, step: int, pixels: NDArray[np.uint8], noise: NDArray[np.float32], learning_rate: float, kl_weight: float
+    ) -> tuple[Draws, TrainingLikelihood]:
+        """Learn from this process's rows of a batch, uint8 (B, C, H, W) and eps (S, B, d).
+
+        Nothing in here waits for the device.
+        """
+        self.network.train()
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = learning_rate
+        image, eps = to_device(pixels, self.device), move(noise, self.device)
+        with torch.autocast(self.device.type, _DTYPES.get(self.config.precision), self.config.precision in _DTYPES):
+            draws = draw(self.network, self.likelihood, image, eps)
+        likelihood = self.shared_objective.fitted(self.likelihood, draws)
+        loss = -self.shared_objective.value(draws, likelihood, kl_weight)
+        norm = self._descend(loss)
+        # Under fp16 a gradient that overflows is not taken, and lowers the scale.
+        witness = loss.detach() if self.scaler.is_enabled() else loss.detach() + norm
+        bad = (self.diverged < 0) & ~witness.isfinite()
+        self.diverged = torch.where(bad, step, self.diverged)
+        if likelihood.variance is not None:
+            batch = torch.as_tensor(likelihood.variance, device=self.device)
+            self.variance = torch.where(self.variance == 0, batch, batch.lerp(self.variance, _VARIANCE_DECAY))
+        return draws, likelihood
+
+    def _descend(self, loss: Tensor) -> Tensor:
+        """Take a step down the loss's gradient, the mean over the processes; return the gradient's norm."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.group.average(parameter.grad for parameter in self.network.parameters() if parameter.grad is not None)
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return norm
+
+    def share_statistics(self) -> None:
+        """Give all processes the mean of their running batch statistics, which each has of its own share of batches.
+
+        They follow the batches linearly, so it does not matter how often this is done.
+        """
+        self.group.average(buffer for buffer in self.network.buffers() if buffer.is_floating_point())
+
+    def current_likelihood(self) -> TrainingLikelihood:
+        """Return p(x|z) with the running variance where the settings do not fix one."""
+        return likelihood_of(self.config, self.variance.item() or 1.0)  # no batch yet: any will do
+
+    @torch.inference_mode()
+    def evaluate(self, parts: Iterable[NDArray[np.uint8]]) -> Draws:
+        """Return draws for images, in parts of any size, without learning; the noise is always the same."""
+        self.network.eval()
+        noise = torch.Generator(self.device).manual_seed(torch_seed(self.config.seed + 1))
+        size = max(1, EVALUATION_BATCH // self.objective.samples)
+        return Draws.joined(
+            [
+                draw(self.network, self.likelihood, to_device(pixels, self.device), self._eps(len(pixels), noise))
+                for part in parts
+                for pixels in (part[first : first + size] for first in range(0, len(part), size))
+            ]
+        )
+
+    def _eps(self, images: int, noise: torch.Generator) -> Tensor:
+        """Draw the noise of some images, (S, images, d)."""
+        return torch.randn(self.objective.samples, images, self.config.latent, device=self.device, generator=noise)
+
+    @torch.inference_mode()
+    def figures(self, draws: Draws, likelihood: TrainingLikelihood) -> dict[str, float]:
+        """Return the ELBO, its terms and the objective at full weight, in nats per image."""
+        reconstruction, kl = (part.mean().item() for part in terms_of(draws, likelihood))
+        objective = self.objective.value(draws, likelihood).item()
+        return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl, "objective": objective}
+
+    @torch.inference_mode()
+    def batch_figures(self, draws: Draws, likelihood: TrainingLikelihood) -> dict[str, float]:
+        """Return the figures of a batch, averaged over the processes that share it."""
+        local = self.figures(draws, likelihood)
+        if self.group.size == 1:
+            return local
+        means = self.group.mean(torch.tensor(list(local.values()), device=self.device))
+        return dict(zip(local, means.tolist(), strict=True))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of the network's state."""
+        return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the fields of a checkpoint that hold what was learnt."""
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": optimiser_tensors(self.optimiser, self.network),
+            "variance": self.variance,
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up what a checkpoint holds. Raise RuntimeError or KeyError if it is of another network."""
+        self.network.load_state_dict(dict(checkpoint.network))
+        restore_optimiser(self.optimiser, self.network, checkpoint.optimiser)
+        if checkpoint.scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(checkpoint.scaler))
+        self.variance.copy_(checkpoint.variance)

@@ -1,0 +1,104 @@
+"""The folder of a run as its training writes it. Of several processes one writes, and the others' calls do nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vaekit.errors import VaekitError
+from vaekit.maths.prior import Mixture
+from vaekit.training.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
+from vaekit.training.config import Config, save_config
+from vaekit.training.networks import VAENetwork
+from vaekit.training.previews import save_previews
+from vaekit.training.run import METRICS, PREVIEWS, rewind_folder, save_holdout, save_model, start_folder
+from vaekit.training.tracking import Track
+
+
+class RunWriter:
+    """Writes the files of a run. Raises VaekitError, or its subclass RunError, if one cannot be written."""
+
+    def __init__(self, path: Path, *, active: bool) -> None:
+        """``active`` says whether this process is the one that writes."""
+        self.path, self.active = path, active
+        self.track: Track = lambda figures, step: None
+        """Also called with the figures that are logged."""
+
+    def start(self, config: Config, held_out: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
+        """Begin the folder, without what an older run left in it."""
+        if self.active:
+            start_folder(self.path)
+            save_config(self.path, config)
+            (self.path / METRICS).touch()
+            save_holdout(self.path, held_out, labels)
+
+    def rewind(self, metrics_bytes: int) -> None:
+        """Take back what was written after a checkpoint, when metrics.jsonl had that length."""
+        if self.active:
+            rewind_folder(self.path, metrics_bytes)
+
+    def save_config(self, config: Config) -> None:
+        """Write config.json."""
+        if self.active:
+            save_config(self.path, config)
+
+    def log(self, step: int, split: str, figures: Mapping[str, float | None]) -> None:
+        """Add a line to metrics.jsonl: figures of ``training`` or ``validation`` after so many steps."""
+        if not self.active:
+            return
+        self.track({f"{split}/{name}": figure for name, figure in figures.items() if figure is not None}, step)
+        try:
+            with open(self.path / METRICS, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
+        except OSError as error:
+            raise VaekitError(f"cannot write {self.path / METRICS}: {error.strerror or error}") from error
+
+    def metrics_bytes(self) -> int:
+        """Return the length of metrics.jsonl."""
+        return (self.path / METRICS).stat().st_size if self.active else 0
+
+    def save_previews(
+        self,
+        name: str,
+        network: VAENetwork,
+        held_out: NDArray[np.uint8],
+        mixture: Mixture | None,
+        device: torch.device,
+    ) -> None:
+        """Write pictures of reconstructions and, given a mixture, of samples."""
+        if self.active:
+            save_previews(self.path / PREVIEWS, name, network, held_out, mixture, device)
+
+    def save_model(
+        self,
+        network: VAENetwork,
+        variance: float | None,
+        mixture: Mixture | None,
+        steps: int,
+        best: Mapping[str, float],
+    ) -> None:
+        """Write the model after so many steps; ``best`` holds its validation figures and its own ``step``."""
+        if self.active:
+            validation = {name: figure for name, figure in best.items() if name != "step"}
+            summary = {"steps": steps, "kept_step": best["step"], "validation": validation}
+            save_model(self.path, network, variance, mixture, summary)
+
+    def save_checkpoint(self, checkpoint: Checkpoint, before: int) -> None:
+        """Write a checkpoint in place of that of step ``before``, or -1 if there is none yet."""
+        if not self.active:
+            return
+        try:
+            save_checkpoint(self.path, checkpoint)
+        except VaekitError as error:
+            rest = f"; the checkpoint of step {before} stays, and `vaekit train --resume {self.path}` goes on from it"
+            raise VaekitError(f"{error}{'' if before < 0 else rest}") from error
+
+    def remove_checkpoint(self) -> None:
+        """Remove the checkpoint, which marks the run as finished."""
+        if self.active:
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
