@@ -78,7 +78,7 @@ def main() -> None:
         )
         for opset, row in rows.items():
             nodes = " + ".join(str(count) for count in row["nodes"].values())
-            told = ", ".join(f"x{s['median']:.2f} ({s['least']:.2f}-{s['largest']:.2f})" for s in row["speed"].values())
+            told = ", ".join(f"x{s['median']:.2f} ({s['min']:.2f}-{s['max']:.2f})" for s in row["speed"].values())
             found = row["oldest_onnxruntime"] or "none of those tried"
             print(f"{opset:>5} {row['ir']:>3} {nodes:>9} {row['bytes'] / 1e6:>6.2f} {found:>20}  {told}")
         write_json(options.json, {"opsets": rows})

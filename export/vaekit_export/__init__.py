@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from vaekit.errors import MissingExtraError
 
-if missing := [name for name in ("torch", "onnx", "onnxscript", "safetensors") if find_spec(name) is None]:
+if missing := [name for name in ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors") if find_spec(name) is None]:
     raise MissingExtraError(f"this needs {', '.join(missing)}: pip install 'vaekit[train]'")
 
 from vaekit_export.foreign import ForeignVAE, VAEDescription, export_vae

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaekit.bundle.manifest import DETERMINISTIC, Scaling
+from vaekit.bundle.manifest import Scaling
 from vaekit.errors import ExportError, UsageError
 from vaekit.maths.elbo import Likelihood
-from vaekit.types import Array
+from vaekit.types import Array, GraphName, LikelihoodName, PosteriorName
+from vaekit_export.model import Model, Say
 from vaekit_export.parity import Tolerances
-from vaekit_export.publish import Export, Model, Say, check_request, publish
+from vaekit_export.publish import Export, check_request, publish
 from vaekit_export.randomness import find_random_call
 
 
@@ -35,7 +36,7 @@ class VAEDescription:
     pixel_range: tuple[float, float] = (0.0, 1.0)
     """What the modules take and give for black and white, such as (-1, 1). The bundle's images are in [0, 1]: the way
     to this range and back becomes part of the graphs."""
-    likelihood: str = "none"
+    likelihood: LikelihoodName = "none"
     """p(x|z): ``gaussian``, ``bernoulli``, or ``none`` where it is not known; then images have no score."""
     sigma: float | None = None
     """Of the Gaussian, for pixels in [0, 1]."""
@@ -122,14 +123,14 @@ def export_vae(
     check_request(target, opset, golden)
     pixels = _checked_images(images, description.image_shape)
     low, high = description.pixel_range
-    halves = _Encoder(encoder, low, high), _Decoder(decoder, low, high)
-    for what, half in zip(("encoder", "decoder"), halves, strict=True):
-        _check_weights(what, half)
-    with _evaluation_mode(*halves), torch.no_grad():
-        posterior = _check_halves(*halves, description, torch.from_numpy(pixels[:2]), say)
+    unit_encoder, unit_decoder = _Encoder(encoder, low, high), _Decoder(decoder, low, high)
+    _check_weights("encoder", unit_encoder)
+    _check_weights("decoder", unit_decoder)
+    with _evaluation_mode(unit_encoder, unit_decoder), torch.no_grad():
+        posterior = _check_modules(unit_encoder, unit_decoder, description, torch.from_numpy(pixels[:2]), say)
         model = Model(
-            encoder=halves[0],
-            decoder=halves[1],
+            encoder=unit_encoder,
+            decoder=unit_decoder,
             image_shape=description.image_shape,
             latent_shape=description.latent_shape,
             multiple_of=description.multiple_of,
@@ -199,9 +200,9 @@ def _checked_images(images: NDArray[Any], shape: tuple[int, int, int]) -> Array:
     return np.ascontiguousarray(array, np.float32)
 
 
-def _check_weights(what: str, half: nn.Module) -> None:
+def _check_weights(what: GraphName, module: nn.Module) -> None:
     """Raise ExportError for weights that are not float32 on the CPU."""
-    for name, tensor in (*half.named_parameters(), *half.named_buffers()):
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         inner = name.partition(".")[2]
         if tensor.device.type != "cpu":
             raise ExportError(f"the {what}'s {inner} is on {tensor.device}: move the module to the CPU first (.cpu())")
@@ -211,7 +212,9 @@ def _check_weights(what: str, half: nn.Module) -> None:
             )
 
 
-def _check_halves(encoder: _Encoder, decoder: _Decoder, description: VAEDescription, pixels: Tensor, say: Say) -> str:
+def _check_modules(
+    encoder: _Encoder, decoder: _Decoder, description: VAEDescription, pixels: Tensor, say: Say
+) -> PosteriorName:
     """Run both on two images, raise ExportError unless all is as described, and return the posterior's name."""
     two = pixels if len(pixels) == 2 else pixels.repeat(2, 1, 1, 1)
     codes = _run("encoder", encoder, two)
@@ -234,10 +237,10 @@ def _check_halves(encoder: _Encoder, decoder: _Decoder, description: VAEDescript
             f"the decoder leaves its pixel range {description.pixel_range} in {float(outside.float().mean()):.1%} of "
             f"pixels, by up to {beyond:.2g} of its width: they are clipped. If it gives logits, add the sigmoid"
         )
-    return DETERMINISTIC if len(codes) == 1 else "diagonal"
+    return "deterministic" if len(codes) == 1 else "diagonal"
 
 
-def _run(what: str, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[Tensor, ...]:
+def _run(what: GraphName, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[Tensor, ...]:
     try:
         found = run(rows)
     except Exception as error:  # whatever a stranger's module raises
@@ -252,7 +255,7 @@ def _run(what: str, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[Tensor,
     return outputs
 
 
-def _check_output(what: str, name: str, output: Tensor, shape: tuple[int, ...], field: str) -> None:
+def _check_output(what: GraphName, name: str, output: Tensor, shape: tuple[int, ...], field: str) -> None:
     if tuple(output.shape) != shape:
         raise ExportError(
             f"the {what} gives {name} of shape {tuple(output.shape)} for two inputs, where {field} asks for {shape}"
@@ -263,9 +266,9 @@ def _check_output(what: str, name: str, output: Tensor, shape: tuple[int, ...], 
         raise ExportError(f"the {what} gives NaN or infinity in {name}: are its weights loaded?")
 
 
-def _check_deterministic(what: str, half: nn.Module, rows: Tensor) -> None:
-    """Raise ExportError where a half gives something else for the same input, saying what in it is random."""
-    call = find_random_call(lambda example: _run(what, half, example), rows)
+def _check_deterministic(what: GraphName, module: nn.Module, rows: Tensor) -> None:
+    """Raise ExportError where a module gives something else for the same input, saying what in it is random."""
+    call = find_random_call(lambda example: _run(what, module, example), rows)
     if call is None:
         return
     place = f" in {call.place}" if call.place else ""

@@ -10,21 +10,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from PIL import Image
 
 from vaekit.errors import ExportError, MissingExtraError, ParityError, VaekitError
 from vaekit.training.run import Run
-from vaekit_export import explain as explaining
-from vaekit_export import publish
-from vaekit_export.explain import explain, table, write_report
-from vaekit_export.parity import Graph, Tolerances
+from vaekit_export import publish, report
+from vaekit_export.explain import explain
+from vaekit_export.onnx_export import ExportedGraph
+from vaekit_export.parity import Tolerances
 from vaekit_export.publish import export_run
+from vaekit_export.report import table, write_report
 
-MakeGraph = Callable[..., Graph]
+MakeGraph = Callable[..., ExportedGraph]
 Change = Callable[[onnx.ModelProto], None]
-Array = NDArray[np.float32]
 
 ROWS = {
     "encoder": np.random.default_rng(0).random((40, 3, 16, 13), np.float32),
@@ -32,13 +31,13 @@ ROWS = {
 }
 
 
-def altered(graph: Graph, change: Change) -> Graph:
+def altered(graph: ExportedGraph, change: Change) -> ExportedGraph:
     model = onnx.load_from_string(graph.onnx)
     change(model)
-    return Graph(graph.name, graph.module, model.SerializeToString(), graph.input_name, graph.output_names)
+    return ExportedGraph(graph.name, graph.module, model.SerializeToString(), graph.input_name, graph.output_names)
 
 
-def nodes_with_weights(graph: Graph) -> list[str]:
+def nodes_with_weights(graph: ExportedGraph) -> list[str]:
     """Names of nodes that multiply by weights, in the order of the graph."""
     nodes = onnx.load_from_string(graph.onnx).graph.node
     return [node.name for node in nodes if node.op_type in ("Conv", "ConvTranspose", "Gemm")]
@@ -156,7 +155,7 @@ def test_without_matplotlib_the_report_has_no_plot(
     def missing(width: float, height: float) -> None:
         raise MissingExtraError("no matplotlib")
 
-    monkeypatch.setattr(explaining, "new_figure", missing)
+    monkeypatch.setattr(report, "new_figure", missing)
     found = explain(make_graph("decoder"), ROWS["decoder"], Tolerances(), opset=17)
     write_report(tmp_path / "b.parity", [found], Tolerances())
     assert {path.name for path in (tmp_path / "b.parity").iterdir()} == {"parity.json", "parity.txt"}
@@ -223,7 +222,7 @@ def test_a_module_that_is_no_chain_is_located_as_well() -> None:
     torch.manual_seed(0)
     module = Residual().eval()
     data = export_onnx(module, torch.randn(2, 3), input_name="x", output_names=("y",), opset=17)
-    graph = Graph("decoder", module, data, "x", ("y",))
+    graph = ExportedGraph("decoder", module, data, "x", ("y",))
     rows = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
     assert explain(graph, rows, Tolerances(), opset=17).first is None
 

@@ -246,10 +246,10 @@ class Branching(SmallEncoder):
 
 
 ENCODERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "samples z": (Sampling, r"encoder is random: it calls randn_like in reparameterise \(test_any_vae.py, line \d+\)"),
-    "dropout is on": (Dropping, r"encoder is random: dropout is on in forward \(test_any_vae.py, line \d+\)"),
+    "samples z": (Sampling, r"encoder is random: it calls randn_like in reparameterise \(test_foreign.py, line \d+\)"),
+    "dropout is on": (Dropping, r"encoder is random: dropout is on in forward \(test_foreign.py, line \d+\)"),
     "draws elsewhere": (Gambling, "encoder is random: it calls a generator that is not PyTorch's"),
-    "branches": (Branching, r"control flow depends on the data in forward \(test_any_vae.py, line \d+"),
+    "branches": (Branching, r"control flow depends on the data in forward \(test_foreign.py, line \d+"),
     "three outputs": (lambda: SmallEncoder(lambda mu, logvar: (mu, logvar, mu)), "3 outputs.*mu and logvar"),
     "a dictionary": (lambda: SmallEncoder(lambda mu, logvar: {"mu": mu}), "gives dict where a tensor"),
     "another width": (lambda: SmallEncoder(lambda mu, logvar: mu[:, :3]), r"mu of shape \(2, 3\).*latent_shape"),

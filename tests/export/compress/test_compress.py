@@ -9,11 +9,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -26,13 +28,14 @@ from vaekit.images.shapes import draw_shapes
 from vaekit.maths.elbo import kl_standard_normal, log_likelihood
 from vaekit.maths.prior import Mixture
 from vaekit_export.compress import speed
-from vaekit_export.compress.compress import Compression, compress_bundle
-from vaekit_export.compress.judge import Delta, Graphs, Judge, Limits, decibels, run
+from vaekit_export.compress.compress import compress_bundle
+from vaekit_export.compress.judge import Delta, Graphs, Judge, Limits, array_psnr, run
+from vaekit_export.compress.report import Compression
+from vaekit_export.passes import apply, read, write
 from vaekit_export.passes.precision import layers_of, lower, to_int8
 from vaekit_export.passes.prune import marginal, prune_decoder, prune_encoder
 from vaekit_export.passes.subpixel import as_convolutions
 
-Array = NDArray[np.float32]
 Change = Callable[[dict[str, Any]], object]
 
 FLOAT = TensorProto.FLOAT
@@ -110,15 +113,15 @@ def test_int8_is_smaller_and_within_its_bounds(small: Path, int8: Compression) -
     assert {graph.precision for graph in vae.manifest.graphs.values()} == {"int8"}
     assert int8.psnr >= 30
     z = parent.sample_latents(256)
-    assert decibels(vae.decode(z), parent.decode(z), 1.0) == pytest.approx(int8.psnr, abs=0.01)
-    assert int8.halves["encoder"].bytes < 0.7 * int8.halves["encoder"].parent_bytes
-    assert all(half.in_float == () for half in int8.halves.values())
+    assert array_psnr(vae.decode(z), parent.decode(z), 1.0) == pytest.approx(int8.psnr, abs=0.01)
+    assert int8.graphs["encoder"].bytes < 0.7 * int8.graphs["encoder"].parent_bytes
+    assert all(graph.in_float == () for graph in int8.graphs.values())
     images = parent.sample(40, seed=9)
     assert vae.elbo_terms(images).elbo.mean() == pytest.approx(parent.elbo_terms(images).elbo.mean(), abs=5)
     operators = [node.op_type for node in onnx.load(int8.path / "decoder.onnx").graph.node]
     assert "QuantizeLinear" in operators
     assert "ConvTranspose" not in operators
-    assert int8.halves["decoder"].rewritten == 1
+    assert int8.graphs["decoder"].rewritten_transposed == 1
 
 
 def test_int8_weights_are_of_seven_bits_so_that_no_processor_saturates(int8: Compression) -> None:
@@ -168,7 +171,7 @@ def test_tolerances_let_kernels_round_but_no_other_model_pass(int8: Compression,
 
 def test_the_same_bundle_compressed_twice_gives_the_same_graphs(small: Path, int8: Compression, tmp_path: Path) -> None:
     code = (
-        "import sys; from vaekit_export.compress import compress_bundle; "
+        "import sys; from vaekit_export.compress.compress import compress_bundle; "
         "compress_bundle(sys.argv[1], sys.argv[2], precision='int8', min_psnr=30.0, seconds=0)"
     )
     subprocess.run([sys.executable, "-c", code, small, tmp_path / "again"], check=True, timeout=300)
@@ -185,12 +188,12 @@ def test_weights_alone_leave_arithmetic_and_tolerances_to_float32(
     done = squeeze(small, tmp_path / "bundle", precision=precision, weights_only=True)
     vae = vaekit.load(done.path, provider="cpu")
     assert done.psnr > psnr
-    for name, half in done.halves.items():
-        assert half.precision == vae.manifest.graphs[name].precision == f"{precision}-weights"
-        assert half.bytes < half.parent_bytes
-        graph = onnx.load(done.path / f"{name}.onnx").graph
-        assert dtype in {weight.data_type for weight in graph.initializer}
-        assert not {node.op_type for node in graph.node} & {"QuantizeLinear", "DequantizeLinear"}
+    for name, graph in done.graphs.items():
+        assert graph.precision == vae.manifest.graphs[name].precision == f"{precision}-weights"
+        assert graph.bytes < graph.parent_bytes
+        stored = onnx.load(done.path / f"{name}.onnx").graph
+        assert dtype in {weight.data_type for weight in stored.initializer}
+        assert not {node.op_type for node in stored.node} & {"QuantizeLinear", "DequantizeLinear"}
     assert vae.manifest.tolerances[f"{precision}-weights"]["cpu"].atol < 1e-4
     assert vae.verify().passed
 
@@ -199,10 +202,10 @@ def test_among_int8_weights_the_most_sensitive_are_float16(small: Path, tmp_path
     whole = squeeze(small, tmp_path / "whole", precision="int8", weights_only=True)
     options: dict[str, Any] = {"precision": "int8", "weights_only": True, "max_delta_elbo": 100.0}
     done = squeeze(small, tmp_path / "bundle", min_psnr=whole.psnr + 2, **options)
-    half = done.halves["decoder"]
+    graph = done.graphs["decoder"]
     assert done.psnr >= whole.psnr + 2
-    assert (half.precision, len(half.in_float)) == ("int8-weights", 1)
-    assert whole.halves["decoder"].bytes < half.bytes < half.parent_bytes
+    assert (graph.precision, len(graph.in_float)) == ("int8-weights", 1)
+    assert whole.graphs["decoder"].bytes < graph.bytes < graph.parent_bytes
     kinds = {weight.data_type for weight in onnx.load(done.path / "decoder.onnx").graph.initializer}
     assert {TensorProto.INT8, TensorProto.FLOAT16} < kinds
 
@@ -211,7 +214,7 @@ def test_weights_that_are_too_small_to_gain_stay(tmp_path: Path) -> None:
     said: list[str] = []
     maps = Path(__file__).parents[2] / "bundles" / "free"
     done = squeeze(maps, tmp_path / "bundle", precision="int8", weights_only=True, say=said.append)
-    assert {name: half.precision for name, half in done.halves.items()} == {
+    assert {name: graph.precision for name, graph in done.graphs.items()} == {
         "encoder": "int8-weights",
         "decoder": "fp32",
     }
@@ -227,21 +230,21 @@ def test_fp16_keeps_float32_at_its_borders(small: Path, tmp_path: Path) -> None:
     assert done.psnr > 60
     assert done.delta_elbo is not None
     assert abs(done.delta_elbo.nats) < 0.1
-    for name, half in done.halves.items():
-        graph = onnx.load(done.path / f"{name}.onnx").graph
-        assert all(value.type.tensor_type.elem_type == FLOAT for value in (*graph.input, *graph.output))
-        large = [weight for weight in graph.initializer if np.prod(weight.dims) > 16]
+    for name, graph in done.graphs.items():
+        stored = onnx.load(done.path / f"{name}.onnx").graph
+        assert all(value.type.tensor_type.elem_type == FLOAT for value in (*stored.input, *stored.output))
+        large = [weight for weight in stored.initializer if np.prod(weight.dims) > 16]
         assert {weight.data_type for weight in large} == {TensorProto.FLOAT16}
-        assert half.precision == "fp16"
-        assert half.bytes < half.parent_bytes
+        assert graph.precision == "fp16"
+        assert graph.bytes < graph.parent_bytes
     assert vae.verify().passed
     assert vae.sample(2).dtype == np.float32
 
 
 def test_transposed_convolutions_can_be_kept(small: Path, tmp_path: Path) -> None:
     done = squeeze(small, tmp_path / "bundle", precision="int8", min_psnr=25.0, keep_transposed=True)
-    assert done.halves["decoder"].transposed == 1
-    assert done.halves["decoder"].rewritten == 0
+    assert done.graphs["decoder"].transposed == 1
+    assert done.graphs["decoder"].rewritten_transposed == 0
 
 
 def test_images_of_a_source_calibrate_and_measure(small: Path, tmp_path: Path) -> None:
@@ -258,14 +261,14 @@ def test_what_misses_the_bound_keeps_its_most_sensitive_layers_in_float(
 ) -> None:
     wanted = int8.psnr + 2
     done = squeeze(small, tmp_path / "bundle", precision="int8", min_psnr=wanted, max_delta_elbo=100.0)
-    half = done.halves["decoder"]
+    graph = done.graphs["decoder"]
     assert done.psnr >= wanted
-    assert half.in_float
-    assert half.precision == "int8"
-    assert done.manifest.provenance["compression"]["in_float"]["decoder"] == list(half.in_float)
+    assert graph.in_float
+    assert graph.precision == "int8"
+    assert done.manifest.provenance["compression"]["in_float"]["decoder"] == list(graph.in_float)
     decoder = onnx.load(done.path / "decoder.onnx")
     quantised = {name for node in decoder.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    floating = [node for node in decoder.graph.node if node.name in half.in_float]
+    floating = [node for node in decoder.graph.node if node.name in graph.in_float]
     assert floating
     assert not any(node.input[1] in quantised for node in floating)
 
@@ -293,7 +296,7 @@ def test_sensitive_layers_are_left_out_in_the_order_that_was_measured() -> None:
 
 
 def test_a_layer_is_a_weight_and_what_follows_it(small: Path) -> None:
-    layers = layers_of((small / "decoder.onnx").read_bytes())
+    layers = layers_of(read((small / "decoder.onnx").read_bytes()))
     assert [len(nodes) for nodes in layers.values()] == [4, 2]
     assert sum(len(nodes) for nodes in layers.values()) == len(onnx.load(small / "decoder.onnx").graph.node)
 
@@ -340,22 +343,24 @@ def test_a_transposed_convolution_is_an_ordinary_one_with_its_pixels_put_in_plac
     kernel: tuple[int, int], stride: int, pads: list[int], bias: bool
 ) -> None:
     data = transposed(kernel, stride, pads, bias=bias)
-    model = onnx.load_from_string(data)
+    model = read(data)
     x = np.random.default_rng(1).standard_normal((2, 3, 5, 4)).astype(np.float32)
     assert as_convolutions(model) == 1
-    onnx.checker.check_model(model, full_check=True)
-    assert "ConvTranspose" not in [node.op_type for node in model.graph.node]
-    (expected,), (actual,) = run(data, x), run(model.SerializeToString(), x)
+    rewritten = write(model)
+    onnx.checker.check_model(onnx.load_from_string(rewritten), full_check=True)
+    assert "ConvTranspose" not in [node.op_type for node in model.graph]
+    (expected,), (actual,) = run(data, x), run(rewritten, x)
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_other_transposed_convolutions_are_left_alone() -> None:
-    model = onnx.load_from_string(transposed((1, 1), 2, [0, 0, 0, 0], bias=False, output_padding=1))
-    model.graph.node[0].attribute.append(helper.make_attribute("dilations", [2, 2]))
-    before = model.SerializeToString()
+    proto = onnx.load_from_string(transposed((1, 1), 2, [0, 0, 0, 0], bias=False, output_padding=1))
+    proto.graph.node[0].attribute.append(helper.make_attribute("dilations", [2, 2]))
+    model = read(proto.SerializeToString())
+    before = write(model)
     assert as_convolutions(model) == 0
-    assert model.SerializeToString() == before
+    assert write(model) == before
 
 
 # Pruning
@@ -400,7 +405,7 @@ def test_the_pruned_mixture_is_the_marginal(half_dead: Path, tmp_path: Path) -> 
 def test_pruning_and_int8_go_together(half_dead: Path, tmp_path: Path) -> None:
     done = squeeze(half_dead, tmp_path / "out", prune=True, precision="int8", min_psnr=25.0)
     assert done.manifest.latent.shape == (2,)
-    assert done.halves["decoder"].precision == "int8"
+    assert done.graphs["decoder"].precision == "int8"
     assert vaekit.load(done.path, provider="cpu").verify().passed
     # A pruned bundle of float32 can be lowered later as well.
     pruned = squeeze(half_dead, tmp_path / "pruned", prune=True)
@@ -440,7 +445,7 @@ def test_a_decoder_that_does_not_begin_linearly_is_not_pruned() -> None:
     graph = helper.make_graph([helper.make_node("Sigmoid", ["z"], ["y"])], "g", [z], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(ExportError, match="first layer is Sigmoid"):
-        prune_decoder(model.SerializeToString(), (0, 1), np.zeros(3))
+        prune_decoder(ir.from_proto(model), (0, 1), np.zeros(3))
 
 
 def test_an_output_without_a_linear_head_is_gathered() -> None:
@@ -448,7 +453,7 @@ def test_an_output_without_a_linear_head_is_gathered() -> None:
     graph = helper.make_graph([helper.make_node("Sigmoid", ["x"], ["y"])], "g", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     rows = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    pruned = prune_encoder(model.SerializeToString(), (0, 2))
+    pruned = apply(model.SerializeToString(), partial(prune_encoder, kept=(0, 2)))
     np.testing.assert_array_equal(run(pruned, rows)[0], run(model.SerializeToString(), rows)[0][:, [0, 2]])
 
 
@@ -473,7 +478,7 @@ def test_dimensions_fold_into_any_linear_first_layer(operator: str, transposed_w
     means = np.array([0.3, -1.0, 0.7])
     rows = random.standard_normal((4, 3)).astype(np.float32)
     rows[:, 1] = means[1]
-    pruned = prune_decoder(model.SerializeToString(), (0, 2), means)
+    pruned = apply(model.SerializeToString(), partial(prune_decoder, kept=(0, 2), means=means))
     np.testing.assert_allclose(
         run(pruned, rows[:, [0, 2]])[0], run(model.SerializeToString(), rows)[0], rtol=1e-5, atol=1e-6
     )
@@ -493,6 +498,11 @@ def test_marginals_of_a_mixture_have_its_moments() -> None:
 # Measuring
 
 
+def pruned_to(graphs: Graphs, kept: tuple[int, ...], means: NDArray[np.float64]) -> Graphs:
+    encoder = apply(graphs.encoder, partial(prune_encoder, kept=kept))
+    return Graphs(encoder, apply(graphs.decoder, partial(prune_decoder, kept=kept, means=means)), kept)
+
+
 def test_the_parent_measured_against_itself_loses_nothing(small: Path) -> None:
     vae = vaekit.load(small, provider="cpu")
     judge = Judge(vae, vae.sample(16), Limits(42.0, 0.1))
@@ -505,9 +515,7 @@ def test_a_fall_beyond_the_limit_is_refused(small: Path) -> None:
     vae = vaekit.load(small, provider="cpu")
     judge = Judge(vae, vae.sample(16), Limits(-np.inf, 0.1))
     means = np.array(vae.manifest.latent.mean)
-    alive = Graphs(
-        prune_encoder(judge.parent.encoder, (1, 2)), prune_decoder(judge.parent.decoder, (1, 2), means), (1, 2)
-    )
+    alive = pruned_to(judge.parent, (1, 2), means)
     with pytest.raises(CheckError, match=r"changes by -.* may fall by 0\.1, nothing was published"):
         judge.check(alive)
 
@@ -517,9 +525,7 @@ def test_the_change_of_the_elbo_is_what_much_noise_gives(copied_bundle: Path) ->
     vae = vaekit.load(kill(copied_bundle, heard=0.3), provider="cpu")
     images, means = vae.sample(8), np.array(vae.manifest.latent.mean)
     judge = Judge(vae, images, Limits(42.0, 0.1))
-    pruned = Graphs(
-        prune_encoder(judge.parent.encoder, (0, 2)), prune_decoder(judge.parent.decoder, (0, 2), means), (0, 2)
-    )
+    pruned = pruned_to(judge.parent, (0, 2), means)
     found = judge.delta_elbo(pruned, 0.1, exactly=True)
     mu, logvar = vae.posterior(images)
     z = mu[:, None] + np.exp(logvar / 2)[:, None] * np.random.default_rng(0).standard_normal((8, 4000, 4))
@@ -536,11 +542,11 @@ def test_the_change_of_the_elbo_is_what_much_noise_gives(copied_bundle: Path) ->
     assert found.nats == pytest.approx(with_and_without[1] - with_and_without[0] + kl, abs=4 * found.standard_error)
 
 
-def test_decibels() -> None:
+def test_array_psnr() -> None:
     a = np.zeros((2, 5), np.float32)
-    assert decibels(a, a, 1.0) == np.inf
-    assert decibels(a + np.float32(0.1), a, 1.0) == pytest.approx(20, abs=1e-4)
-    assert decibels(a * np.nan, a, 1.0) == -np.inf
+    assert array_psnr(a, a, 1.0) == np.inf
+    assert array_psnr(a + np.float32(0.1), a, 1.0) == pytest.approx(20, abs=1e-4)
+    assert array_psnr(a * np.nan, a, 1.0) == -np.inf
 
 
 Rates = dict[str, dict[str, float]]
@@ -569,28 +575,28 @@ def rated(monkeypatch: pytest.MonkeyPatch) -> Callable[[Rates], list[tuple[Path,
 def test_speed_is_told_by_graph_and_batch(small: Path, tmp_path: Path, rated: Any) -> None:
     timed = rated({"encoder": {"fp32": 100.0, "fp16": 110.0}, "decoder": {"fp32": 100.0, "fp16": 50.0}})
     done = squeeze(small, tmp_path / "bundle", precision="fp16", weights_only=False, seconds=0.1)
-    assert done.halves["encoder"].speed[1].median == pytest.approx(1.1)
-    assert done.halves["decoder"].speed[64].median == pytest.approx(0.5)
-    assert done.halves["decoder"].tried == {}
+    assert done.graphs["encoder"].speed[1].median == pytest.approx(1.1)
+    assert done.graphs["decoder"].speed[64].median == pytest.approx(0.5)
+    assert done.graphs["decoder"].tried == {}
     assert [path == small for path, _, _ in timed] == [True, False] * (len(timed) // 2)  # in turn
 
 
-def test_each_half_keeps_what_is_faster_here(small: Path, tmp_path: Path, rated: Any) -> None:
+def test_each_graph_keeps_what_is_faster_here(small: Path, tmp_path: Path, rated: Any) -> None:
     rates = {"fp32": 100.0, "int8-weights": 99.0}
     timed = rated({"encoder": rates | {"int8": 150.0}, "decoder": rates | {"int8": 70.0}})
     done = squeeze(small, tmp_path / "bundle", precision="int8", min_psnr=25.0, seconds=0.1)
-    assert {name: half.precision for name, half in done.halves.items()} == {
+    assert {name: graph.precision for name, graph in done.graphs.items()} == {
         "encoder": "int8",
         "decoder": "int8-weights",
     }
-    assert done.halves["encoder"].speed[1].median == pytest.approx(1.5)
-    assert done.halves["encoder"].tried["int8-weights"][64].median == pytest.approx(0.99)
-    assert done.halves["decoder"].tried["int8"][1].median == pytest.approx(0.7)
-    assert done.halves["decoder"].transposed == 1  # which integer kernels alone had been rid of
+    assert done.graphs["encoder"].speed[1].median == pytest.approx(1.5)
+    assert done.graphs["encoder"].tried["int8-weights"][64].median == pytest.approx(0.99)
+    assert done.graphs["decoder"].tried["int8"][1].median == pytest.approx(0.7)
+    assert done.graphs["decoder"].transposed == 1  # which integer kernels alone had been rid of
     assert len({path for path, _, _ in timed}) == 3
     vae = vaekit.load(done.path, provider="cpu")
     assert {name: graph.precision for name, graph in vae.manifest.graphs.items()} == {
-        name: half.precision for name, half in done.halves.items()
+        name: graph.precision for name, graph in done.graphs.items()
     }
     assert set(vae.manifest.tolerances) == {"fp32", "int8", "int8-weights"}
     assert vae.verify().passed
@@ -600,16 +606,16 @@ def test_what_is_hardly_faster_is_no_reason_to_lower_activations(small: Path, tm
     rates = {"fp32": 100.0, "fp16": 102.0, "fp16-weights": 100.0}
     rated({"encoder": rates, "decoder": rates})
     done = squeeze(small, tmp_path / "bundle", precision="fp16", seconds=0.1)
-    assert {half.precision for half in done.halves.values()} == {"fp16-weights"}
+    assert {graph.precision for graph in done.graphs.values()} == {"fp16-weights"}
 
 
-def test_a_half_that_only_weights_can_be_lowered_of_is_not_left_as_it_was(
+def test_a_graph_that_only_weights_can_be_lowered_of_is_not_left_as_it_was(
     small: Path, tmp_path: Path, rated: Any
 ) -> None:
     rates = {"fp32": 100.0, "int8": 300.0, "int8-weights": 100.0}
     rated({"encoder": rates, "decoder": rates})
     done = squeeze(small, tmp_path / "b", precision="int8", min_psnr=52.0, max_delta_elbo=100.0, seconds=0.1)
-    assert done.halves["decoder"].precision == "int8-weights"
+    assert done.graphs["decoder"].precision == "int8-weights"
     assert done.psnr >= 52
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from vaekit.bundle.manifest import ImageSpec
 from vaekit.maths.elbo import Likelihood
 from vaekit_export.compress.compress import compress_bundle
-from vaekit_export.passes.metadata import KEYS, describe, with_metadata
+from vaekit_export.passes import apply
+from vaekit_export.passes.metadata import KEYS, describe, set_metadata
 from vaekit_export.publish import Export
 
 FREE = "vaekit.image_multiple_of"  # only where sizes are free
@@ -58,7 +60,8 @@ def test_a_model_of_free_size_says_its_step() -> None:
 
 
 def test_metadata_takes_the_place_of_what_was_there(published: Export) -> None:
-    data = with_metadata((published.path / "decoder.onnx").read_bytes(), {"vaekit.graph": "decoder"})
+    told = partial(set_metadata, metadata={"vaekit.graph": "decoder"})
+    data = apply((published.path / "decoder.onnx").read_bytes(), told)
     assert [(e.key, e.value) for e in onnx.load_from_string(data).metadata_props] == [("vaekit.graph", "decoder")]
 
 
