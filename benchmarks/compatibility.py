@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("vae"))
     parser.add_argument("--opsets", type=int, nargs="+", default=[*range(MIN_OPSET, newest_opset() + 1)])
     parser.add_argument("--versions", nargs="*", default=list(VERSIONS), help="of ONNX Runtime, oldest first")
-    parser.add_argument("--seconds", type=float, default=0.3, help="that each half is timed for in each round")
+    parser.add_argument("--seconds", type=float, default=0.3, help="that each graph is timed for in each round")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -96,7 +96,7 @@ def oldest(bundles: dict[int, Path], versions: list[str], scratch: Path) -> dict
         numpy = "numpy" if tuple(map(int, version.split(".")[:2])) >= NUMPY_2_FROM else "numpy<2"
         pip = [str(folder / "bin" / "pip"), "install", "--quiet", f"onnxruntime=={version}", numpy]
         if subprocess.run(pip, capture_output=True, check=False).returncode != 0:
-            print(f"onnxruntime {version} cannot be installed here: left out")
+            print(f"onnxruntime {version} cannot be installed here: skipped")
             continue
         for opset in waiting:
             bare = [str(folder / "bin" / "python"), str(BARE), str(bundles[opset])]

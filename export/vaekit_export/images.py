@@ -7,7 +7,14 @@ import numpy as np
 from vaekit.errors import SourceError
 from vaekit.images.stream import ImageStream
 from vaekit.types import Array
-from vaekit_export.model import Say
+from vaekit_export.model import Say, rows_of_images
+
+_HELD_OUT = 1000  # as many as a run holds out, where they are small
+
+
+def read_held_out(source: str, shape: tuple[int, int, int], say: Say) -> Array:
+    """Read as many images as a run holds out, fewer where they are large: see ``read_images``."""
+    return read_images(source, shape, rows_of_images(shape, _HELD_OUT), say)
 
 
 def read_images(source: str, shape: tuple[int, int, int], most: int, say: Say) -> Array:

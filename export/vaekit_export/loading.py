@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vaekit.errors import ExportError, UsageError
-from vaekit_export.foreign import ForeignVAE, VAEDescription
+from vaekit_export.description import ForeignVAE, VAEDescription
 
 _NAMED_KEYS = 3
 

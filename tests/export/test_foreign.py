@@ -20,7 +20,8 @@ from vaekit.bundle.manifest import Scaling
 from vaekit.bundle.reading import read_bundle
 from vaekit.errors import BundleError, ExportError, UsageError
 from vaekit.images.shapes import draw_shapes
-from vaekit_export.foreign import VAEDescription, export_vae
+from vaekit_export.description import VAEDescription
+from vaekit_export.foreign import export_vae
 from vaekit_export.publish import Export
 
 Pixels = NDArray[np.uint8]
@@ -104,8 +105,10 @@ def export_small(
     **options: Any,
 ) -> Export:
     torch.manual_seed(0)
-    halves = encoder or SmallEncoder(), decoder or SmallDecoder()
-    return export_vae(*halves, description, small_pictures() if images is None else images, folder / "b", **options)
+    pictures = small_pictures() if images is None else images
+    return export_vae(
+        encoder or SmallEncoder(), decoder or SmallDecoder(), description, pictures, folder / "b", **options
+    )
 
 
 def nothing_in(folder: Path) -> bool:

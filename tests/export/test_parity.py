@@ -131,13 +131,13 @@ def puppet() -> ExportedGraph:
     """Its file returns the first of each pair."""
     graph = helper.make_graph(
         [helper.make_node("Gather", ["pairs", "first"], ["y"], axis=1)],
-        "puppet",
+        "decoder",
         [helper.make_tensor_value_info("pairs", TensorProto.FLOAT, ["batch", 2, "width"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "width"])],
         [numpy_helper.from_array(np.array(0), "first")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return ExportedGraph("puppet", Second(), model.SerializeToString(), "pairs", ("y",))
+    return ExportedGraph("decoder", Second(), model.SerializeToString(), "pairs", ("y",))
 
 
 def compare(onnx_result: Array, torch_result: Array, tolerances: Tolerances) -> list[Result]:
@@ -225,7 +225,7 @@ class Wide(nn.Module):
 
 
 def test_results_of_another_shape_never_pass() -> None:
-    graph = ExportedGraph("puppet", Wide(), puppet().onnx, "pairs", ("y",))
+    graph = ExportedGraph("decoder", Wide(), puppet().onnx, "pairs", ("y",))
     with pytest.raises(ParityError, match=r"puppet, output y.*\(\d+, 3\).*\(\d+, 4\)"):
         check_parity(graph, {"pairs": np.ones((5, 2, 3), np.float32)}, Tolerances(1e9, 1e9))
 
@@ -238,7 +238,7 @@ class BatchMean(nn.Module):
 
 
 def test_what_agrees_at_one_batch_size_only_does_not_pass() -> None:
-    graph = ExportedGraph("puppet", BatchMean(), puppet().onnx, "pairs", ("y",))
+    graph = ExportedGraph("decoder", BatchMean(), puppet().onnx, "pairs", ("y",))
     rows = np.repeat(np.arange(4, dtype=np.float32), 2).reshape(4, 2, 1)
     check_parity(graph, {"one row": rows[:1]}, Tolerances())
     with pytest.raises(ParityError, match=r"at batch size [27]"):

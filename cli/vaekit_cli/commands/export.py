@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from vaekit_export.parity import Tolerances
     from vaekit_export.publish import Export
 
-_IMAGES = 1000  # as many as a run holds out, where they are small
-
 
 class Options(TypedDict):
     """What every export takes."""
@@ -170,9 +168,8 @@ def _check_options(run: Path | None, foreign: Foreign) -> None:
 
 def _export_foreign(foreign: Foreign, images: str, output: Path, options: Options) -> Export:
     from vaekit_export.foreign import export_vae
-    from vaekit_export.images import read_images
+    from vaekit_export.images import read_held_out
     from vaekit_export.loading import call_factory, load_weights
-    from vaekit_export.model import rows_of_images
     from vaekit_export.publish import check_request
 
     check_request(output, options["opset"], options["golden"])
@@ -191,8 +188,7 @@ def _export_foreign(foreign: Foreign, images: str, output: Path, options: Option
         vae = call_factory(foreign.module)
         if foreign.weights is not None:
             load_weights(vae, foreign.weights)
-    shape = vae.description.image_shape
-    pixels = read_images(images, shape, rows_of_images(shape, _IMAGES), options["say"])
+    pixels = read_held_out(images, vae.description.image_shape, options["say"])
     dataset = Path(images).resolve().name
     return export_vae(vae.encoder, vae.decoder, vae.description, pixels, output, dataset=dataset, **options)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vaekit.errors import ExportError, MissingExtraError, UsageError
 from vaekit.types import LikelihoodName
-from vaekit_export.foreign import ForeignVAE, VAEDescription
+from vaekit_export.description import ForeignVAE, VAEDescription
 from vaekit_export.onnx_export import quietly
 
 try:

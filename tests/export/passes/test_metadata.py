@@ -17,6 +17,7 @@ from vaekit.maths.elbo import Likelihood
 from vaekit_export.compress.compress import compress_bundle
 from vaekit_export.passes import apply
 from vaekit_export.passes.metadata import KEYS, describe, set_metadata
+from vaekit_export.passes.precision import LowPrecision
 from vaekit_export.publish import Export
 
 FREE = "vaekit.image_multiple_of"  # only where sizes are free
@@ -94,7 +95,9 @@ def test_openvino_computes_the_golden_vectors_and_reads_what_they_are(published:
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_other_runtimes_give_back_weights_in_lower_precision(published: Export, tmp_path: Path, precision: str) -> None:
+def test_other_runtimes_give_back_weights_in_lower_precision(
+    published: Export, tmp_path: Path, precision: LowPrecision
+) -> None:
     openvino = pytest.importorskip("openvino")
     small = compress_bundle(published.path, tmp_path / "small", precision=precision, weights_only=True, seconds=0).path
     compiled = openvino.Core().compile_model(small / "decoder.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
