@@ -226,7 +226,7 @@ class Wide(nn.Module):
 
 def test_results_of_another_shape_never_pass() -> None:
     graph = ExportedGraph("decoder", Wide(), puppet().onnx, "pairs", ("y",))
-    with pytest.raises(ParityError, match=r"puppet, output y.*\(\d+, 3\).*\(\d+, 4\)"):
+    with pytest.raises(ParityError, match=r"decoder, output y.*\(\d+, 3\).*\(\d+, 4\)"):
         check_parity(graph, {"pairs": np.ones((5, 2, 3), np.float32)}, Tolerances(1e9, 1e9))
 
 

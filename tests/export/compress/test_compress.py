@@ -9,32 +9,23 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 import vaekit
-from vaekit.bundle.manifest import MANIFEST, Manifest, dump_json
+from vaekit.bundle.manifest import MANIFEST
 from vaekit.bundle.reading import read_bundle
-from vaekit.errors import BundleError, CheckError, ExportError, SourceError, UsageError
+from vaekit.errors import BundleError, CheckError, SourceError, UsageError
 from vaekit.images.shapes import draw_shapes
-from vaekit.maths.elbo import kl_standard_normal, log_likelihood
-from vaekit.maths.prior import Mixture
 from vaekit_export.compress import speed
 from vaekit_export.compress.compress import compress_bundle
-from vaekit_export.compress.judge import Delta, Graphs, Judge, Limits, array_psnr, run
+from vaekit_export.compress.judge import array_psnr, run
 from vaekit_export.compress.report import Compression
-from vaekit_export.passes import apply, read, write
-from vaekit_export.passes.precision import layers_of, lower, to_int8
-from vaekit_export.passes.prune import marginal, prune_decoder, prune_encoder
-from vaekit_export.passes.subpixel import as_convolutions
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -50,59 +41,9 @@ def squeeze(bundle: Path, target: Path, source: str | None = None, **options: An
     return compress_bundle(bundle, target, source, **{"seconds": 0.0, **options})
 
 
-def rewrite(bundle: Path, **graphs: bytes) -> None:
-    """Put other graphs into a bundle, with a manifest that fits."""
-    manifest = read_bundle(bundle).manifest
-    specs = dict(manifest.graphs)
-    for name, data in graphs.items():
-        (bundle / specs[name].file).write_bytes(data)
-        specs[name] = dataclasses.replace(specs[name], sha256=hashlib.sha256(data).hexdigest())
-    save(bundle, dataclasses.replace(manifest, graphs=specs))
-
-
-def save(bundle: Path, manifest: Manifest) -> None:
-    (bundle / MANIFEST).write_text(dump_json(manifest.to_json()))
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The edge's tiny bundle: real digits of 8 x 8 pixels, four latent dimensions."""
-    return Path(__file__).parents[2] / "bundles" / "tiny"
-
-
 @pytest.fixture(scope="module")
 def int8(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Compression:
     return squeeze(small, tmp_path_factory.mktemp("int8") / "bundle", precision="int8", min_psnr=30.0)
-
-
-@pytest.fixture
-def half_dead(copied_bundle: Path) -> Path:
-    """The tiny bundle with dimensions 1 and 3 dead: constant posteriors N(0.02, 1), and no weight in the decoder."""
-    return kill(copied_bundle, heard=1e-3)
-
-
-def kill(bundle: Path, heard: float) -> Path:
-    """Let dimensions 1 and 3 of a bundle be dead, and the decoder hear so much of them."""
-    files = read_bundle(bundle).files
-    encoder = onnx.load_from_string(files["encoder.onnx"])
-    for weight in encoder.graph.initializer:
-        if weight.name.startswith(("mu.", "logvar.")):
-            values = numpy_helper.to_array(weight).copy()
-            values[[1, 3]] = 0.02 if weight.name == "mu.bias" else 0.0
-            weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    decoder = onnx.load_from_string(files["decoder.onnx"])
-    for weight in decoder.graph.initializer:
-        if weight.name == "expand.0.weight":
-            values = numpy_helper.to_array(weight).copy()
-            values[:, [1, 3]] *= heard
-            weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    rewrite(bundle, encoder=encoder.SerializeToString(), decoder=decoder.SerializeToString())
-    manifest = read_bundle(bundle).manifest
-    kl, mean = list(manifest.latent.kl), list(manifest.latent.mean)
-    kl[1], kl[3], mean[1], mean[3] = 0.0002, 0.0003, 0.02, 0.02
-    latent = dataclasses.replace(manifest.latent, kl=tuple(kl), mean=tuple(mean))
-    save(bundle, dataclasses.replace(manifest, latent=latent))
-    return bundle
 
 
 # INT8 and float16
@@ -155,7 +96,9 @@ def test_a_compressed_bundle_proves_itself_and_knows_its_parent(small: Path, int
     assert str(small) not in json.dumps(vae.bundle.document)
 
 
-def test_tolerances_let_kernels_round_but_no_other_model_pass(int8: Compression, tmp_path: Path, small: Path) -> None:
+def test_tolerances_let_kernels_round_but_no_other_model_pass(
+    int8: Compression, tmp_path: Path, rewrite: Callable[..., None]
+) -> None:
     allowed = int8.manifest.tolerances["int8"]
     assert allowed["cpu"].atol <= allowed["accelerator"].atol <= allowed["reduced"].atol
     broken = tmp_path / "bundle"
@@ -280,89 +223,6 @@ def test_what_cannot_be_good_enough_is_not_published(small: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sensitive_layers_are_left_out_in_the_order_that_was_measured() -> None:
-    loss = {"a": 5.0, "b": 1.0, "c": 3.0}  # dB by layer; ten may be lost
-
-    def convert(keep: Any) -> bytes:
-        return ",".join(name for name in loss if name not in keep).encode()
-
-    def headroom(limit: float) -> Callable[[bytes], float]:
-        return lambda data: limit - sum(loss[name] for name in data.decode().split(",") if name)
-
-    cases = {9.0: (), 8.0: ("a",), 3.0: ("a", "c"), 0.5: None}
-    for limit, kept in cases.items():
-        found = lower(list(loss), convert, headroom(limit))
-        assert (found.in_float if found else None) == (kept if limit < 9 else ()), limit
-
-
-def test_a_layer_is_a_weight_and_what_follows_it(small: Path) -> None:
-    layers = layers_of(read((small / "decoder.onnx").read_bytes()))
-    assert [len(nodes) for nodes in layers.values()] == [4, 2]
-    assert sum(len(nodes) for nodes in layers.values()) == len(onnx.load(small / "decoder.onnx").graph.node)
-
-
-def test_bytes_that_are_no_graph_are_refused() -> None:
-    with pytest.raises(ExportError, match="could not quantise"):
-        to_int8(b"no graph", "image", np.zeros((2, 1, 8, 8), np.float32))
-
-
-# Transposed convolutions as ordinary ones
-
-
-def transposed(kernel: tuple[int, int], stride: int, pads: list[int], *, bias: bool, output_padding: int = 0) -> bytes:
-    random = np.random.default_rng(0)
-    weights = [numpy_helper.from_array(random.standard_normal((3, 2, *kernel)).astype(np.float32), "w")]
-    if bias:
-        weights.append(numpy_helper.from_array(random.standard_normal(2).astype(np.float32), "b"))
-    extra: dict[str, Any] = {"output_padding": [output_padding] * 2} if output_padding else {}
-    node = helper.make_node(
-        "ConvTranspose", ["x", *(w.name for w in weights)], ["y"], "up", strides=[stride] * 2, pads=pads, **extra
-    )
-    x = helper.make_tensor_value_info("x", FLOAT, ["batch", 3, 5, 4])
-    y = helper.make_tensor_value_info("y", FLOAT, None)
-    graph = helper.make_graph([node], "up", [x], [y], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    data: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
-    return data
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(
-    ("kernel", "stride", "pads"),
-    [
-        ((4, 4), 2, [1, 1, 1, 1]),
-        ((3, 3), 2, [1, 1, 1, 1]),
-        ((4, 3), 2, [1, 1, 1, 1]),
-        ((2, 2), 2, [0, 0, 0, 0]),
-        ((5, 5), 3, [2, 1, 1, 2]),
-        ((3, 3), 1, [1, 1, 1, 1]),
-        ((1, 1), 2, [0, 0, 0, 0]),
-    ],
-)
-def test_a_transposed_convolution_is_an_ordinary_one_with_its_pixels_put_in_place(
-    kernel: tuple[int, int], stride: int, pads: list[int], bias: bool
-) -> None:
-    data = transposed(kernel, stride, pads, bias=bias)
-    model = read(data)
-    x = np.random.default_rng(1).standard_normal((2, 3, 5, 4)).astype(np.float32)
-    assert as_convolutions(model) == 1
-    rewritten = write(model)
-    onnx.checker.check_model(onnx.load_from_string(rewritten), full_check=True)
-    assert "ConvTranspose" not in [node.op_type for node in model.graph]
-    (expected,), (actual,) = run(data, x), run(rewritten, x)
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
-
-
-def test_other_transposed_convolutions_are_left_alone() -> None:
-    proto = onnx.load_from_string(transposed((1, 1), 2, [0, 0, 0, 0], bias=False, output_padding=1))
-    proto.graph.node[0].attribute.append(helper.make_attribute("dilations", [2, 2]))
-    model = read(proto.SerializeToString())
-    before = write(model)
-    assert as_convolutions(model) == 0
-    assert write(model) == before
-
-
 # Pruning
 
 
@@ -413,7 +273,7 @@ def test_pruning_and_int8_go_together(half_dead: Path, tmp_path: Path) -> None:
     assert later.manifest.provenance["compression"]["parent"]["compression"]["pruned"] == [1, 3]
 
 
-def test_a_dimension_that_the_elbo_misses_stays(half_dead: Path, tmp_path: Path) -> None:
+def test_a_dimension_that_the_elbo_misses_stays(half_dead: Path, tmp_path: Path, save: Callable[..., None]) -> None:
     manifest = read_bundle(half_dead).manifest
     kl = (0.005, *manifest.latent.kl[1:])  # dimension 0 is said to be dead, and is not
     save(half_dead, dataclasses.replace(manifest, latent=dataclasses.replace(manifest.latent, kl=kl)))
@@ -424,7 +284,7 @@ def test_a_dimension_that_the_elbo_misses_stays(half_dead: Path, tmp_path: Path)
 
 
 def test_that_the_elbo_rises_without_a_dimensions_noise_is_no_reason_to_keep_it(
-    copied_bundle: Path, tmp_path: Path
+    copied_bundle: Path, tmp_path: Path, kill: Callable[..., Path]
 ) -> None:
     done = squeeze(kill(copied_bundle, heard=0.5), tmp_path / "out", prune=True)
     assert done.pruned == (1, 3)
@@ -438,115 +298,6 @@ def test_nothing_to_prune_is_an_error_only_where_nothing_else_is_done(small: Pat
     said: list[str] = []
     squeeze(small, tmp_path / "bundle", prune=True, dead_below=0.0, precision="fp16", say=said.append)
     assert any("nothing to prune" in line for line in said)
-
-
-def test_a_decoder_that_does_not_begin_linearly_is_not_pruned() -> None:
-    z, y = (helper.make_tensor_value_info(name, FLOAT, ["batch", 3]) for name in "zy")
-    graph = helper.make_graph([helper.make_node("Sigmoid", ["z"], ["y"])], "g", [z], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with pytest.raises(ExportError, match="first layer is Sigmoid"):
-        prune_decoder(ir.from_proto(model), (0, 1), np.zeros(3))
-
-
-def test_an_output_without_a_linear_head_is_gathered() -> None:
-    x, y = (helper.make_tensor_value_info(name, FLOAT, ["batch", 3]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Sigmoid", ["x"], ["y"])], "g", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    rows = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    pruned = apply(model.SerializeToString(), partial(prune_encoder, kept=(0, 2)))
-    np.testing.assert_array_equal(run(pruned, rows)[0], run(model.SerializeToString(), rows)[0][:, [0, 2]])
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("transposed_weight", [True, False])
-@pytest.mark.parametrize("operator", ["Gemm", "MatMul"])
-def test_dimensions_fold_into_any_linear_first_layer(operator: str, transposed_weight: bool, bias: bool) -> None:
-    if operator == "MatMul" and (bias or transposed_weight):
-        pytest.skip("MatMul has neither")
-    random = np.random.default_rng(0)
-    weight = random.standard_normal((5, 3) if transposed_weight else (3, 5)).astype(np.float32)
-    weights = [numpy_helper.from_array(weight, "w")]
-    if bias:
-        weights.append(numpy_helper.from_array(random.standard_normal(5).astype(np.float32), "b"))
-    attributes: dict[str, Any] = (
-        {"transB": int(transposed_weight), "alpha": 0.5, "beta": 2.0} if operator == "Gemm" else {}
-    )
-    node = helper.make_node(operator, ["z", *(w.name for w in weights)], ["y"], "first", **attributes)
-    z, y = (helper.make_tensor_value_info(name, FLOAT, ["batch", size]) for name, size in (("z", 3), ("y", 5)))
-    graph = helper.make_graph([node], "g", [z], [y], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    means = np.array([0.3, -1.0, 0.7])
-    rows = random.standard_normal((4, 3)).astype(np.float32)
-    rows[:, 1] = means[1]
-    pruned = apply(model.SerializeToString(), partial(prune_decoder, kept=(0, 2), means=means))
-    np.testing.assert_allclose(
-        run(pruned, rows[:, [0, 2]])[0], run(model.SerializeToString(), rows)[0], rtol=1e-5, atol=1e-6
-    )
-
-
-def test_marginals_of_a_mixture_have_its_moments() -> None:
-    random = np.random.default_rng(0)
-    cholesky = np.tril(random.standard_normal((2, 3, 3)))
-    for k in range(2):
-        np.fill_diagonal(cholesky[k], 1.5)
-    mixture = Mixture(np.array([0.25, 0.75]), random.standard_normal((2, 3)), cholesky)
-    whole = marginal(mixture, (0, 1, 2))
-    np.testing.assert_allclose(whole.cholesky, cholesky, atol=1e-12)
-    assert marginal(mixture, (2,)).cholesky.shape == (2, 1, 1)
-
-
-# Measuring
-
-
-def pruned_to(graphs: Graphs, kept: tuple[int, ...], means: NDArray[np.float64]) -> Graphs:
-    encoder = apply(graphs.encoder, partial(prune_encoder, kept=kept))
-    return Graphs(encoder, apply(graphs.decoder, partial(prune_decoder, kept=kept, means=means)), kept)
-
-
-def test_the_parent_measured_against_itself_loses_nothing(small: Path) -> None:
-    vae = vaekit.load(small, provider="cpu")
-    judge = Judge(vae, vae.sample(16), Limits(42.0, 0.1))
-    assert judge.psnr(judge.parent) == np.inf
-    assert judge.delta_elbo(judge.parent, 0.1) == Delta(0.0, 0.0)
-    assert judge.check(judge.parent) == (np.inf, Delta(0.0, 0.0))
-
-
-def test_a_fall_beyond_the_limit_is_refused(small: Path) -> None:
-    vae = vaekit.load(small, provider="cpu")
-    judge = Judge(vae, vae.sample(16), Limits(-np.inf, 0.1))
-    means = np.array(vae.manifest.latent.mean)
-    alive = pruned_to(judge.parent, (1, 2), means)
-    with pytest.raises(CheckError, match=r"changes by -.* may fall by 0\.1, nothing was published"):
-        judge.check(alive)
-
-
-def test_the_change_of_the_elbo_is_what_much_noise_gives(copied_bundle: Path) -> None:
-    """Against 4,000 noise vectors for each image, drawn otherwise."""
-    vae = vaekit.load(kill(copied_bundle, heard=0.3), provider="cpu")
-    images, means = vae.sample(8), np.array(vae.manifest.latent.mean)
-    judge = Judge(vae, images, Limits(42.0, 0.1))
-    pruned = pruned_to(judge.parent, (0, 2), means)
-    found = judge.delta_elbo(pruned, 0.1, exactly=True)
-    mu, logvar = vae.posterior(images)
-    z = mu[:, None] + np.exp(logvar / 2)[:, None] * np.random.default_rng(0).standard_normal((8, 4000, 4))
-    fixed = z.copy()
-    fixed[..., [1, 3]] = means[[1, 3]]
-    many = np.repeat(images, 4000, axis=0)
-    with_and_without = [
-        log_likelihood(many, vae.decode(codes.reshape(-1, 4).astype(np.float32)), vae.manifest.likelihood).mean()
-        for codes in (z, fixed)
-    ]
-    kl = kl_standard_normal(mu, logvar).mean(axis=0)[[1, 3]].sum()
-    assert found is not None
-    assert 0 < found.standard_error < 0.2
-    assert found.nats == pytest.approx(with_and_without[1] - with_and_without[0] + kl, abs=4 * found.standard_error)
-
-
-def test_array_psnr() -> None:
-    a = np.zeros((2, 5), np.float32)
-    assert array_psnr(a, a, 1.0) == np.inf
-    assert array_psnr(a + np.float32(0.1), a, 1.0) == pytest.approx(20, abs=1e-4)
-    assert array_psnr(a * np.nan, a, 1.0) == -np.inf
 
 
 Rates = dict[str, dict[str, float]]
