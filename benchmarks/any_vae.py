@@ -60,7 +60,7 @@ class PlainVAE(nn.Module):
         return entropy - 0.5 * (1 + logvar - mu.square() - logvar.exp()).sum()
 
 
-class Half(nn.Module):
+class MethodAsModule(nn.Module):
     """One method of a model as a module."""
 
     def __init__(self, model: PlainVAE, method: str) -> None:
@@ -75,7 +75,7 @@ def plain() -> tuple[nn.Module, nn.Module, VAEDescription, nn.Module]:
     """The factory that `vaekit export --module any_vae:plain` calls."""
     model = PlainVAE()
     description = VAEDescription((1, 28, 28), (20,), likelihood="bernoulli", name="784-400-20")
-    return Half(model, "encode"), Half(model, "decode"), description, model
+    return MethodAsModule(model, "encode"), MethodAsModule(model, "decode"), description, model
 
 
 def main() -> None:

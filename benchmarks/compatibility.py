@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("vae"))
     parser.add_argument("--opsets", type=int, nargs="+", default=[*range(MIN_OPSET, newest_opset() + 1)])
     parser.add_argument("--versions", nargs="*", default=list(VERSIONS), help="of ONNX Runtime, oldest first")
-    parser.add_argument("--seconds", type=float, default=0.3, help="that each half is timed for in each round")
+    parser.add_argument("--seconds", type=float, default=0.3, help="that each graph is timed for in each round")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -78,7 +78,7 @@ def main() -> None:
         )
         for opset, row in rows.items():
             nodes = " + ".join(str(count) for count in row["nodes"].values())
-            told = ", ".join(f"x{s['median']:.2f} ({s['least']:.2f}-{s['largest']:.2f})" for s in row["speed"].values())
+            told = ", ".join(f"x{s['median']:.2f} ({s['min']:.2f}-{s['max']:.2f})" for s in row["speed"].values())
             found = row["oldest_onnxruntime"] or "none of those tried"
             print(f"{opset:>5} {row['ir']:>3} {nodes:>9} {row['bytes'] / 1e6:>6.2f} {found:>20}  {told}")
         write_json(options.json, {"opsets": rows})
@@ -96,7 +96,7 @@ def oldest(bundles: dict[int, Path], versions: list[str], scratch: Path) -> dict
         numpy = "numpy" if tuple(map(int, version.split(".")[:2])) >= NUMPY_2_FROM else "numpy<2"
         pip = [str(folder / "bin" / "pip"), "install", "--quiet", f"onnxruntime=={version}", numpy]
         if subprocess.run(pip, capture_output=True, check=False).returncode != 0:
-            print(f"onnxruntime {version} cannot be installed here: left out")
+            print(f"onnxruntime {version} cannot be installed here: skipped")
             continue
         for opset in waiting:
             bare = [str(folder / "bin" / "python"), str(BARE), str(bundles[opset])]

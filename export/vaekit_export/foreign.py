@@ -3,92 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaekit.bundle.manifest import Scaling
 from vaekit.errors import ExportError, UsageError
-from vaekit.maths.elbo import Likelihood
-from vaekit.types import LIKELIHOODS, Array, PosteriorName, one_of
+from vaekit.types import Array, GraphName, PosteriorName
+from vaekit_export.description import VAEDescription
+from vaekit_export.model import Model, Say
 from vaekit_export.parity import Tolerances
-from vaekit_export.publish import Export, Model, Say, check_request, publish
+from vaekit_export.publish import Export, check_request, publish
 from vaekit_export.randomness import find_random_call
-
-
-@dataclass(frozen=True)
-class VAEDescription:
-    """What a VAE's modules do not say of themselves. Raises UsageError for what cannot be."""
-
-    image_shape: tuple[int, int, int]
-    """(C, H, W); C is 1 or 3."""
-    latent_shape: tuple[int, ...]
-    """Of one latent: (d,), or (c, h, w) for a map."""
-    pixel_range: tuple[float, float] = (0.0, 1.0)
-    """What the modules take and give for black and white, such as (-1, 1). The bundle's images are in [0, 1]: the way
-    to this range and back becomes part of the graphs."""
-    likelihood: str = "none"
-    """p(x|z): ``gaussian``, ``bernoulli``, or ``none`` where it is not known; then images have no score."""
-    sigma: float | None = None
-    """Of the Gaussian, for pixels in [0, 1]."""
-    scaling: Scaling | None = None
-    """How models that were trained on the latents take them. It is kept in the manifest, not applied in the graphs."""
-    multiple_of: int | None = None
-    """Where height and width are free: they may be any multiples of this many pixels, and latents, which must be maps,
-    grow with them. The sizes above are then the usual ones."""
-    name: str = "VAE"
-    """Of the model, for the manifest."""
-
-    def __post_init__(self) -> None:
-        if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3) or min(self.image_shape) < 1:
-            raise UsageError(f"image_shape is (channels, height, width) with 1 or 3 channels, not {self.image_shape}")
-        if len(self.latent_shape) not in (1, 3) or min(self.latent_shape) < 1:
-            raise UsageError(f"latent_shape is (d,) or (c, h, w), not {self.latent_shape}")
-        if self.multiple_of is not None:
-            _check_free_size(self.image_shape, self.latent_shape, self.multiple_of)
-        low, high = self.pixel_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise UsageError(f"pixel_range is (black, white), such as (-1, 1), not {self.pixel_range}")
-        try:
-            self.as_likelihood()
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-
-    def as_likelihood(self) -> Likelihood:
-        """The likelihood as the manifest keeps it."""
-        return Likelihood(one_of(LIKELIHOODS, self.likelihood, "likelihood"), self.sigma)
-
-
-def _check_free_size(image: tuple[int, int, int], latent: tuple[int, ...], step: int) -> None:
-    """Raise UsageError unless sizes that are multiples of ``step`` have latents of whole sizes."""
-    if len(latent) != 3:
-        raise UsageError(f"multiple_of leaves height and width free: latents must then be maps (c, h, w), not {latent}")
-    for size, code in zip(image[1:], latent[1:], strict=True):
-        if step < 1 or size % step or size % code or step % (size // code):
-            raise UsageError(
-                f"images of {image[1]} x {image[2]} with latents of {latent[1]} x {latent[2]} cannot come in multiples "
-                f"of {step}: it must divide the image's sizes, and be a multiple of what the model downsamples by"
-            )
-
-
-class ForeignVAE(NamedTuple):
-    """A VAE of any library, ready for ``export_vae``: what adapters give, and what a factory returns."""
-
-    encoder: nn.Module
-    """image (B, C, H, W) → mu and logvar, or mu alone."""
-    decoder: nn.Module
-    """z (B, …) → image (B, C, H, W)."""
-    description: VAEDescription
-    model: nn.Module | None = None
-    """The module that a file of weights belongs to; by default the two as ``encoder.…`` and ``decoder.…``."""
 
 
 def export_vae(
@@ -122,14 +53,14 @@ def export_vae(
     check_request(target, opset, golden)
     pixels = _checked_images(images, description.image_shape)
     low, high = description.pixel_range
-    halves = _Encoder(encoder, low, high), _Decoder(decoder, low, high)
-    for what, half in zip(("encoder", "decoder"), halves, strict=True):
-        _check_weights(what, half)
-    with _evaluation_mode(*halves), torch.no_grad():
-        posterior = _check_halves(*halves, description, torch.from_numpy(pixels[:2]), say)
+    unit_encoder, unit_decoder = _Encoder(encoder, low, high), _Decoder(decoder, low, high)
+    _check_weights("encoder", unit_encoder)
+    _check_weights("decoder", unit_decoder)
+    with _evaluation_mode(unit_encoder, unit_decoder), torch.no_grad():
+        posterior = _check_modules(unit_encoder, unit_decoder, description, torch.from_numpy(pixels[:2]), say)
         model = Model(
-            encoder=halves[0],
-            decoder=halves[1],
+            encoder=unit_encoder,
+            decoder=unit_decoder,
             image_shape=description.image_shape,
             latent_shape=description.latent_shape,
             multiple_of=description.multiple_of,
@@ -199,9 +130,9 @@ def _checked_images(images: NDArray[Any], shape: tuple[int, int, int]) -> Array:
     return np.ascontiguousarray(array, np.float32)
 
 
-def _check_weights(what: str, half: nn.Module) -> None:
+def _check_weights(what: GraphName, module: nn.Module) -> None:
     """Raise ExportError for weights that are not float32 on the CPU."""
-    for name, tensor in (*half.named_parameters(), *half.named_buffers()):
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         inner = name.partition(".")[2]
         if tensor.device.type != "cpu":
             raise ExportError(f"the {what}'s {inner} is on {tensor.device}: move the module to the CPU first (.cpu())")
@@ -211,7 +142,7 @@ def _check_weights(what: str, half: nn.Module) -> None:
             )
 
 
-def _check_halves(
+def _check_modules(
     encoder: _Encoder, decoder: _Decoder, description: VAEDescription, pixels: Tensor, say: Say
 ) -> PosteriorName:
     """Run both on two images, raise ExportError unless all is as described, and return the posterior's name."""
@@ -239,7 +170,7 @@ def _check_halves(
     return "deterministic" if len(codes) == 1 else "diagonal"
 
 
-def _run(what: str, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[Tensor, ...]:
+def _run(what: GraphName, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[Tensor, ...]:
     try:
         found = run(rows)
     except Exception as error:  # whatever a stranger's module raises
@@ -254,7 +185,7 @@ def _run(what: str, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[Tensor,
     return outputs
 
 
-def _check_output(what: str, name: str, output: Tensor, shape: tuple[int, ...], field: str) -> None:
+def _check_output(what: GraphName, name: str, output: Tensor, shape: tuple[int, ...], field: str) -> None:
     if tuple(output.shape) != shape:
         raise ExportError(
             f"the {what} gives {name} of shape {tuple(output.shape)} for two inputs, where {field} asks for {shape}"
@@ -265,9 +196,9 @@ def _check_output(what: str, name: str, output: Tensor, shape: tuple[int, ...], 
         raise ExportError(f"the {what} gives NaN or infinity in {name}: are its weights loaded?")
 
 
-def _check_deterministic(what: str, half: nn.Module, rows: Tensor) -> None:
-    """Raise ExportError where a half gives something else for the same input, saying what in it is random."""
-    call = find_random_call(lambda example: _run(what, half, example), rows)
+def _check_deterministic(what: GraphName, module: nn.Module, rows: Tensor) -> None:
+    """Raise ExportError where a module gives something else for the same input, saying what in it is random."""
+    call = find_random_call(lambda example: _run(what, module, example), rows)
     if call is None:
         return
     place = f" in {call.place}" if call.place else ""

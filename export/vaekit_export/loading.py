@@ -1,4 +1,4 @@
-"""A VAE named on the command line: its factory, its weights, and the images that it is checked on."""
+"""A VAE named on the command line: its factory and its weights."""
 
 from __future__ import annotations
 
@@ -8,23 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from vaekit.errors import ExportError, SourceError, UsageError
-from vaekit.images.stream import ImageStream
-from vaekit.types import Array
-from vaekit_export.foreign import ForeignVAE, VAEDescription
-from vaekit_export.publish import Say, rows_of_images
+from vaekit.errors import ExportError, UsageError
+from vaekit_export.description import ForeignVAE, VAEDescription
 
-_IMAGES = 1000  # as many as a run holds out, where they are small
 _NAMED_KEYS = 3
 
 
 def call_factory(spec: str) -> ForeignVAE:
-    """What the factory ``package.module:factory`` returns; the current folder is searched as well.
+    """Call the factory ``package.module:factory``; the current folder is searched as well.
 
     Raises UsageError where there is none, ExportError where it fails or does not return a VAE.
     """
@@ -85,22 +80,6 @@ def load_weights(vae: ForeignVAE, path: Path) -> None:
         hint = "" if vae.model else ". The factory may return the module that they belong to as a fourth item"
         raise ExportError(f"the weights in {path} do not fit: the file {'; it '.join(filter(None, differences))}{hint}")
     model.load_state_dict(found)
-
-
-def read_images(source: str, shape: tuple[int, int, int], say: Say) -> Array:
-    """Up to 1,000 images of a source, fewer of large ones, evenly spread: float32 (N, *shape) in [0, 1].
-
-    Raises SourceError where the source is none, or no image of it can be read.
-    """
-    with ImageStream([source], shape) as stream:
-        most = rows_of_images(shape, _IMAGES)
-        chunks = list(stream.chunks(every=max(1, -(-len(stream) // most))))
-        failures = [failure for chunk in chunks for failure in chunk.failures]
-        for failure in failures:
-            say(f"left out: {failure}")
-        if not any(chunk.paths for chunk in chunks):
-            raise SourceError(f"{source} holds no readable image" + (f"; the first: {failures[0]}" if failures else ""))
-        return np.concatenate([chunk.images for chunk in chunks])
 
 
 def _checked(spec: str, returned: object) -> ForeignVAE:

@@ -8,10 +8,12 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,11 @@ from torch import Tensor, nn
 from vaekit.bundle.onnx_file import TensorInfo, read_onnx
 from vaekit.errors import ExportError, UsageError
 from vaekit.ort.session import open_on_cpu
-from vaekit_export.passes.metadata import KEYS
+from vaekit.types import GraphName
+from vaekit_export.passes import write
+from vaekit_export.passes.axes import name_axes
+from vaekit_export.passes.metadata import KEYS, lowest_ir_version, tidy
+from vaekit_export.passes.opset import drop_later_attributes
 from vaekit_export.passes.shapes import constant_shapes
 
 MIN_OPSET = 17
@@ -49,8 +55,21 @@ _MINIMUM_ONNXRUNTIME = {
 }
 
 
+@dataclass(frozen=True)
+class ExportedGraph:
+    """A module beside the ONNX file that was made from it."""
+
+    name: GraphName
+    module: nn.Module
+    onnx: bytes
+    input_name: str
+    output_names: tuple[str, ...]
+    input_axes: Axes = field(default_factory=lambda: BATCH_AXIS)
+    """The input's free axes."""
+
+
 def newest_opset() -> int:
-    """The newest opset that the installed onnx package defines and the installed ONNX Runtime loads, by trying."""
+    """Find the newest opset that the installed onnx defines and ONNX Runtime loads, by trying."""
     for opset in range(onnx.defs.onnx_opset_version(), MIN_OPSET, -1):
         try:
             open_on_cpu("probe", _probe_model(opset))
@@ -94,10 +113,13 @@ def export_onnx(
     program = export_program(
         module, example, input_name=input_name, output_names=output_names, opset=opset, input_axes=input_axes
     )
-    model = _at_opset(program.model_proto, opset)
+    model = _at_opset(program.model, opset)
     constant_shapes(model)
-    _name_axes(model, output_axes)
-    data = _tidied(model)
+    named = {axis: name for axis, name in output_axes.items() if axis not in BATCH_AXIS}
+    if named:
+        name_axes(model, named)
+    tidy(model)
+    data = write(model)
     check_onnx(data, inputs=inputs, outputs=declared, opset=opset)
     return data
 
@@ -168,11 +190,6 @@ def check_onnx(data: bytes, *, inputs: Sequence[TensorInfo], outputs: Sequence[T
             raise ExportError(f"the graph's {kind} are {found}, not {list(wanted)}")
 
 
-def lowest_ir_version(opset: int) -> int:
-    """The lowest IR version that may carry an opset: 8 at 17. Old runtimes refuse a higher one."""
-    return int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
-
-
 def minimum_onnxruntime(opset: int) -> str:
     """The oldest ONNX Runtime that was found to load and run a vaekit graph of an opset at its lowest IR version.
 
@@ -183,18 +200,18 @@ def minimum_onnxruntime(opset: int) -> str:
     return _MINIMUM_ONNXRUNTIME.get(opset, str(onnxruntime.__version__))
 
 
-def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+def _at_opset(model: ir.Model, opset: int) -> ir.Model:
     """The model at an opset: where the exporter itself stayed above it, converted by onnx.
 
     Raises ExportError naming the operator that has no form there, and the opset that has it.
     """
-    written = _standard_opset(model)
-    if written is not None and written > opset:
+    written = model.opset_imports.get("", opset)
+    if written > opset:
         try:
-            model = onnx.version_converter.convert_version(model, opset)
+            model = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(model), opset))
         except Exception as error:  # the converter's failed assertions are RuntimeErrors, but not promised to be
             raise ExportError(_without_a_form(str(error), opset, written)) from error
-    _drop_later_attributes(model, opset)
+    drop_later_attributes(model)
     return model
 
 
@@ -208,67 +225,9 @@ def _without_a_form(complaint: str, opset: int, written: int) -> str:
     return f"an operator of this model has no form in opset {opset}: {reason} --opset {written} has it"
 
 
-def _drop_later_attributes(model: onnx.ModelProto, opset: int) -> None:
-    """Take out attributes that converting down leaves behind, where the older operator means the same without them.
-
-    Before opset 18, Split without sizes splits into as many equal parts as it has outputs, and reductions over no axes
-    reduce all.
-    """
-    for node in model.graph.node:
-        if node.domain:
-            continue
-        known = onnx.defs.get_schema(node.op_type, opset).attributes
-        for attribute in list(node.attribute):
-            idle = attribute.name == "num_outputs" or (attribute.name == "noop_with_empty_axes" and not attribute.i)
-            if idle and attribute.name not in known:
-                node.attribute.remove(attribute)
-
-
-def _standard_opset(model: onnx.ModelProto) -> int | None:
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
-
-
 def _declared(name: str, tensor: Tensor, axes: Axes) -> TensorInfo:
     shape = tuple(axes.get(axis, size) for axis, size in enumerate(tensor.shape))
     return TensorInfo(name, str(tensor.dtype).removeprefix("torch."), shape)
-
-
-def _name_axes(model: onnx.ModelProto, axes: Axes) -> None:
-    """Give the outputs' free axes their names, where the exporter has formulas of the input's.
-
-    What is said of values within goes: it is of the exporter's names. Raises ExportError where an axis is not free.
-    """
-    named = {axis: name for axis, name in axes.items() if axis not in BATCH_AXIS}
-    if not named:
-        return
-    for output in model.graph.output:
-        for axis, name in named.items():
-            size = output.type.tensor_type.shape.dim[axis]
-            if size.HasField("dim_value"):
-                raise ExportError(
-                    f"the model works for one size only: {output.name} has a {name} of {size.dim_value} whatever the "
-                    "input's. Let its layers take sizes as they come, or export it at one size"
-                )
-            size.dim_param = name
-    del model.graph.value_info[:]
-
-
-def tidy(data: bytes) -> bytes:
-    """A graph without metadata and documentation, at the lowest IR version that its opset allows."""
-    return _tidied(onnx.load_from_string(data))
-
-
-def _tidied(model: onnx.ModelProto) -> bytes:
-    """Take out metadata and documentation, and lower the IR version to what the opset needs."""
-    for holder in _metadata(model):
-        for field in ("metadata_props", "doc_string"):
-            if field in holder.DESCRIPTOR.fields_by_name:
-                holder.ClearField(field)
-    standard = _standard_opset(model)
-    if standard is not None:
-        model.ir_version = lowest_ir_version(standard)
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
 
 
 def _is_foreign(model: onnx.ModelProto, holder: Any) -> bool:
@@ -283,9 +242,9 @@ def _metadata(message: Any) -> list[Any]:
     found: list[Any] = []
     if getattr(message, "metadata_props", None) or getattr(message, "doc_string", ""):
         found.append(message)
-    for field, value in message.ListFields():
-        if field.message_type is not None and field.name != "metadata_props":
-            for inner in value if field.is_repeated else (value,):
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None and descriptor.name != "metadata_props":
+            for inner in value if descriptor.is_repeated else (value,):
                 found.extend(_metadata(inner))
     return found
 

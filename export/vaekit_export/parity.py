@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vaekit.errors import ParityError, UsageError
 from vaekit.ort.session import open_on_cpu
 from vaekit.types import Array
-from vaekit_export.onnx_export import BATCH_AXIS, Axes
+from vaekit_export.onnx_export import ExportedGraph
 
 BATCH_SIZES = (1, 2, 7, 64)
 
@@ -31,19 +31,6 @@ class Tolerances:
     def __post_init__(self) -> None:
         if not (0 <= self.atol < np.inf and 0 <= self.rtol < np.inf):
             raise UsageError(f"tolerances must be finite and not negative, not atol {self.atol}, rtol {self.rtol}")
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A module beside the ONNX file that was made from it."""
-
-    name: str
-    module: nn.Module
-    onnx: bytes
-    input_name: str
-    output_names: tuple[str, ...]
-    input_axes: Axes = field(default_factory=lambda: BATCH_AXIS)
-    """The input's free axes."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +60,7 @@ class Worst:
     torch: float
 
 
-def check_parity(graph: Graph, inputs: dict[str, Array], tolerances: Tolerances) -> list[Result]:
+def check_parity(graph: ExportedGraph, inputs: dict[str, Array], tolerances: Tolerances) -> list[Result]:
     """Run both on each named set of inputs, at each of BATCH_SIZES.
 
     Raises ParityError with the worst element of all where any output does not agree.
@@ -90,7 +77,7 @@ def check_parity(graph: Graph, inputs: dict[str, Array], tolerances: Tolerances)
     return results
 
 
-def onnx_runner(graph: Graph) -> Runner:
+def onnx_runner(graph: ExportedGraph) -> Runner:
     """The graph's outputs for a batch, through the session that the edge opens."""
     opened = open_on_cpu(graph.name, graph.onnx)
     return lambda rows: tuple(opened.run(list(graph.output_names), {graph.input_name: rows}))
@@ -115,7 +102,7 @@ def in_batches(run: Runner, rows: Array, size: int) -> Outputs:
 
 
 def _compare(
-    graph: Graph,
+    graph: ExportedGraph,
     inputs: str,
     rows: Array,
     run_onnx: Runner,

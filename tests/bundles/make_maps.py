@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vaekit.bundle.manifest import Scaling
 from vaekit.images.shapes import draw_shapes
-from vaekit_export.foreign import VAEDescription, export_vae
+from vaekit_export import VAEDescription, export_vae
 
 HERE = Path(__file__).parent
 LATENT = (2, 4, 3)
@@ -54,8 +54,8 @@ def main() -> None:
             multiple_of=4 if name == "free" else None,
             name=name,
         )
-        halves = Encoder(deterministic=deterministic), decoder()
-        export_vae(*halves, description, images, HERE / name, dataset="shapes", say=print)
+        encoder = Encoder(deterministic=deterministic)
+        export_vae(encoder, decoder(), description, images, HERE / name, dataset="shapes", say=print)
 
 
 if __name__ == "__main__":

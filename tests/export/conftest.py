@@ -18,11 +18,11 @@ from vaekit.images.shapes import draw_shapes
 from vaekit.training.config import Config
 from vaekit.training.run import Run, load_run
 from vaekit.training.trainer import Trainer
-from vaekit_export.onnx_export import export_onnx
-from vaekit_export.parity import Graph
+from vaekit.types import GraphName
+from vaekit_export.onnx_export import ExportedGraph, export_onnx
 from vaekit_export.publish import Export, export_run
 
-MakeGraph = Callable[..., Graph]
+MakeGraph = Callable[..., ExportedGraph]
 
 
 @pytest.fixture(scope="session")
@@ -51,16 +51,16 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def make_graph(tiny_run: Run) -> MakeGraph:
-    """``make_graph("encoder", 17)``: that half of the tiny run beside its ONNX file."""
+    """``make_graph("encoder", 17)``: that part of the tiny run beside its ONNX file."""
 
     @functools.cache
-    def make(name: str, opset: int = 17) -> Graph:
+    def make(name: GraphName, opset: int = 17) -> ExportedGraph:
         module = getattr(tiny_run.network, name)
         input_name, outputs = {"encoder": ("image", ("mu", "logvar")), "decoder": ("z", ("image",))}[name]
         torch.manual_seed(0)
         example = torch.rand(2, 3, 16, 13) if name == "encoder" else torch.randn(2, 2)
         data = export_onnx(module, example, input_name=input_name, output_names=outputs, opset=opset)
-        return Graph(name, module, data, input_name, outputs)
+        return ExportedGraph(name, module, data, input_name, outputs)
 
     return make
 

@@ -16,7 +16,8 @@ from vaekit.bundle.manifest import Scaling
 from vaekit.errors import ExportError, UsageError
 from vaekit.images.shapes import draw_shapes
 from vaekit.vae import VAE
-from vaekit_export.foreign import ForeignVAE, export_vae
+from vaekit_export.description import ForeignVAE
+from vaekit_export.foreign import export_vae
 from vaekit_export.publish import Export
 
 Pixels = NDArray[np.uint8]

@@ -20,7 +20,8 @@ from vaekit.bundle.manifest import Scaling
 from vaekit.bundle.reading import read_bundle
 from vaekit.errors import BundleError, ExportError, UsageError
 from vaekit.images.shapes import draw_shapes
-from vaekit_export.foreign import VAEDescription, export_vae
+from vaekit_export.description import VAEDescription
+from vaekit_export.foreign import export_vae
 from vaekit_export.publish import Export
 
 Pixels = NDArray[np.uint8]
@@ -104,8 +105,10 @@ def export_small(
     **options: Any,
 ) -> Export:
     torch.manual_seed(0)
-    halves = encoder or SmallEncoder(), decoder or SmallDecoder()
-    return export_vae(*halves, description, small_pictures() if images is None else images, folder / "b", **options)
+    pictures = small_pictures() if images is None else images
+    return export_vae(
+        encoder or SmallEncoder(), decoder or SmallDecoder(), description, pictures, folder / "b", **options
+    )
 
 
 def nothing_in(folder: Path) -> bool:
@@ -245,10 +248,10 @@ class Branching(SmallEncoder):
 
 
 ENCODERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "samples z": (Sampling, r"encoder is random: it calls randn_like in reparameterise \(test_any_vae.py, line \d+\)"),
-    "dropout is on": (Dropping, r"encoder is random: dropout is on in forward \(test_any_vae.py, line \d+\)"),
+    "samples z": (Sampling, r"encoder is random: it calls randn_like in reparameterise \(test_foreign.py, line \d+\)"),
+    "dropout is on": (Dropping, r"encoder is random: dropout is on in forward \(test_foreign.py, line \d+\)"),
     "draws elsewhere": (Gambling, "encoder is random: it calls a generator that is not PyTorch's"),
-    "branches": (Branching, r"control flow depends on the data in forward \(test_any_vae.py, line \d+"),
+    "branches": (Branching, r"control flow depends on the data in forward \(test_foreign.py, line \d+"),
     "three outputs": (lambda: SmallEncoder(lambda mu, logvar: (mu, logvar, mu)), "3 outputs.*mu and logvar"),
     "a dictionary": (lambda: SmallEncoder(lambda mu, logvar: {"mu": mu}), "gives dict where a tensor"),
     "another width": (lambda: SmallEncoder(lambda mu, logvar: mu[:, :3]), r"mu of shape \(2, 3\).*latent_shape"),

@@ -16,10 +16,10 @@ from torch.nn import functional
 from vaekit.bundle.onnx_file import TensorInfo, read_onnx
 from vaekit.errors import ExportError, UsageError
 from vaekit.ort.session import open_on_cpu
-from vaekit_export.onnx_export import MIN_OPSET, check_onnx, check_opset, export_onnx, lowest_ir_version, newest_opset
-from vaekit_export.parity import Graph
+from vaekit_export.onnx_export import MIN_OPSET, ExportedGraph, check_onnx, check_opset, export_onnx, newest_opset
+from vaekit_export.passes.metadata import lowest_ir_version
 
-MakeGraph = Callable[..., Graph]
+MakeGraph = Callable[..., ExportedGraph]
 Change = Callable[[onnx.ModelProto], None]
 
 OPSETS = (17, newest_opset())  # 21 is exported by tests/cli

@@ -13,15 +13,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from vaekit.errors import ParityError, UsageError
-from vaekit_export.parity import BATCH_SIZES, Graph, Result, Tolerances, check_parity
+from vaekit.types import Array
+from vaekit_export.onnx_export import ExportedGraph
+from vaekit_export.parity import BATCH_SIZES, Result, Tolerances, check_parity
 
-MakeGraph = Callable[..., Graph]
-Array = NDArray[np.float32]
+MakeGraph = Callable[..., ExportedGraph]
 
 
 def latents(rows: int = 70) -> Array:
@@ -32,10 +32,10 @@ def images(rows: int = 70) -> Array:
     return np.random.default_rng(0).random((rows, 3, 16, 13), np.float32)
 
 
-def with_onnx(graph: Graph, change: Callable[[onnx.ModelProto], None]) -> Graph:
+def with_onnx(graph: ExportedGraph, change: Callable[[onnx.ModelProto], None]) -> ExportedGraph:
     model = onnx.load_from_string(graph.onnx)
     change(model)
-    return Graph(graph.name, graph.module, model.SerializeToString(), graph.input_name, graph.output_names)
+    return ExportedGraph(graph.name, graph.module, model.SerializeToString(), graph.input_name, graph.output_names)
 
 
 def test_what_agrees_passes_and_says_by_how_much(make_graph: MakeGraph) -> None:
@@ -57,7 +57,7 @@ def test_what_agrees_passes_and_says_by_how_much(make_graph: MakeGraph) -> None:
             assert result.max_ratio == pytest.approx(difference / allowed)
 
 
-def weights_of(graph: Graph) -> list[str]:
+def weights_of(graph: ExportedGraph) -> list[str]:
     """Names of the weights; scalars, such as the bounds of logvar, are none."""
     initializers = onnx.load_from_string(graph.onnx).graph.initializer
     return [weight.name for weight in initializers if weight.data_type == TensorProto.FLOAT and weight.dims]
@@ -104,7 +104,9 @@ def test_a_module_altered_after_its_export_is_noticed(make_graph: MakeGraph) -> 
         module.get_parameter("logvar.bias")[1] += 0.01
     with pytest.raises(ParityError, match=r"encoder, output logvar\[1\]"):
         check_parity(
-            Graph("encoder", module, graph.onnx, graph.input_name, graph.output_names), {"i": images()}, Tolerances()
+            ExportedGraph("encoder", module, graph.onnx, graph.input_name, graph.output_names),
+            {"i": images()},
+            Tolerances(),
         )
 
 
@@ -125,17 +127,17 @@ class Second(nn.Module):
 
 
 @functools.cache
-def puppet() -> Graph:
+def puppet() -> ExportedGraph:
     """Its file returns the first of each pair."""
     graph = helper.make_graph(
         [helper.make_node("Gather", ["pairs", "first"], ["y"], axis=1)],
-        "puppet",
+        "decoder",
         [helper.make_tensor_value_info("pairs", TensorProto.FLOAT, ["batch", 2, "width"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "width"])],
         [numpy_helper.from_array(np.array(0), "first")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return Graph("puppet", Second(), model.SerializeToString(), "pairs", ("y",))
+    return ExportedGraph("decoder", Second(), model.SerializeToString(), "pairs", ("y",))
 
 
 def compare(onnx_result: Array, torch_result: Array, tolerances: Tolerances) -> list[Result]:
@@ -223,8 +225,8 @@ class Wide(nn.Module):
 
 
 def test_results_of_another_shape_never_pass() -> None:
-    graph = Graph("puppet", Wide(), puppet().onnx, "pairs", ("y",))
-    with pytest.raises(ParityError, match=r"puppet, output y.*\(\d+, 3\).*\(\d+, 4\)"):
+    graph = ExportedGraph("decoder", Wide(), puppet().onnx, "pairs", ("y",))
+    with pytest.raises(ParityError, match=r"decoder, output y.*\(\d+, 3\).*\(\d+, 4\)"):
         check_parity(graph, {"pairs": np.ones((5, 2, 3), np.float32)}, Tolerances(1e9, 1e9))
 
 
@@ -236,7 +238,7 @@ class BatchMean(nn.Module):
 
 
 def test_what_agrees_at_one_batch_size_only_does_not_pass() -> None:
-    graph = Graph("puppet", BatchMean(), puppet().onnx, "pairs", ("y",))
+    graph = ExportedGraph("decoder", BatchMean(), puppet().onnx, "pairs", ("y",))
     rows = np.repeat(np.arange(4, dtype=np.float32), 2).reshape(4, 2, 1)
     check_parity(graph, {"one row": rows[:1]}, Tolerances())
     with pytest.raises(ParityError, match=r"at batch size [27]"):

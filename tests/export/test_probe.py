@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vaekit.bundle.onnx_file import read_onnx
 from vaekit.diagnose.doctor import PROBE_MODEL
-from vaekit_export.onnx_export import MIN_OPSET, lowest_ir_version
+from vaekit_export.onnx_export import MIN_OPSET
+from vaekit_export.passes.metadata import lowest_ir_version
 
 
 def made_anew() -> onnx.ModelProto:

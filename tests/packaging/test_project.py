@@ -100,7 +100,7 @@ def test_onnx_runtime_is_no_base_dependency_and_stands_alone_in_each_extra(pypro
 
 def test_the_edges_tests_import_nothing_of_the_workstation() -> None:
     banned = re.compile(
-        r"^\s*(?:import|from) (?:torch|onnx|onnxscript|safetensors|sklearn|vaekit_export|vaekit\.training)\b"
+        r"^\s*(?:import|from) (?:torch|onnx|onnx_ir|onnxscript|safetensors|sklearn|vaekit_export|vaekit\.training)\b"
     )
     for path in [ROOT / "tests" / "conftest.py", *(ROOT / "tests" / "edge").rglob("*.py")]:
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,10 +15,7 @@ from vaekit_cli.console import command_line, speaker
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, QuietOption
 
 if TYPE_CHECKING:
-    from vaekit_export.compress.compress import Compression, Half
-    from vaekit_export.compress.speed import Speed
-
-_GAIN = 1.05  # images a second over the parent's that count as faster
+    from vaekit_export.compress.report import Compression
 
 
 def compress(
@@ -71,7 +68,7 @@ def compress(
         ),
     ] = False,
     seconds: Annotated[
-        float, typer.Option(help="How long each half is timed, three times at two batch sizes; 0 times nothing.")
+        float, typer.Option(help="How long each graph is timed, three times at two batch sizes; 0 times nothing.")
     ] = 0.5,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -84,7 +81,7 @@ def compress(
     if weights_only is not None and not (int8 or fp16):
         raise UsageError("--weights-only says what --int8 and --fp16 lower: give one of them too")
     if keep_transposed and (weights_only or not int8):
-        raise UsageError("--keep-transposed says something of --int8 alone, where activations are lowered too")
+        raise UsageError("--keep-transposed only applies to --int8 where activations are lowered too")
     from vaekit_export.compress.compress import DEAD_BELOW, compress_bundle
 
     say = speaker(quiet or as_json)
@@ -103,63 +100,20 @@ def compress(
         say=say,
     )
     if as_json:
-        print(json.dumps(_document(done, output), allow_nan=False))
+        print(json.dumps(done.to_json(), allow_nan=False))
         return
     for line in (*text_table(_rows(done)), *_verdicts(done)):
         say(line)
     say("next: " + command_line("vaekit verify", ("-m", output, DEFAULT_MODEL)))
 
 
-def _document(done: Compression, output: Path) -> dict[str, Any]:
-    record = done.manifest.provenance["compression"]
-    sizes = [(half.bytes, half.parent_bytes) for half in done.halves.values()]
-    return {
-        "output": str(output),
-        "latent": done.manifest.latent.shape[0],
-        "pruned": list(done.pruned),
-        "psnr": done.psnr if math.isfinite(done.psnr) else None,
-        "min_psnr": record["min_psnr"],
-        "delta_elbo": record["delta_elbo"],
-        "delta_elbo_standard_error": record["delta_elbo_standard_error"],
-        "max_delta_elbo": record["max_delta_elbo"],
-        "measured_on": done.measured_on,
-        "bytes": sum(size for size, _ in sizes),
-        "parent_bytes": sum(size for _, size in sizes),
-        "ratio": _ratio(done),
-        "graphs": {
-            name: {
-                "precision": half.precision,
-                "bytes": half.bytes,
-                "parent_bytes": half.parent_bytes,
-                "ratio": half.parent_bytes / half.bytes,
-                "nodes": half.nodes,
-                "parent_nodes": half.parent_nodes,
-                "in_float": list(half.in_float),
-                "rewritten_transposed": half.rewritten,
-                "speed": _speeds(half.speed),
-                "tried": {precision: _speeds(speeds) for precision, speeds in half.tried.items()},
-            }
-            for name, half in done.halves.items()
-        },
-        "processor": record["processor"],
-        "notes": _notes(done),
-    }
-
-
-def _speeds(speeds: dict[int, Speed]) -> dict[str, dict[str, float]]:
-    return {
-        str(batch): {"median": speed.median, "min": speed.least, "max": speed.largest}
-        for batch, speed in speeds.items()
-    }
-
-
 def _rows(done: Compression) -> list[tuple[str, ...]]:
-    batches = list(next(iter(done.halves.values())).speed)
+    batches = list(next(iter(done.graphs.values())).speed)
     rows = [("graph", "precision", "MB", "was", "smaller", "nodes", "was", *(f"speed, batch {b}" for b in batches))]
-    for name, half in done.halves.items():
-        speeds = [f"x{s.median:.2f} ({s.least:.2f}-{s.largest:.2f})" for s in half.speed.values()]
-        sizes = (f"{half.bytes / 1e6:.3f}", f"{half.parent_bytes / 1e6:.3f}", f"x{half.parent_bytes / half.bytes:.2f}")
-        rows.append((name, half.precision, *sizes, str(half.nodes), str(half.parent_nodes), *speeds))
+    for name, graph in done.graphs.items():
+        speeds = [f"x{speed.median:.2f} ({speed.min:.2f}-{speed.max:.2f})" for speed in graph.speed.values()]
+        sizes = (f"{graph.bytes / 1e6:.3f}", f"{graph.parent_bytes / 1e6:.3f}", f"x{graph.ratio:.2f}")
+        rows.append((name, graph.precision, *sizes, str(graph.nodes), str(graph.parent_nodes), *speeds))
     return rows
 
 
@@ -173,63 +127,6 @@ def _verdicts(done: Compression) -> list[str]:
         if done.pruned
         else []
     )
-    processor = done.manifest.provenance["compression"]["processor"]
+    processor = done.record["processor"]
     measured = f"measured on {processor['name']} ({' '.join(processor['flags']) or 'flags unknown'})"
-    return [quality, *pruned, f"both graphs are x{_ratio(done):.2f} smaller", *_notes(done), measured]
-
-
-def _ratio(done: Compression) -> float:
-    halves = done.halves.values()
-    return sum(half.parent_bytes for half in halves) / sum(half.bytes for half in halves)
-
-
-def _notes(done: Compression) -> list[str]:
-    """What was left in float, and where there was no gain, with the reason where it is known."""
-    notes = []
-    for name, half in done.halves.items():
-        if half.in_float:
-            layers = ", ".join(half.in_float)
-            kept = f"float16 weights in {layers}" if half.precision == "int8-weights" else f"{layers} stayed in float32"
-            notes.append(f"{name}: {kept}, as the most sensitive")
-        if half.rewritten:
-            became = "transposed convolutions became ordinary ones"
-            if half.rewritten == 1:
-                became = "transposed convolution became an ordinary one"
-            notes.append(f"{name}: {half.rewritten} {became} for integer kernels")
-        if half.precision != "fp32" and half.bytes >= half.parent_bytes:
-            notes.append(
-                f"{name}: is no smaller; what {half.precision} adds to so small a graph is as large as it saves"
-            )
-        for precision, speeds in half.tried.items():
-            notes.append(f"{name}: {half.precision} was taken, as {precision} runs at {_told(speeds)} here")
-        no_gain = {batch: speed for batch, speed in half.speed.items() if speed.median < _GAIN}
-        if no_gain:
-            told = "is slower" if any(_is_slower(speed) for speed in no_gain.values()) else "gains no speed"
-            notes.append(f"{name}: {told} here, {_told(no_gain)}{_reason(half, done)}")
-    return notes
-
-
-def _is_slower(speed: Speed) -> bool:
-    """Beyond what timing the same thing twice gives: in every round, and clearly in the median."""
-    return speed.median < 1 / _GAIN and speed.largest < 1
-
-
-def _told(speeds: dict[int, Speed]) -> str:
-    return ", ".join(f"x{speed.median:.2f} at batch size {batch}" for batch, speed in speeds.items())
-
-
-def _reason(half: Half, done: Compression) -> str:
-    from vaekit.system.machine import has_fast_int8
-
-    flags = frozenset(done.manifest.provenance["compression"]["processor"]["flags"])
-    if half.precision in ("fp16-weights", "int8-weights"):
-        return ": it computes in float32, as the bundle that it was made from"
-    if half.precision == "fp16":
-        return ": on most processors ONNX Runtime computes float16 in float32"
-    if half.precision != "int8":
-        return ""
-    if half.transposed:
-        return ": ONNX Runtime has no integer transposed convolution for processors"
-    if not has_fast_int8(flags):
-        return ": this processor has no VNNI or dot product for 8-bit integers"
-    return ": at that size, turning numbers into integers and back costs what it saves"
+    return [quality, *pruned, f"both graphs are x{done.ratio:.2f} smaller", *done.notes(), measured]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from vaekit.errors import UsageError
+from vaekit.output.table import text_table
 from vaekit_cli.commands.train import DEFAULT_RUN
 from vaekit_cli.console import command_line, speaker
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, QuietOption, parse_size
@@ -107,9 +108,9 @@ def export(
     foreign = Foreign(module, diffusers, pythae, images, weights, trust_pickle, size, sigma, free_size)
     _check_options(run, foreign)
 
-    from vaekit_export.explain import table
     from vaekit_export.parity import Tolerances
     from vaekit_export.publish import export_run
+    from vaekit_export.report import table
 
     say = speaker(quiet or as_json)
     options: Options = {
@@ -124,8 +125,7 @@ def export(
     else:
         done = _export_foreign(foreign, foreign.images, output, options)
     if as_json:
-        document = {"output": str(output), "files": done.files, "nodes": done.nodes, "parity": done.manifest.parity}
-        print(json.dumps(document | {"report": None if done.report is None else str(done.report)}))
+        print(json.dumps(done.to_json()))
         return
     for line in _table(done):
         say(line)
@@ -168,7 +168,8 @@ def _check_options(run: Path | None, foreign: Foreign) -> None:
 
 def _export_foreign(foreign: Foreign, images: str, output: Path, options: Options) -> Export:
     from vaekit_export.foreign import export_vae
-    from vaekit_export.loading import call_factory, load_weights, read_images
+    from vaekit_export.images import read_held_out
+    from vaekit_export.loading import call_factory, load_weights
     from vaekit_export.publish import check_request
 
     check_request(output, options["opset"], options["golden"])
@@ -187,25 +188,23 @@ def _export_foreign(foreign: Foreign, images: str, output: Path, options: Option
         vae = call_factory(foreign.module)
         if foreign.weights is not None:
             load_weights(vae, foreign.weights)
-    pixels = read_images(images, vae.description.image_shape, options["say"])
+    pixels = read_held_out(images, vae.description.image_shape, options["say"])
     dataset = Path(images).resolve().name
     return export_vae(vae.encoder, vae.decoder, vae.description, pixels, output, dataset=dataset, **options)
 
 
 def _table(done: Export) -> list[str]:
-    head = f"{'graph':<8} {'output':<7} {'inputs':<32} {'rows':>5}  {'max |a - b|':>11}  {'of allowed':>10}"
-    rows = [
-        f"{r.graph:<8} {r.output:<7} {r.inputs:<32} {r.count:>5}  {r.max_abs:>11.2e}  {r.max_ratio:>10.1%}"
-        for r in done.results
-    ]
+    rows = [("graph", "output", "inputs", "rows", "max |a - b|", "of allowed")]
+    for result in done.results:
+        figures = (str(result.count), f"{result.max_abs:.2e}", f"{result.max_ratio:.1%}")
+        rows.append((result.graph, result.output, result.inputs, *figures))
     parity = done.manifest.parity
     if done.delta_elbo is None:
         elbo = f"no scores: {done.manifest.why_no_elbo}"
     else:
         elbo = f"ELBO of held-out images {parity['elbo']:.2f} nats, in ONNX Runtime {done.delta_elbo:+.1e}"
     return [
-        head,
-        *rows,
+        *text_table(rows),
         f"parity holds at batch sizes {', '.join(map(str, parity['batch_sizes']))} "
         f"(atol {parity['atol']:g}, rtol {parity['rtol']:g}); {elbo}",
     ]

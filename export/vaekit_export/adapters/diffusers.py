@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vaekit.bundle.manifest import Scaling
 from vaekit.errors import ExportError, MissingExtraError, UsageError
-from vaekit_export.foreign import ForeignVAE, VAEDescription
+from vaekit_export.description import ForeignVAE, VAEDescription
 from vaekit_export.onnx_export import quietly
 
 try:

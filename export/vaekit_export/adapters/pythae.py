@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vaekit.errors import ExportError, MissingExtraError, UsageError
-from vaekit_export.foreign import ForeignVAE, VAEDescription
+from vaekit.types import LikelihoodName
+from vaekit_export.description import ForeignVAE, VAEDescription
 from vaekit_export.onnx_export import quietly
 
 try:
@@ -24,7 +25,7 @@ _DIAGONAL = (
 
 _DETERMINISTIC = ("AE", "WAE_MMD", "RAE_L2", "RAE_GP")
 
-_LIKELIHOODS = {"mse": ("gaussian", 1.0), "bce": ("bernoulli", None)}
+_LIKELIHOODS: dict[str, tuple[LikelihoodName, float | None]] = {"mse": ("gaussian", 1.0), "bce": ("bernoulli", None)}
 """Half the squared error is a Gaussian of variance 1, as pythae's own get_nll has it."""
 
 _OTHER_LOSSES = ("MSSSIM_VAE", "VAEGAN")  # which compare structure or features, not pixels

@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,24 +19,22 @@ from vaekit.bundle.manifest import (
     GOLDEN,
     MANIFEST,
     FileSpec,
+    GraphSpec,
     Manifest,
     Tolerance,
     Tolerances,
     dump_json,
 )
 from vaekit.bundle.onnx_file import TensorInfo, read_onnx
-from vaekit.bundle.reading import Bundle, read_bundle
-from vaekit.errors import BundleError, CheckError, VaekitError
-from vaekit.ort.providers import Selection
-from vaekit.system.files import replacing_folder
-from vaekit.types import PROVIDER_CLASSES, Array, PrecisionName
-from vaekit.vae import VAE
+from vaekit.bundle.reading import Bundle
+from vaekit.types import PROVIDER_CLASSES, Array, GraphName, PrecisionName
 from vaekit_export.compress.judge import Graphs, run
 from vaekit_export.onnx_export import check_onnx
-from vaekit_export.passes.metadata import describe, with_metadata
+from vaekit_export.passes import apply
+from vaekit_export.passes.metadata import describe, set_metadata
 from vaekit_export.passes.prune import marginal
 
-GRAPH_FILES = {"encoder": ENCODER, "decoder": DECODER}
+GRAPH_FILES: dict[GraphName, str] = {"encoder": ENCODER, "decoder": DECODER}
 
 # What a class of provider may differ by, in times what kernels here differ by, and at least.
 _TIMES = dict(zip(PROVIDER_CLASSES, (2, 4, 10), strict=True))
@@ -57,12 +55,12 @@ class Change:
 
 def assemble(
     parent: Bundle,
-    changes: Mapping[str, Change],
+    changes: Mapping[GraphName, Change],
     kept: tuple[int, ...],
-    rows: Mapping[str, Array],
+    rows: Mapping[GraphName, Array],
     record: dict[str, Any],
 ) -> tuple[dict[str, bytes], Manifest]:
-    """The files of the parent with both graphs changed, by name, and the manifest among them.
+    """Make the files of a bundle with both graphs changed, by name, and its manifest.
 
     ``kept`` are the latent dimensions that the graphs have; ``rows`` their inputs, on which tolerances are measured;
     ``record`` says in the manifest's provenance how they were made.
@@ -80,34 +78,11 @@ def assemble(
     return contents | {MANIFEST: dump_json(manifest.to_json()).encode()}, manifest
 
 
-def write(folder: Path, contents: Mapping[str, bytes]) -> Path:
-    """Write a bundle's files into a folder that is made or there."""
-    folder.mkdir(exist_ok=True)
-    for name, data in contents.items():
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def publish(target: Path, contents: Mapping[str, bytes]) -> None:
-    """Put a bundle in the target's place, whole and checked, or change nothing.
-
-    Raises CheckError where its golden vectors do not replay here, VaekitError where it does not pass its own checks.
-    """
-    with replacing_folder(target) as folder:
-        write(folder, contents)
-        try:
-            bundle = read_bundle(folder)
-        except BundleError as error:
-            raise VaekitError(f"the bundle does not pass its own checks, nothing was published: {error}") from error
-        if not VAE(bundle, selection=Selection("cpu")).verify().passed:
-            raise CheckError("the new bundle's golden vectors do not replay here, nothing was published")
-
-
-def _described(manifest: Manifest, name: str, change: Change, dimensions: int) -> bytes:
+def _described(manifest: Manifest, name: GraphName, change: Change, dimensions: int) -> bytes:
     """A graph that says in its own metadata what it has become."""
     latent = (dimensions, *manifest.latent.shape[1:])
     metadata = describe(name, change.precision, manifest.image, latent, manifest.posterior, manifest.likelihood)
-    return with_metadata(change.onnx, metadata)
+    return apply(change.onnx, partial(set_metadata, metadata=metadata))
 
 
 def _golden(parent: Bundle, graphs: Graphs) -> bytes:
@@ -127,14 +102,14 @@ def _golden(parent: Bundle, graphs: Graphs) -> bytes:
 
 
 def _manifest(
-    parent: Bundle, graphs: Graphs, precisions: dict[str, PrecisionName], contents: dict[str, bytes]
+    parent: Bundle, graphs: Graphs, precisions: dict[GraphName, PrecisionName], contents: dict[str, bytes]
 ) -> Manifest:
     """The parent's manifest with the graphs, golden vectors and latent that these graphs have.
 
     What the parity gate measured stays, as it is the parent's proof; the scores' quantiles too.
     """
     old = parent.manifest
-    specs = {}
+    specs: dict[str, GraphSpec] = {}
     for name, file in GRAPH_FILES.items():
         inputs, outputs = (
             tuple(_with_latent(tensor, old, len(graphs.kept)) for tensor in tensors)

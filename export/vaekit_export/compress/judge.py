@@ -11,8 +11,9 @@ import numpy as np
 from vaekit.errors import CheckError
 from vaekit.maths import noise
 from vaekit.maths.elbo import kl_standard_normal, log_likelihood
+from vaekit.maths.psnr import psnr
 from vaekit.ort.session import open_on_cpu
-from vaekit.types import Array
+from vaekit.types import Array, GraphName
 from vaekit.vae import VAE
 
 PRIOR_SAMPLES = 256
@@ -23,11 +24,19 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Graphs:
-    """Two halves, and which of the parent's latent dimensions they have."""
+    """An encoder and a decoder, and which of the parent's latent dimensions they have."""
 
     encoder: bytes
     decoder: bytes
     kept: tuple[int, ...]
+
+    def get(self, name: GraphName) -> bytes:
+        """Return the graph of that name."""
+        return self.encoder if name == "encoder" else self.decoder
+
+    def replace(self, name: GraphName, data: bytes) -> Graphs:
+        """Return both with another graph in the place of the one of that name."""
+        return Graphs(data, self.decoder, self.kept) if name == "encoder" else Graphs(self.encoder, data, self.kept)
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Delta:
 
 
 class Judge:
-    """Measures halves against those of a bundle, on prior samples and on images (N, C, H, W) in [0, 1]."""
+    """Measures graphs against those of a bundle, on prior samples and on images (N, C, H, W) in [0, 1]."""
 
     def __init__(self, vae: VAE, images: Array, limits: Limits) -> None:
         self.limits = limits
@@ -66,7 +75,7 @@ class Judge:
 
     def psnr(self, graphs: Graphs) -> float:
         """dB of decoded prior samples against the parent's; infinite where they are equal."""
-        return decibels(run(graphs.decoder, self.z[:, graphs.kept])[0], self._decoded, 1.0)
+        return array_psnr(run(graphs.decoder, self.z[:, graphs.kept])[0], self._decoded, 1.0)
 
     def delta_elbo(self, graphs: Graphs, limit: float, *, exactly: bool = False) -> Delta | None:
         """Mean ELBO less the parent's at the same noise, with a sign; None where the model has no ELBO.
@@ -89,17 +98,9 @@ class Judge:
                 break
         return delta
 
-    def decoder_headroom(self, graphs: Graphs) -> float:
-        """dB that are left to the limits, half of the nats being the encoder's; under zero where one is passed."""
-        return min(self.psnr(graphs) - self.limits.psnr, self._nats_left(graphs))
-
-    def encoder_headroom(self, graphs: Graphs) -> float:
-        """The same for the encoder. Without an ELBO its mu must reach the PSNR, the peak being the range of mu."""
-        if self._has_elbo:
-            return self._nats_left(graphs)
-        expected = run(self.parent.encoder, self._images)[0]
-        mu = run(graphs.encoder, self._images)[0]
-        return decibels(mu, expected[:, graphs.kept], float(np.ptp(expected)) or 1.0) - self.limits.psnr
+    def headroom(self, name: GraphName, graphs: Graphs) -> float:
+        """Measure what a changed graph of that name leaves to the limits, in dB; under zero where one is passed."""
+        return self._encoder_headroom(graphs) if name == "encoder" else self._decoder_headroom(graphs)
 
     def check(self, graphs: Graphs) -> tuple[float, Delta | None]:
         """PSNR and change of the ELBO. Raises CheckError where a limit is passed."""
@@ -115,6 +116,18 @@ class Judge:
                 "was published; --max-delta-elbo allows more"
             )
         return psnr, delta
+
+    def _decoder_headroom(self, graphs: Graphs) -> float:
+        """dB that are left to the limits, half of the nats being the encoder's; under zero where one is passed."""
+        return min(self.psnr(graphs) - self.limits.psnr, self._nats_left(graphs))
+
+    def _encoder_headroom(self, graphs: Graphs) -> float:
+        """The same for the encoder. Without an ELBO its mu must reach the PSNR, the peak being the range of mu."""
+        if self._has_elbo:
+            return self._nats_left(graphs)
+        expected = run(self.parent.encoder, self._images)[0]
+        mu = run(graphs.encoder, self._images)[0]
+        return array_psnr(mu, expected[:, graphs.kept], float(np.ptp(expected)) or 1.0) - self.limits.psnr
 
     def _nats_left(self, graphs: Graphs) -> float:
         """In dB, as the ELBO changes with the mean squared error."""
@@ -152,7 +165,7 @@ class Judge:
 
 
 def runner(data: bytes) -> Callable[[Array], list[Array]]:
-    """A function that runs a graph of one input on rows, a batch at a time."""
+    """Open a graph of one input as a function of rows, run a batch at a time."""
     session = open_on_cpu("graph", data).session
     name = session.get_inputs()[0].name
 
@@ -164,13 +177,10 @@ def runner(data: bytes) -> Callable[[Array], list[Array]]:
 
 
 def run(data: bytes, rows: Array) -> list[Array]:
-    """A graph's outputs for rows of its one input."""
+    """Run a graph of one input on rows."""
     return runner(data)(np.ascontiguousarray(rows))
 
 
-def decibels(actual: Array, expected: Array, peak: float) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal arrays, −infinity where ``actual`` is not finite."""
-    error = float(((actual.astype(np.float64) - expected) ** 2).mean())
-    if not math.isfinite(error):
-        return -math.inf
-    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
+def array_psnr(actual: Array, expected: Array, peak: float) -> float:
+    """Compute the PSNR of an array in dB; infinite for equal arrays, −infinity where ``actual`` is not finite."""
+    return psnr(float(((actual.astype(np.float64) - expected) ** 2).mean()), peak)

@@ -10,10 +10,11 @@ from pathlib import Path
 from vaekit.diagnose.bench import bench, settings
 from vaekit.ort.providers import Selection
 from vaekit.system.machine import usable_cpus
+from vaekit.types import GraphName
 
 _BATCHES = (1, 64)
 _ROUNDS = 3
-_GRAPHS = {"encode": "encoder", "decode": "decoder"}
+_GRAPHS: dict[str, GraphName] = {"encode": "encoder", "decode": "decoder"}
 
 
 @dataclass(frozen=True)
@@ -21,20 +22,20 @@ class Speed:
     """Images a second over the parent's, in rounds of which each has all bundles in turn."""
 
     median: float
-    least: float
-    largest: float
+    min: float
+    max: float
 
 
-Speeds = dict[str, dict[int, Speed]]
-"""By graph, ``encoder`` and ``decoder``, and batch size."""
+Speeds = dict[int, Speed]
+"""Of one graph, by batch size."""
 
 
-def compare_speed(parent: Path, bundles: Sequence[Path], seconds: float) -> list[Speeds]:
-    """Speed of each bundle's halves over the parent's, on every processor that may be used.
+def compare_speed(parent: Path, bundles: Sequence[Path], seconds: float) -> list[dict[GraphName, Speeds]]:
+    """Time both graphs of each bundle against the parent's, on every processor that may be used.
 
-    Each half is timed for ``seconds`` at two batch sizes in three rounds.
+    Each graph is timed for ``seconds`` at two batch sizes in three rounds.
     """
-    found: list[Speeds] = [{graph: {} for graph in _GRAPHS.values()} for _ in bundles]
+    found: list[dict[GraphName, Speeds]] = [{graph: {} for graph in _GRAPHS.values()} for _ in bundles]
     for setting in settings(_BATCHES, [usable_cpus()]):
         rounds = [
             [next(bench(path, Selection("cpu"), [setting], seconds=seconds)) for path in (parent, *bundles)]

@@ -1,1 +1,59 @@
-"""Graph passes: each changes an ONNX graph in one way."""
+"""Graph passes: each file changes an ONNX graph in one way.
+
+A pass is a function that changes an ``onnx_ir.Model`` in place. What it needs besides the model is bound with
+``functools.partial``. Passes are run by ``apply``, from the bytes of an ONNX file to the bytes of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Pass = Callable[[ir.Model], object]
+"""Changes a model in place. What it returns, such as how many nodes were rewritten, is for callers that want it."""
+
+
+def apply(data: bytes, *passes: Pass) -> bytes:
+    """Run passes on an ONNX file, one after the other: bytes to bytes."""
+    model = read(data)
+    for change in passes:
+        change(model)
+    return write(model)
+
+
+def read(data: bytes) -> ir.Model:
+    """Parse the bytes of an ONNX file."""
+    return ir.from_proto(onnx.load_from_string(data))
+
+
+def write(model: ir.Model) -> bytes:
+    """Serialise a model; equal models give equal bytes.
+
+    onnx_ir also writes type and shape of each weight beside the weight, which has both: that copy is dropped.
+    """
+    proto = ir.to_proto(model)
+    weights = {weight.name for weight in proto.graph.initializer}
+    declared = [value for value in proto.graph.value_info if value.name not in weights]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(declared)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def add_weight(graph: ir.Graph, name: str, values: NDArray[np.generic]) -> ir.Value:
+    """Add an initializer to a graph."""
+    weight = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(values), name=name))
+    graph.register_initializer(weight)
+    return weight
+
+
+def weight_of(value: ir.Value | None) -> NDArray[np.float32] | None:
+    """Return the numbers of an initializer; None for any other value."""
+    if value is None or value.const_value is None:
+        return None
+    values: NDArray[np.float32] = value.const_value.numpy()
+    return values

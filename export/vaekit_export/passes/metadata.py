@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from vaekit.bundle.manifest import ImageSpec
 from vaekit.maths.elbo import Likelihood
@@ -30,9 +32,14 @@ KEYS = frozenset(
 
 
 def describe(
-    graph: str, precision: str, image: ImageSpec, latent_shape: tuple[int, ...], posterior: str, likelihood: Likelihood
+    graph: str,
+    precision: str,
+    image: ImageSpec,
+    latent_shape: tuple[int, ...],
+    posterior: str,
+    likelihood: Likelihood,
 ) -> dict[str, str]:
-    """Metadata of ``encoder`` or ``decoder``: sizes as ``1,28,28``, ranges, and the two distributions.
+    """Describe an encoder or decoder: sizes as ``1,28,28``, ranges, and the two distributions.
 
     Nothing in it depends on the machine that made the graph.
     """
@@ -56,9 +63,36 @@ def describe(
     return {f"vaekit.{key}": value for key, value in told.items()}
 
 
-def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
-    """A graph with this metadata and no other."""
-    model = onnx.load_from_string(data)
-    onnx.helper.set_model_props(model, dict(metadata))
-    described: bytes = model.SerializeToString(deterministic=True)
-    return described
+def set_metadata(model: ir.Model, metadata: Mapping[str, str]) -> None:
+    """Give a model this metadata and no other."""
+    model.metadata_props.clear()
+    model.metadata_props.update(metadata)
+
+
+def tidy(model: ir.Model) -> None:
+    """Remove metadata and documentation, and lower the IR version to what the opset needs."""
+    ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    model.doc_string = None
+    for value in _values(model):
+        value.metadata_props.clear()
+        value.doc_string = None
+        tensor = value.const_value
+        if tensor is not None and (tensor.doc_string or tensor.metadata_props):
+            value.const_value = ir.tensor(tensor.numpy(), tensor.dtype, name=value.name)
+    if (opset := model.opset_imports.get("")) is not None:
+        model.ir_version = lowest_ir_version(opset)
+
+
+def lowest_ir_version(opset: int) -> int:
+    """Return the lowest IR version that may carry an opset: 8 at 17. Old runtimes refuse a higher one."""
+    return int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    """Every value of the graph and its subgraphs."""
+    for graph in model.graphs():
+        yield from graph.inputs
+        yield from graph.initializers.values()
+        for node in graph:
+            yield from node.outputs

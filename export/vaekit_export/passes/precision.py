@@ -9,11 +9,20 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import onnx
+import onnx_ir as ir
 
 from vaekit.errors import ExportError
-from vaekit.types import Array
+from vaekit.types import Array, PrecisionName
+from vaekit_export.passes import read
+
+LowPrecision = Literal["int8", "fp16"]
+"""What a graph can be lowered to."""
+LOW_PRECISIONS: tuple[LowPrecision, ...] = get_args(LowPrecision)
+WEIGHTS_ONLY: dict[LowPrecision, PrecisionName] = {"int8": "int8-weights", "fp16": "fp16-weights"}
+"""What a graph is called whose weights alone were lowered."""
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that hold weights, as their second input."""
@@ -34,7 +43,7 @@ class Lowered:
 
 
 def lower(layers: Sequence[str], convert: Convert, headroom: Callable[[bytes], float]) -> Lowered | None:
-    """The graph in lower precision with as few layers in float as leave ``headroom`` at zero or above.
+    """Lower a graph with as few layers in float as leave ``headroom`` at zero or above.
 
     Where the whole graph does not reach that, each layer's sensitivity is measured, by the headroom with that layer
     alone in lower precision, and the most sensitive are left in float one after the other. None where no layer may be
@@ -52,28 +61,31 @@ def lower(layers: Sequence[str], convert: Convert, headroom: Callable[[bytes], f
     return None
 
 
-def layers_of(data: bytes) -> dict[str, list[str]]:
-    """Names of a graph's nodes by layer: each node with weights, and the nodes after it up to the next.
+def layers_of(model: ir.Model) -> dict[str, list[str]]:
+    """Name a graph's nodes by layer: each node with weights, and the nodes after it up to the next.
 
     A layer has the name of its first node. Nodes before all weights make a layer of their own.
     """
-    owners: dict[str, str] = {}
+    owners: dict[ir.Value, str] = {}
     layers: dict[str, list[str]] = {}
-    for node in onnx.load_from_string(data).graph.node:
-        before = next((owners[name] for name in node.input if name in owners), None)
-        layer = node.name if node.op_type in WEIGHTED or before is None else before
-        layers.setdefault(layer, []).append(node.name)
-        owners.update(dict.fromkeys(node.output, layer))
+    for node in model.graph:
+        name = node.name or ""
+        before = next((owners[value] for value in node.inputs if value in owners), None)
+        layer = name if node.op_type in WEIGHTED or before is None else before
+        layers.setdefault(layer, []).append(name)
+        owners.update(dict.fromkeys(node.outputs, layer))
     return layers
 
 
-def nodes_of(data: bytes, layers: Collection[str]) -> list[str]:
-    """Names of the nodes of some of a graph's layers."""
-    return [name for layer, names in layers_of(data).items() if layer in layers for name in names]
+def nodes_of(model: ir.Model, layers: Collection[str]) -> list[str]:
+    """Name the nodes of some of a graph's layers."""
+    return [name for layer, names in layers_of(model).items() if layer in layers for name in names]
 
 
 def to_int8(data: bytes, input_name: str, rows: Array, keep: Collection[str] = ()) -> bytes:
-    """A graph in INT8, as float operators between QuantizeLinear and DequantizeLinear (QDQ), which any runtime reads.
+    """Lower a graph to INT8, by ONNX Runtime's own tool.
+
+    It becomes float operators between QuantizeLinear and DequantizeLinear (QDQ), which any runtime reads.
 
     Activations are uint8 with the ranges that they take on ``rows`` (N, …); weights are int8 for each channel, and of
     seven bits (``reduce_range``), so that the sum of two products fits 16 bits, and processors without VNNI compute
@@ -102,7 +114,7 @@ def to_int8(data: bytes, input_name: str, rows: Array, keep: Collection[str] = (
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=nodes_of(data, keep),
+                nodes_to_exclude=nodes_of(read(data), keep),
             )
         except Exception as error:  # onnx's, ONNX Runtime's and Python's errors alike
             raise ExportError(f"ONNX Runtime could not quantise the graph: {error}") from error
@@ -110,7 +122,7 @@ def to_int8(data: bytes, input_name: str, rows: Array, keep: Collection[str] = (
 
 
 def to_fp16(data: bytes, keep: Collection[str] = ()) -> bytes:
-    """A graph in float16 whose inputs and outputs stay float32. ``keep`` names layers that stay float32."""
+    """Lower a graph to float16; inputs and outputs stay float32, and so do the layers that ``keep`` names."""
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -119,7 +131,7 @@ def to_fp16(data: bytes, keep: Collection[str] = ()) -> bytes:
     try:
         with _quiet():
             converted = ONNXModel(
-                convert_float_to_float16(model, keep_io_types=True, node_block_list=nodes_of(data, keep))
+                convert_float_to_float16(model, keep_io_types=True, node_block_list=nodes_of(read(data), keep))
             )
             converted.topological_sort()  # its casts stand at the end
     except Exception as error:

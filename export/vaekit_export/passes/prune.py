@@ -2,160 +2,149 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from vaekit.errors import ExportError
 from vaekit.maths.prior import Mixture
+from vaekit_export.passes import add_weight, weight_of
+from vaekit_export.passes.shapes import forget_sizes
 
 _PER_ELEMENT = ("Clip", "Identity")  # what may stand between a head and its output
 
 
-def prune_encoder(data: bytes, kept: Sequence[int]) -> bytes:
-    """The encoder with the dimensions ``kept`` alone in its outputs (batch, d).
+def prune_encoder(model: ir.Model, kept: Sequence[int]) -> None:
+    """Leave the dimensions ``kept`` alone in the encoder's outputs (batch, d).
 
     The other rows of a linear head are cut out of its weights; behind any other head the output is gathered.
     """
-    model = onnx.load_from_string(data)
-    for output in model.graph.output:
-        head = _linear_head(model, output.name)
+    for place, output in enumerate(list(model.graph.outputs)):
+        head = _linear_head(output)
         if head is None:
-            _gather(model, output.name, kept)
+            model.graph.outputs[place] = _gathered(model.graph, output, kept)
         else:
-            _cut_outputs(model, head, kept)
-        output.type.tensor_type.shape.dim[1].dim_value = len(kept)
-    return _finished(model)
+            _cut_outputs(model.graph, head, kept)
+        _set_width(model.graph.outputs[place], len(kept))
+    _finish(model)
 
 
-def prune_decoder(data: bytes, kept: Sequence[int], means: NDArray[np.float64]) -> bytes:
-    """The decoder of the dimensions ``kept``, the others fixed at ``means`` (d,) and folded into its first layer.
+def prune_decoder(model: ir.Model, kept: Sequence[int], means: NDArray[np.float64]) -> None:
+    """Leave the dimensions ``kept`` in the decoder's input, the others fixed at ``means`` (d,) in its first layer.
 
     Raises ExportError where that layer is not linear.
     """
-    model = onnx.load_from_string(data)
-    (z,) = model.graph.input
-    for node in _users(model, z.name):
+    (z,) = model.graph.inputs
+    for node in z.consumers():
         if node.op_type == "Concat":
-            for user in _users(model, node.output[0]):
-                _fold_inputs(model, user, kept, means, first=_place_of(z.name, node, user, model, len(means)))
+            for user in node.outputs[0].consumers():
+                _fold_inputs(model.graph, user, kept, means, first=_place_of(z, node, user, len(means)))
         else:
-            _fold_inputs(model, node, kept, means)
-    z.type.tensor_type.shape.dim[1].dim_value = len(kept)
-    return _finished(model)
+            _fold_inputs(model.graph, node, kept, means)
+    _set_width(z, len(kept))
+    _finish(model)
 
 
 def marginal(mixture: Mixture, kept: Sequence[int]) -> Mixture:
-    """The mixture over the dimensions ``kept``: of each component the same entries of mean and covariance."""
+    """Reduce a mixture to the dimensions ``kept``: of each component the same entries of mean and covariance."""
     covariance = mixture.cholesky @ mixture.cholesky.transpose(0, 2, 1)
     chosen = np.asarray(kept)
     factors = np.linalg.cholesky(covariance[:, chosen[:, None], chosen[None]]).astype(np.float64)
     return Mixture(mixture.weights, mixture.means[:, chosen], factors)
 
 
-def _place_of(name: str, concat: onnx.NodeProto, user: onnx.NodeProto, model: onnx.ModelProto, width: int) -> int:
-    """Where a tensor of that width begins in a concatenation that goes into a linear layer: at its front or its end."""
-    if name == concat.input[0]:
+def _place_of(z: ir.Value, concat: ir.Node, user: ir.Node, width: int) -> int:
+    """Where z, of that width, begins in a concatenation that goes into a linear layer: at its front or its end."""
+    if concat.inputs[0] is z:
         return 0
-    weight = _constant(model, user.input[1]) if len(user.input) > 1 else None
-    if name != concat.input[-1] or weight is None:
+    weight = _second_input(user)
+    if concat.inputs[-1] is not z or weight is None:
         raise ExportError("dimensions cannot be pruned: what z is joined with does not go straight into a linear layer")
-    transposed = any(attribute.name == "transB" and attribute.i for attribute in user.attribute)
-    return int(weight.shape[1 if transposed else 0]) - width
+    return int(weight.shape[1 if "transB" in _flags(user) else 0]) - width
 
 
 def _fold_inputs(
-    model: onnx.ModelProto, node: onnx.NodeProto, kept: Sequence[int], means: NDArray[np.float64], *, first: int = 0
+    graph: ir.Graph, node: ir.Node, kept: Sequence[int], means: NDArray[np.float64], *, first: int = 0
 ) -> None:
     """alpha · x W + beta · b, x holding z from column ``first`` on, as the same over ``kept`` with the rest in b."""
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    weight = _constant(model, node.input[1]) if len(node.input) > 1 else None
-    if node.op_type not in ("Gemm", "MatMul") or weight is None or weight.ndim != 2 or attributes.get("transA", 0):
+    attributes, weight = node.attributes, _second_input(node)
+    if node.op_type not in ("Gemm", "MatMul") or weight is None or weight.ndim != 2 or "transA" in _flags(node):
         raise ExportError(
             f"dimensions cannot be pruned: the decoder's first layer is {node.op_type}, and they can be folded only "
             "into a linear one"
         )
-    by_dimension = weight.T if attributes.get("transB", 0) else weight
+    by_dimension = weight.T if "transB" in _flags(node) else weight
     dead = [j for j in range(len(means)) if j not in set(kept)]
     rows = [first + j for j in dead]
-    bias = attributes.get("alpha", 1.0) * (means[dead] @ by_dimension[rows].astype(np.float64))
-    if len(node.input) > 2:
-        own = _constant(model, node.input[2])
+    alpha = attributes.get_float("alpha", 1.0)
+    bias = alpha * (means[dead] @ by_dimension[rows].astype(np.float64))
+    if len(node.inputs) > 2:
+        own = weight_of(node.inputs[2])
         if own is None:
             raise ExportError("dimensions cannot be pruned: the bias of the decoder's first layer is not constant")
-        bias = bias + attributes.get("beta", 1.0) * own
-    names = [f"{node.output[0]}_weight", f"{node.output[0]}_bias"]
-    folded = helper.make_node(
-        "Gemm", [node.input[0], *names], list(node.output), node.name, alpha=attributes.get("alpha", 1.0)
-    )
-    node.CopyFrom(folded)
-    values = (np.delete(by_dimension, rows, 0), bias.astype(np.float32))
-    model.graph.initializer.extend(
-        numpy_helper.from_array(np.ascontiguousarray(value), name) for value, name in zip(values, names, strict=True)
-    )
+        bias = bias + attributes.get_float("beta", 1.0) * own
+    name = node.outputs[0].name
+    node.op_type = "Gemm"
+    node.attributes.clear()
+    node.attributes.add(ir.AttrFloat32("alpha", alpha))
+    node.resize_inputs(3)
+    node.replace_input_with(1, add_weight(graph, f"{name}_weight", np.delete(by_dimension, rows, 0)))
+    node.replace_input_with(2, add_weight(graph, f"{name}_bias", bias.astype(np.float32)))
 
 
-def _linear_head(model: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
+def _linear_head(output: ir.Value) -> ir.Node | None:
     """The Gemm of constant weights that alone makes an output, whatever is done to each element after it."""
-    if _users(model, name):
+    if output.uses():
         return None
-    producers = {output: node for node in model.graph.node for output in node.output}
-    while (node := producers.get(name)) is not None:
+    value = output
+    while (node := value.producer()) is not None:
         if node.op_type == "Gemm":
-            constant = all(_constant(model, part) is not None for part in node.input[1:])
-            return node if constant else None
-        if node.op_type not in _PER_ELEMENT or len(_users(model, node.input[0])) != 1:
+            return node if all(weight_of(part) is not None for part in node.inputs[1:]) else None
+        source = node.inputs[0] if node.op_type in _PER_ELEMENT else None
+        if source is None or source.is_graph_output() or len(source.consumers()) != 1:
             return None
-        name = node.input[0]
+        value = source
     return None
 
 
-def _cut_outputs(model: onnx.ModelProto, node: onnx.NodeProto, kept: Sequence[int]) -> None:
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    axes = (0 if attributes.get("transB", 0) else 1, -1)
-    for place, axis in zip(range(1, len(node.input)), axes, strict=False):
-        values = _constant(model, node.input[place])
+def _cut_outputs(graph: ir.Graph, node: ir.Node, kept: Sequence[int]) -> None:
+    axes = {1: 0 if "transB" in _flags(node) else 1, 2: -1}
+    for place, part in enumerate(node.inputs[1:], start=1):
+        values, axis = weight_of(part), axes[place]
         assert values is not None
         if values.ndim == 0 or values.shape[axis] == 1:  # a bias that is the same for all
             continue
-        name = f"{node.output[0]}_{('weight', 'bias')[place - 1]}"
-        model.graph.initializer.append(numpy_helper.from_array(np.take(values, kept, axis), name))
-        node.input[place] = name
+        name = f"{node.outputs[0].name}_{'weight' if place == 1 else 'bias'}"
+        node.replace_input_with(place, add_weight(graph, name, np.take(values, kept, axis)))
 
 
-def _gather(model: onnx.ModelProto, name: str, kept: Sequence[int]) -> None:
-    whole, indices = f"{name}_all", f"{name}_kept"
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            for place, other in enumerate(names):
-                if other == name:
-                    names[place] = whole
-    model.graph.initializer.append(numpy_helper.from_array(np.asarray(kept, np.int64), indices))
-    model.graph.node.append(helper.make_node("Gather", [whole, indices], [name], f"{name}_gather", axis=1))
+def _gathered(graph: ir.Graph, whole: ir.Value, kept: Sequence[int]) -> ir.Value:
+    """A value of an output's name and type that holds the dimensions ``kept`` of it."""
+    gathered = ir.val(whole.name, type=whole.type, shape=whole.shape)
+    whole.name = f"{gathered.name}_all"
+    indices = add_weight(graph, f"{gathered.name}_kept", np.asarray(kept, np.int64))
+    graph.append(ir.node("Gather", [whole, indices], {"axis": 1}, outputs=[gathered], name=f"{gathered.name}_gather"))
+    return gathered
 
 
-def _users(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
-    return [node for node in model.graph.node if name in node.input]
+def _flags(node: ir.Node) -> set[str]:
+    """Names of the attributes of a linear layer that say that a matrix is transposed."""
+    return {name for name in ("transA", "transB") if node.attributes.get_int(name, 0)}
 
 
-def _constant(model: onnx.ModelProto, name: str) -> NDArray[np.float32] | None:
-    for weight in model.graph.initializer:
-        if weight.name == name:
-            values: NDArray[np.float32] = numpy_helper.to_array(weight)
-            return values
-    return None
+def _second_input(node: ir.Node) -> NDArray[np.float32] | None:
+    return weight_of(node.inputs[1]) if len(node.inputs) > 1 else None
 
 
-def _finished(model: onnx.ModelProto) -> bytes:
-    """Without weights that nothing uses any longer, and without the sizes that intermediate values had."""
-    used = Counter(name for node in model.graph.node for name in node.input)
-    weights = [weight for weight in model.graph.initializer if used[weight.name]]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights)
-    del model.graph.value_info[:]
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+def _set_width(value: ir.Value, width: int) -> None:
+    assert value.shape is not None
+    value.shape = ir.Shape([value.shape[0], width])
+
+
+def _finish(model: ir.Model) -> None:
+    """Drop weights that nothing uses any longer, and the sizes that intermediate values had."""
+    RemoveUnusedNodesPass()(model)
+    forget_sizes(model)

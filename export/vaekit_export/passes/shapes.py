@@ -7,51 +7,56 @@ comes after it, writes group normalisation with shapes that are computed anew fo
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+
+from vaekit_export.passes import add_weight
+
+Sizes = tuple[int | None, ...]
+"""A tensor's sizes; None where one is free."""
 
 
-def constant_shapes(model: onnx.ModelProto) -> None:
-    """Where a value is reshaped to the shape of another of known sizes, the batch excepted, make that shape constant.
+def constant_shapes(model: ir.Model) -> None:
+    """Make the target shape of a Reshape constant where all its sizes but the batch are known.
 
-    In place. Nodes whose results nothing uses any longer go.
+    Nodes whose results nothing uses any longer are removed.
     """
-    graph = model.graph
-    shapes = {node.output[0]: node for node in graph.node if node.op_type == "Shape" and _is_whole(node)}
-    sizes = _sizes(model)
-    for node in graph.node:
-        if node.op_type != "Reshape" or node.input[1] not in shapes:
+    sizes = known_sizes(model)
+    for node in model.graph:
+        source = node.inputs[1].producer() if node.op_type == "Reshape" and node.inputs[1] is not None else None
+        if source is None or source.op_type != "Shape" or not _gives_all_sizes(source):
             continue
-        known = sizes.get(shapes[node.input[1]].input[0])
-        if known is None or sum(size is None for size in known) > 1:
+        known = sizes.get(_name(source.inputs[0]))
+        if known is None or known.count(None) > 1:
             continue
-        name = f"{node.output[0]}_shape"
-        values = np.array([-1 if size is None else size for size in known], np.int64)
-        graph.initializer.append(numpy_helper.from_array(values, name))
-        node.input[1] = name
-    _drop_unused(graph)
+        target = np.array([-1 if size is None else size for size in known], np.int64)
+        node.replace_input_with(1, add_weight(model.graph, f"{node.outputs[0].name}_shape", target))
+    RemoveUnusedNodesPass()(model)
 
 
-def _is_whole(node: onnx.NodeProto) -> bool:
-    """Whether a Shape node gives all sizes: from the first on, without an end."""
-    return all(attribute.name == "start" and attribute.i == 0 for attribute in node.attribute)
-
-
-def _sizes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
-    """Sizes of every value of known rank; None where a size is free."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
+def known_sizes(model: ir.Model) -> dict[str, Sizes]:
+    """Infer the sizes of every value of known rank, by name. The model stays as it is."""
+    inferred = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model.clone()).model
+    values = ir.convenience.create_value_mapping(inferred.graph, include_subgraphs=False)
     return {
-        value.name: [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.input, *graph.value_info, *graph.output)
-        if value.type.tensor_type.HasField("shape")
+        name: tuple(size if isinstance(size, int) else None for size in value.shape)
+        for name, value in values.items()
+        if value.shape is not None
     }
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    while True:
-        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-        dead = [node for node in graph.node if not used & set(node.output)]
-        if not dead:
-            return
-        for node in dead:
-            graph.node.remove(node)
+def forget_sizes(model: ir.Model) -> None:
+    """Drop the declared types and shapes of values within the graph, which a pass has made untrue."""
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.type = value.shape = None
+
+
+def _gives_all_sizes(node: ir.Node) -> bool:
+    """Whether a Shape node gives all sizes: from the first on, without an end."""
+    return node.attributes.get_int("start", 0) == 0 and "end" not in node.attributes
+
+
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None else value.name or ""

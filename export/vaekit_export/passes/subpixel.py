@@ -12,89 +12,65 @@ for each phase r, over x padded by J - 1, of which the pixels from p on are kept
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from vaekit_export.passes import add_weight, weight_of
+from vaekit_export.passes.shapes import Sizes, known_sizes
 
 
-def as_convolutions(model: onnx.ModelProto) -> int:
-    """Rewrite, in place, each transposed convolution over two axes that has this form; how many there were.
+def as_convolutions(model: ir.Model) -> int:
+    """Rewrite each transposed convolution over two axes that has this form, and return how many there were.
 
     Left alone: groups, dilations, kernels that are not constant, one stride for each axis, and padding that is not
     given as numbers. The results are the same but for rounding.
     """
-    constants = {weight.name: weight for weight in model.graph.initializer}
-    shapes = _shapes(model)
-    nodes: list[onnx.NodeProto] = []
-    added: list[onnx.TensorProto] = []
-    rewritten = 0
-    for node in model.graph.node:
-        replacement = _rewrite(node, constants, shapes) if node.op_type == "ConvTranspose" else None
-        if replacement is None:
-            nodes.append(node)
-            continue
-        nodes.extend(replacement[0])
-        added.extend(replacement[1])
-        rewritten += 1
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
-    kept = [weight for weight in model.graph.initializer if weight.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend([*kept, *added])
+    sizes = known_sizes(model)
+    transposed = [node for node in model.graph if node.op_type == "ConvTranspose"]
+    rewritten = sum(_rewrite(model.graph, node, sizes) for node in transposed)
+    if rewritten:
+        RemoveUnusedNodesPass()(model)
     return rewritten
 
 
-def _rewrite(
-    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: dict[str, list[int]]
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]] | None:
-    """A convolution, a depth-to-space and a crop in place of a transposed convolution; None where it has no such form.
-
-    ``shapes`` holds (C, H, W) of the values where these are known.
-    """
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    weight, size, out = (constants.get(node.input[1]), shapes.get(node.input[0]), shapes.get(node.output[0]))
-    if weight is None or size is None or out is None or len(weight.dims) != 4 or not _is_plain(attributes):
-        return None
-    stride = attributes.get("strides", [1, 1])[0]
-    top, left = attributes.get("pads", [0] * 4)[:2]
-    kernel = numpy_helper.to_array(weight)
-    taps = tuple(-(-k // stride) for k in kernel.shape[2:])
-    full = [stride * (pixels + j - 1) for pixels, j in zip(size[1:], taps, strict=True)]
-    if top + out[1] > full[0] or left + out[2] > full[1]:
-        return None  # output padding beyond the last cell
-    base = node.output[0]
-    names = {part: f"{base}_{part}" for part in ("kernel", "bias", "cells", "pixels", "starts", "ends", "axes")}
-    constant: dict[str, NDArray[Any]] = {
-        "kernel": phases(kernel, stride),
-        "starts": np.array([top, left], np.int64),
-        "ends": np.array([top + out[1], left + out[2]], np.int64),
-        "axes": np.array([2, 3], np.int64),
-    }
-    inputs = [node.input[0], names["kernel"]]
-    if len(node.input) > 2:
-        bias = constants.get(node.input[2])
-        if bias is None:
-            return None
-        constant["bias"] = np.tile(numpy_helper.to_array(bias), stride**2)
-        inputs.append(names["bias"])
-    pads = [taps[0] - 1, taps[1] - 1] * 2
-    convolution = helper.make_node("Conv", inputs, [names["cells"]], f"{node.name}_cells", pads=pads, kernel_shape=taps)
+def _rewrite(graph: ir.Graph, node: ir.Node, sizes: Mapping[str, Sizes]) -> bool:
+    """Put a convolution, a depth-to-space and a crop in its place; False where it has no such form."""
+    kernel, bias = weight_of(node.inputs[1]), weight_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
+    image, out = (_plane(value, sizes) for value in (node.inputs[0], node.outputs[0]))
+    if kernel is None or kernel.ndim != 4 or image is None or out is None or not _is_plain(node):
+        return False
+    if has_bias and bias is None:
+        return False
+    stride = node.attributes.get_ints("strides", [1, 1])[0]
+    top, left = node.attributes.get_ints("pads", [0] * 4)[:2]
+    taps = [-(-side // stride) for side in kernel.shape[2:]]
+    full = [stride * (pixels + j - 1) for pixels, j in zip(image, taps, strict=True)]
+    if top + out[0] > full[0] or left + out[1] > full[1]:
+        return False  # output padding beyond the last cell
+    base = node.outputs[0].name
+    inputs = [node.inputs[0], add_weight(graph, f"{base}_kernel", phases(kernel, stride))]
+    if bias is not None:
+        inputs.append(add_weight(graph, f"{base}_bias", np.tile(bias, stride**2)))
+    window = {"starts": [top, left], "ends": [top + out[0], left + out[1]], "axes": [2, 3]}
+    crop = [add_weight(graph, f"{base}_{part}", np.array(values, np.int64)) for part, values in window.items()]
+    cells, pixels = ir.val(f"{base}_cells"), ir.val(f"{base}_pixels")
+    shape = {"pads": [taps[0] - 1, taps[1] - 1] * 2, "kernel_shape": taps}
     nodes = [
-        convolution,
-        helper.make_node("DepthToSpace", [names["cells"]], [names["pixels"]], f"{node.name}_pixels", blocksize=stride),
-        helper.make_node(
-            "Slice", [names["pixels"], names["starts"], names["ends"], names["axes"]], [base], f"{node.name}_crop"
-        ),
+        ir.node("Conv", inputs, shape, outputs=[cells], name=f"{node.name}_cells"),
+        ir.node("DepthToSpace", [cells], {"blocksize": stride}, outputs=[pixels], name=f"{node.name}_pixels"),
+        ir.node("Slice", [pixels, *crop], name=f"{node.name}_crop"),
     ]
-    return nodes, [numpy_helper.from_array(values, names[part]) for part, values in constant.items()]
+    ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, nodes[-1].outputs)
+    return True
 
 
 def phases(kernel: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
-    """Kernel (in, out, k, l) of a transposed convolution as that of the convolution, (stride² · out, in, J, L).
+    """Turn the kernel (in, out, k, l) of a transposed convolution into the convolution's, (stride² · out, in, J, L).
 
     Channel (r · stride + q) · out + c holds phase (r, q) of channel c, as depth-to-space takes them. A convolution in
     ONNX is a correlation, so that the taps stand in reverse.
@@ -107,23 +83,23 @@ def phases(kernel: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(split.transpose(3, 5, 1, 0, 2, 4).reshape(stride**2 * outputs, inputs, *taps))
 
 
-def _is_plain(attributes: dict[str, Any]) -> bool:
-    strides = attributes.get("strides", [1, 1])
+def _is_plain(node: ir.Node) -> bool:
+    attributes = node.attributes
     return (
-        attributes.get("group", 1) == 1
-        and set(attributes.get("dilations", [1, 1])) == {1}
-        and len(set(strides)) == 1
-        and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
+        attributes.get_int("group", 1) == 1
+        and set(attributes.get_ints("dilations", [1, 1])) == {1}
+        and len(set(attributes.get_ints("strides", [1, 1]))) == 1
+        and attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
         and "output_shape" not in attributes
     )
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """(C, H, W) of every value (batch, C, H, W) whose sizes are known."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    found = {}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
-        if len(sizes) == 3 and all(sizes):
-            found[value.name] = sizes
-    return found
+def _plane(value: ir.Value | None, sizes: Mapping[str, Sizes]) -> tuple[int, int] | None:
+    """(H, W) of a value (batch, C, H, W) whose sizes are known."""
+    known = sizes.get(value.name or "", ()) if value is not None else ()
+    if len(known) != 4 or None in known[1:]:
+        return None
+    _, _, height, width = known
+    assert height is not None
+    assert width is not None
+    return height, width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from onnx.reference import ReferenceEvaluator
 from vaekit.bundle.manifest import ImageSpec
 from vaekit.maths.elbo import Likelihood
 from vaekit_export.compress.compress import compress_bundle
-from vaekit_export.passes.metadata import KEYS, describe, with_metadata
+from vaekit_export.passes import apply
+from vaekit_export.passes.metadata import KEYS, describe, set_metadata
+from vaekit_export.passes.precision import LowPrecision
 from vaekit_export.publish import Export
 
 FREE = "vaekit.image_multiple_of"  # only where sizes are free
@@ -58,7 +61,8 @@ def test_a_model_of_free_size_says_its_step() -> None:
 
 
 def test_metadata_takes_the_place_of_what_was_there(published: Export) -> None:
-    data = with_metadata((published.path / "decoder.onnx").read_bytes(), {"vaekit.graph": "decoder"})
+    told = partial(set_metadata, metadata={"vaekit.graph": "decoder"})
+    data = apply((published.path / "decoder.onnx").read_bytes(), told)
     assert [(e.key, e.value) for e in onnx.load_from_string(data).metadata_props] == [("vaekit.graph", "decoder")]
 
 
@@ -91,7 +95,9 @@ def test_openvino_computes_the_golden_vectors_and_reads_what_they_are(published:
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_other_runtimes_give_back_weights_in_lower_precision(published: Export, tmp_path: Path, precision: str) -> None:
+def test_other_runtimes_give_back_weights_in_lower_precision(
+    published: Export, tmp_path: Path, precision: LowPrecision
+) -> None:
     openvino = pytest.importorskip("openvino")
     small = compress_bundle(published.path, tmp_path / "small", precision=precision, weights_only=True, seconds=0).path
     compiled = openvino.Core().compile_model(small / "decoder.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

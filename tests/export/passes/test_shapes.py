@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.ort.session import open_on_cpu
-from vaekit_export.onnx_export import export_onnx
-from vaekit_export.parity import Graph, Tolerances, check_parity
+from vaekit_export.onnx_export import ExportedGraph, export_onnx
+from vaekit_export.parity import Tolerances, check_parity
 
-MakeGraph = Callable[..., Graph]
+MakeGraph = Callable[..., ExportedGraph]
 
 NEEDLESS = {"Shape", "Constant", "ConstantOfShape", "Concat", "Unsqueeze", "BatchNormalization", "Identity", "Dropout"}
 
@@ -52,7 +52,7 @@ def test_group_normalisation_leaves_no_shape_arithmetic(opset: int) -> None:
     module.batch.running_mean = torch.randn(8)
     data = export_onnx(module, torch.randn(2, 4), input_name="z", output_names=("image",), opset=opset)
     assert not NEEDLESS & set(operators(data))
-    graph = Graph("decoder", module, data, "z", ("image",))
+    graph = ExportedGraph("decoder", module, data, "z", ("image",))
     rows = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
     check_parity(graph, {"some": rows}, Tolerances())
     assert open_on_cpu("decoder", data).session.run(None, {"z": rows[:5]})[0].shape == (5, 3, 16, 16)

@@ -1,0 +1,116 @@
+"""Ways to make a bundle's graphs smaller: without dead latent dimensions, or in lower precision."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+
+import numpy as np
+
+from vaekit.bundle.manifest import Manifest
+from vaekit.errors import BundleError
+from vaekit.types import Array, GraphName
+from vaekit_export.compress.assemble import Change
+from vaekit_export.compress.judge import Graphs, Judge
+from vaekit_export.model import Say
+from vaekit_export.passes import apply, read, write
+from vaekit_export.passes.metadata import tidy
+from vaekit_export.passes.precision import WEIGHTS_ONLY, LowPrecision, layers_of, lower, to_fp16, to_int8
+from vaekit_export.passes.prune import prune_decoder, prune_encoder
+from vaekit_export.passes.subpixel import as_convolutions
+from vaekit_export.passes.weights import lower_weights
+
+MAX_DELTA_ELBO_PRUNED = 0.1
+"""Nats by which the ELBO may fall for pruning, on its own and before the precision is lowered."""
+
+
+def prune_dead(judge: Judge, manifest: Manifest, dead_below: float, say: Say, *, alone: bool) -> Graphs:
+    """Prune both graphs' dead dimensions, but for those that the ELBO is found to miss.
+
+    Raises BundleError where nothing is dead and, ``alone``, nothing else is to be done.
+    """
+    kl, means = np.array(manifest.latent.kl), np.array(manifest.latent.mean)
+    dead = sorted((j for j in range(len(kl)) if kl[j] < dead_below), key=lambda j: kl[j])[: len(kl) - 1]
+    limit = min(MAX_DELTA_ELBO_PRUNED, judge.limits.delta_elbo)
+    while dead:
+        kept = tuple(j for j in range(len(kl)) if j not in dead)
+        graphs = Graphs(
+            apply(judge.parent.encoder, partial(prune_encoder, kept=kept), tidy),
+            apply(judge.parent.decoder, partial(prune_decoder, kept=kept, means=means), tidy),
+            kept,
+        )
+        delta = judge.delta_elbo(graphs, limit)
+        if delta is not None and delta.nats >= -limit:
+            delta = judge.delta_elbo(graphs, limit, exactly=True)
+        if delta is None or delta.nats >= -limit:
+            say(f"pruned {len(dead)} of {len(kl)} dimensions, of KL under {dead_below:g} nats")
+            return graphs
+        without = f"without it and {len(dead) - 1} more the ELBO changes by {delta.nats:+.2g} nats"
+        say(f"dimension {dead[-1]} stays: {without}")
+        dead.pop()
+    reason = (
+        f"nothing to prune: of {len(kl)} dimensions none has a KL under {dead_below:g} nats that can be missed; the "
+        f"least is {kl.min():.3g} (--dead-below moves that bound)"
+    )
+    if alone:
+        raise BundleError(f"{reason}; nothing was published")
+    say(reason)
+    return judge.parent
+
+
+def lower_weights_only(precision: LowPrecision, graphs: Graphs, judge: Judge) -> dict[GraphName, Change]:
+    """Lower the weights of both graphs as far as the limits allow.
+
+    A graph whose file would not shrink stays as it was: there is nothing else to gain by weights alone.
+    """
+    changes: dict[GraphName, Change] = {}
+    for name in ("encoder", "decoder"):
+        base = graphs.get(name)
+
+        def convert(keep: Collection[str], base: bytes = base) -> bytes:
+            return apply(base, partial(lower_weights, precision=precision, keep=keep))
+
+        changes[name] = Change(base)
+        lowered = lower(list(layers_of(read(base))), convert, partial(_headroom, judge, graphs, name))
+        if lowered is not None and len(data := apply(lowered.onnx, tidy)) < len(apply(base, tidy)):
+            changes[name] = Change(data, WEIGHTS_ONLY[precision], lowered.in_float)
+    return changes
+
+
+def lower_arithmetic(
+    precision: LowPrecision, graphs: Graphs, images: Array, judge: Judge, *, keep_transposed: bool
+) -> dict[GraphName, Change]:
+    """Lower weights and activations of both graphs as far as the limits allow, INT8 calibrated on images and latents.
+
+    A graph stays as it was where no layer of it can be lowered.
+    """
+    inputs: dict[GraphName, tuple[str, Array]] = {
+        "encoder": ("image", images),
+        "decoder": ("z", judge.z[:, graphs.kept]),
+    }
+    changes: dict[GraphName, Change] = {}
+    for name, (input_name, rows) in inputs.items():
+        base, rewritten = graphs.get(name), 0
+        if precision == "int8" and not keep_transposed:
+            base, rewritten = _without_transposed(base)
+        convert = partial(to_fp16, base) if precision == "fp16" else partial(to_int8, base, input_name, rows)
+        lowered = lower(list(layers_of(read(base))), convert, partial(_headroom, judge, graphs, name))
+        if lowered is None:
+            changes[name] = Change(graphs.get(name))
+        else:
+            changes[name] = Change(apply(lowered.onnx, tidy), precision, lowered.in_float, rewritten)
+    return changes
+
+
+def _headroom(judge: Judge, graphs: Graphs, name: GraphName, data: bytes) -> float:
+    return judge.headroom(name, graphs.replace(name, data))
+
+
+def _without_transposed(data: bytes) -> tuple[bytes, int]:
+    """A graph with its transposed convolutions rewritten as ordinary ones, and how many there were."""
+    model = read(data)
+    count = as_convolutions(model)
+    if not count:
+        return data, 0
+    tidy(model)
+    return write(model), count

@@ -1,0 +1,81 @@
+"""A VAE of any library as ``export_vae`` takes it: two modules and a description of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from vaekit.bundle.manifest import Scaling
+from vaekit.errors import UsageError
+from vaekit.maths.elbo import Likelihood
+from vaekit.types import LikelihoodName
+
+
+@dataclass(frozen=True)
+class VAEDescription:
+    """What a VAE's modules do not say of themselves. Raises UsageError for what cannot be."""
+
+    image_shape: tuple[int, int, int]
+    """(C, H, W); C is 1 or 3."""
+    latent_shape: tuple[int, ...]
+    """Of one latent: (d,), or (c, h, w) for a map."""
+    pixel_range: tuple[float, float] = (0.0, 1.0)
+    """What the modules take and give for black and white, such as (-1, 1). The bundle's images are in [0, 1]: the way
+    to this range and back becomes part of the graphs."""
+    likelihood: LikelihoodName = "none"
+    """p(x|z): ``gaussian``, ``bernoulli``, or ``none`` where it is not known; then images have no score."""
+    sigma: float | None = None
+    """Of the Gaussian, for pixels in [0, 1]."""
+    scaling: Scaling | None = None
+    """How models that were trained on the latents take them. It is kept in the manifest, not applied in the graphs."""
+    multiple_of: int | None = None
+    """Where height and width are free: they may be any multiples of this many pixels, and latents, which must be maps,
+    grow with them. The sizes above are then the usual ones."""
+    name: str = "VAE"
+    """Of the model, for the manifest."""
+
+    def __post_init__(self) -> None:
+        if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3) or min(self.image_shape) < 1:
+            raise UsageError(f"image_shape is (channels, height, width) with 1 or 3 channels, not {self.image_shape}")
+        if len(self.latent_shape) not in (1, 3) or min(self.latent_shape) < 1:
+            raise UsageError(f"latent_shape is (d,) or (c, h, w), not {self.latent_shape}")
+        if self.multiple_of is not None:
+            _check_free_size(self.image_shape, self.latent_shape, self.multiple_of)
+        low, high = self.pixel_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UsageError(f"pixel_range is (black, white), such as (-1, 1), not {self.pixel_range}")
+        try:
+            self.as_likelihood()
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    def as_likelihood(self) -> Likelihood:
+        """The likelihood as the manifest keeps it."""
+        return Likelihood(self.likelihood, self.sigma)
+
+
+def _check_free_size(image: tuple[int, int, int], latent: tuple[int, ...], step: int) -> None:
+    """Raise UsageError unless sizes that are multiples of ``step`` have latents of whole sizes."""
+    if len(latent) != 3:
+        raise UsageError(f"multiple_of leaves height and width free: latents must then be maps (c, h, w), not {latent}")
+    for size, code in zip(image[1:], latent[1:], strict=True):
+        if step < 1 or size % step or size % code or step % (size // code):
+            raise UsageError(
+                f"images of {image[1]} x {image[2]} with latents of {latent[1]} x {latent[2]} cannot come in multiples "
+                f"of {step}: it must divide the image's sizes, and be a multiple of what the model downsamples by"
+            )
+
+
+class ForeignVAE(NamedTuple):
+    """A VAE of any library, ready for ``export_vae``: what adapters give, and what a factory returns."""
+
+    encoder: nn.Module
+    """image (B, C, H, W) → mu and logvar, or mu alone."""
+    decoder: nn.Module
+    """z (B, …) → image (B, C, H, W)."""
+    description: VAEDescription
+    model: nn.Module | None = None
+    """The module that a file of weights belongs to; by default the two as ``encoder.…`` and ``decoder.…``."""

@@ -1,0 +1,101 @@
+"""What is exported: an encoder, a decoder, and all that a bundle says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from vaekit.bundle.manifest import IMAGE_AXES, LATENT_AXES, ImageSpec, Scaling
+from vaekit.images.picture import preprocessing_rule
+from vaekit.maths.elbo import Likelihood
+from vaekit.maths.prior import Mixture, draw_mixture, draw_normal
+from vaekit.training.run import Run, load_holdout
+from vaekit.types import Array, PosteriorName
+from vaekit_export.onnx_export import BATCH_AXIS, Axes
+
+_FEWEST_ROWS = 8
+_PIXELS = 1 << 22  # numbers in all the images that are compared at a time
+
+Say = Callable[[str], None]
+"""Takes a line that tells the user how the work goes on."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder and a decoder that become a bundle, wherever they were trained."""
+
+    encoder: nn.Module
+    """image (B, C, H, W) in [0, 1] → mu and logvar, or mu alone where the posterior is ``deterministic``."""
+    decoder: nn.Module
+    """z → image (B, C, H, W) in [0, 1]."""
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
+    """(d,) or (c, h, w)."""
+    multiple_of: int | None
+    """Where height and width are free: what they are multiples of."""
+    posterior: PosteriorName
+    likelihood: Likelihood
+    scaling: Scaling | None
+    mixture: Mixture | None
+    images: Array
+    """Held-out images (N, C, H, W) in [0, 1]: for parity, statistics, scores and golden vectors."""
+    provenance: dict[str, Any]
+    """Where it comes from, without the versions of the tools."""
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        """The images as the manifest describes them."""
+        return ImageSpec(*self.image_shape, preprocessing_rule(*self.image_shape), self.multiple_of)
+
+    @property
+    def encoder_outputs(self) -> tuple[str, ...]:
+        """``mu``, and ``logvar`` unless the encoder is deterministic."""
+        return ("mu",) if self.posterior == "deterministic" else ("mu", "logvar")
+
+    @property
+    def image_axes(self) -> Axes:
+        """Names of the free axes of a batch of images."""
+        return BATCH_AXIS if self.multiple_of is None else {**BATCH_AXIS, **dict(enumerate(IMAGE_AXES, 2))}
+
+    @property
+    def latent_axes(self) -> Axes:
+        """Names of the free axes of a batch of latents."""
+        return BATCH_AXIS if self.multiple_of is None else {**BATCH_AXIS, **dict(enumerate(LATENT_AXES, 2))}
+
+    def draw_latents(self, count: int, mixture: Mixture | None) -> Array:
+        """Draw latents (count, …) from the mixture, or from N(0, I) where it is None."""
+        if mixture is not None:
+            return draw_mixture(mixture, count)
+        return draw_normal(math.prod(self.latent_shape), count).reshape(count, *self.latent_shape)
+
+
+def model_of_run(run: Run) -> Model:
+    """Describe the model of a run, with its held-out images. Raises RunError where these cannot be read."""
+    settings = dataclasses.asdict(run.config)
+    settings["source"] = Path(run.config.source).resolve().name  # a data set on disk is named by its last part only
+    settings["val"] = run.config.val and Path(run.config.val).resolve().name
+    return Model(
+        encoder=run.network.encoder,
+        decoder=run.network.decoder,
+        image_shape=run.config.image_shape,
+        latent_shape=(run.config.latent,),
+        multiple_of=None,
+        posterior=run.config.posterior,
+        likelihood=Likelihood(run.config.likelihood, None if run.variance is None else run.variance**0.5),
+        scaling=None,
+        mixture=run.mixture,
+        images=load_holdout(run).astype(np.float32) / np.float32(255),
+        provenance={"dataset": settings["source"], "settings": settings, "training": run.summary},
+    )
+
+
+def rows_of_images(image_shape: tuple[int, int, int], most: int) -> int:
+    """Return how many images of a shape to compare: ``most`` where they are small, fewer where they are large."""
+    return min(most, max(_FEWEST_ROWS, _PIXELS // math.prod(image_shape)))

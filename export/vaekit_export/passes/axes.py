@@ -1,0 +1,29 @@
+"""Names of the outputs' free axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from vaekit.errors import ExportError
+from vaekit_export.passes.shapes import forget_sizes
+
+
+def name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
+    """Give the outputs' free axes their names, where the exporter has formulas of the input's.
+
+    Sizes declared within the graph are dropped, as they use the exporter's names. Raises ExportError where an axis is
+    not free.
+    """
+    for output in model.graph.outputs:
+        assert output.shape is not None
+        for axis, name in axes.items():
+            size = output.shape[axis]
+            if isinstance(size, int):
+                raise ExportError(
+                    f"the model works for one size only: {output.name} has a {name} of {size} whatever the input's. "
+                    "Let its layers take sizes as they come, or export it at one size"
+                )
+        output.shape = ir.Shape([axes.get(axis, size) for axis, size in enumerate(output.shape)])
+    forget_sizes(model)
