@@ -2,10 +2,10 @@
 
 VaekitError            the work failed: files, data, machine (exit code 1)
 ├── UsageError         an argument or option value is wrong (2)
-├── SourceError        images that cannot be read or are none
-├── RunError           a run folder that is none, damaged or in the way
+├── SourceError        images that are missing or cannot be read
+├── RunError           not a run folder, or a damaged one, or a non-empty folder
 ├── BundleError        a bundle that is missing, altered, newer or unsafe
-├── ProviderError      an execution provider, or ONNX Runtime itself, cannot run here
+├── ProviderError      an execution provider, or ONNX Runtime itself, cannot run on this machine
 ├── ExportError        the exporter could not write the graph that was asked for
 ├── MissingExtraError  a package of an optional extra is not installed
 └── CheckError         a check did not hold (3)
@@ -32,7 +32,7 @@ class SourceError(VaekitError):
 
 
 class RunError(VaekitError):
-    """A run folder that is none, is damaged, or stands in the way."""
+    """Not a run folder, or a damaged one, or a folder that is not empty."""
 
 
 class BundleError(VaekitError):
@@ -40,7 +40,7 @@ class BundleError(VaekitError):
 
 
 class ProviderError(VaekitError):
-    """ONNX Runtime, or one of its execution providers, cannot run here."""
+    """ONNX Runtime, or one of its execution providers, cannot run on this machine."""
 
 
 class ExportError(VaekitError):

@@ -269,7 +269,7 @@ class VAE:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]
 
     def _as_latent(self, value: Floats) -> Array:
-        """mu of an image (C, H, W), or a latent as it is. Where both have one shape, it is taken for an image."""
+        """mu of an image (C, H, W), or a latent as it is. Where their shapes are equal, it is taken for an image."""
         array = np.asarray(value)
         if array.shape == self.image_shape:
             return np.asarray(self.encode(array[None])[0][0])
@@ -307,8 +307,8 @@ def load(
     ``provider`` is ``auto``, a name in ``vaekit.ort.providers.PROVIDERS``, or one of ONNX Runtime's own, with
     ``provider_options`` by ONNX Runtime's names. A named one is strict: it runs every node or, when a graph is first
     used, ProviderError is raised; ``allow_fallback`` lets the CPU run the rest. ``threads`` defaults to the processors
-    that this process may use; ``spinning=False`` is kinder to whatever else runs beside. Raises BundleError where a
-    file is missing, altered, newer or unsafe, and UsageError for arguments out of range.
+    that this process may use; ``spinning=False`` leaves processors to other work while threads wait.
+    Raises BundleError where a file is missing, altered, newer or unsafe, and UsageError for arguments out of range.
     """
     selection = Selection(provider, dict(provider_options or {}), allow_fallback)
     return VAE(read_bundle(path), selection=selection, threads=threads, batch_size=batch_size, spinning=spinning)

@@ -32,7 +32,7 @@ COMMANDS = (
     "bench",
     "doctor",
 )
-"""Each is a function of its own name in a module of its own name."""
+"""Each has a module of its name, which holds a function of its name."""
 
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -70,15 +70,15 @@ def main() -> NoReturn:
         code = _fail(f"cannot write {error.filename or 'to stdout'}: {error.strerror or error}", 1)
     except MemoryError:
         code = _fail("out of memory: try a smaller --batch-size or --size", 1)
-    except Exception as error:  # noqa: BLE001 — a fault of vaekit's own, but people still get one line
+    except Exception as error:  # noqa: BLE001 — a fault in vaekit itself, but users still get one line
         code = _fail(f"{type(error).__name__}: {error} (VAEKIT_DEBUG=1 shows where)", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _app(arguments: list[str]) -> typer.Typer:
-    """The command line with the command that the arguments begin with or, where that is none, with all of them.
+    """Build the command line: only the command that the arguments begin with, or all commands.
 
-    To build the options of all commands takes longer than many a command needs.
+    Building the options of all commands takes longer than some commands need to run.
     """
     app = typer.Typer(
         name="vaekit",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_pictures_target(output: Path, count: int, columns: int | None, image_shape: tuple[int, int, int]) -> None:
-    """Raise UsageError or VaekitError, before any work is done, where so many images could not be written there."""
+    """Raise UsageError or VaekitError, before any work is done, where ``count`` images could not be written."""
     if is_folder(output):
         check_new_folder(output)
         return

@@ -183,7 +183,7 @@ class Manifest:
     posterior: PosteriorName
     likelihood: Likelihood
     mixture: Mixture | None
-    """The fitted prior; None where there is none."""
+    """The fitted prior; None without one."""
     graphs: dict[str, GraphSpec]
     """By name: ``encoder``, ``decoder`` and, written by later vaekits, any others."""
     golden: FileSpec

@@ -89,7 +89,7 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a folder's manifest says that it is a bundle, whatever else may be wrong with it."""
+    """Whether a folder's manifest says that it is a bundle, even a damaged one."""
     try:
         return bool(json.loads((path / MANIFEST).read_bytes())["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -50,15 +50,15 @@ PROBE_MODEL = base64.b64decode(
 
 @dataclass(frozen=True)
 class ProviderReport:
-    """What came of trying a provider."""
+    """The result of trying a provider."""
 
     name: str
-    """vaekit's name of it, or ONNX Runtime's own where there is none."""
+    """vaekit's name of it, or else ONNX Runtime's own."""
     state: State
     detail: str
     """Placement, or why it does not run and what it needs."""
     install: str
-    """What would install it, in words; empty where it is installed."""
+    """How to install it; empty where it is installed."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ _RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 
 # ONNX Runtime's log severities.
 _WARNING = 2  # its default
-_FATAL = 4  # silent: whatever else it would print also comes as an exception
+_FATAL = 4  # silent: the errors that it would print are raised as exceptions too
 
 Feeds = Mapping[str, NDArray[np.float32]]
 

@@ -82,7 +82,7 @@ def _tops(first: int, pitch: int, line: int, captions: Sequence[str], rows: int,
 
 
 def square(count: int) -> int:
-    """Columns of the least square grid that holds so many images."""
+    """Return the columns of the smallest square grid that holds ``count`` images."""
     return math.isqrt(count - 1) + 1
 
 
@@ -92,7 +92,7 @@ def check_size(
     size: tuple[int, int],
     mend: str = "give a folder with -o, for one file each",
 ) -> None:
-    """Raise UsageError, with what to do, where a grid of so many images of (height, width) would be too large."""
+    """Raise UsageError, with what to do, where a grid of ``count`` images (height, width) would be too large."""
     columns = columns or square(count)
     factor = _enlargement(*size)
     pixels = -(-count // columns) * columns * size[0] * size[1] * factor**2
@@ -127,8 +127,8 @@ def save_animation(images: Floats, path: Path) -> None:
 def save_images(batches: Iterable[Floats], count: int, folder: Path, progress: Progress = lambda done: None) -> None:
     """Write images in [0, 1], ``count`` of them in batches (n, C, H, W), each to a PNG file of its own size.
 
-    The files are 000000.png and so on, in a new folder that appears whole or not at all; ``progress`` is told how many
-    are written. Raises VaekitError where the folder is not empty or cannot be written.
+    The files are 000000.png and so on, in a new folder that is written under a temporary name and renamed. ``progress``
+    is called with the number written so far. Raises VaekitError where the folder is not empty or cannot be written.
     """
     from vaekit.system.workers import ordered_map
 

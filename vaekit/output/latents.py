@@ -112,12 +112,12 @@ class Spill:
         overwrite: bool,
         arrays: tuple[str, ...] = ("mu", "logvar"),
     ) -> None:
-        """``shape`` is one latent's; ``identity`` tells the work apart from any other: only the same is gone on with.
+        """``shape`` is one latent's; ``identity`` is the work's fingerprint: ``resume`` continues only the same work.
 
         ``arrays`` are ``mu`` and ``logvar``, or ``mu`` alone.
 
-        Raises VaekitError where unfinished work is in the way or is not the same, UsageError for a suffix that is none
-        of SUFFIXES, MissingExtraError for .parquet without pyarrow.
+        Raises VaekitError where unfinished work is in the way or is not the same, UsageError for a suffix not in
+        SUFFIXES, MissingExtraError for .parquet without pyarrow.
         """
         check_file_target(output, SUFFIXES)
         if output.suffix.lower() == ".parquet":
@@ -129,12 +129,12 @@ class Spill:
         if found is not None and resume and found["identity"] != identity:
             raise VaekitError(
                 f"{self.folder} holds the latents of other images, another bundle or other options: give the same ones "
-                "to go on with them, or --overwrite to start again"
+                "to continue with them, or --overwrite to start again"
             )
         if found is not None and not resume and not overwrite:
             raise VaekitError(
-                f"{self.folder} holds {found['rows']:,} latents of an interrupted encode: --resume goes on with them, "
-                "--overwrite starts again"
+                f"{self.folder} holds {found['rows']:,} latents of an interrupted encode: --resume continues with "
+                "them, --overwrite starts again"
             )
         self.state: dict[str, Any] = found if found is not None and resume else fresh
         self._open()
@@ -264,7 +264,7 @@ class Spill:
         shutil.copyfileobj(self._files[name], target, 1 << 20)
 
     def _rows(self, name: str) -> Iterator[NDArray[np.float32]]:
-        """The numbers of so many rows at a time, flat."""
+        """The numbers of some rows at a time, flat."""
         file, row_bytes = self._files[name], 4 * math.prod(self.shape)
         file.seek(0)
         while data := file.read(self._rows_at_once * row_bytes):
@@ -285,7 +285,7 @@ def _rows_of(shape: tuple[int, ...]) -> str:
 
 
 def _read_state(folder: Path) -> dict[str, Any] | None:
-    """What unfinished work says of itself; None where there is none. Raises VaekitError where that is damaged."""
+    """The state of unfinished work; None without any. Raises VaekitError where the state is damaged."""
     if not os.path.isdir(folder):  # which, unlike Path's, says no to a name that is too long
         return None
     try:

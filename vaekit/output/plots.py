@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".webp")
 
-
-_LEGEND_ENTRIES = 20  # classes that are told apart by colour; more are drawn in one
+_LEGEND_ENTRIES = 20  # classes that get a colour each; more are drawn in one
 _DOTS_PER_INCH = 150
 _PLANE_STEPS = 16  # decoded latents along each axis
 
@@ -87,7 +86,7 @@ def decoded_plane(axes: Axes, decode: Callable[[Array], Array], reach: float) ->
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches. Raises MissingExtraError without matplotlib."""
+    """Return a new figure, its size in inches. Raises MissingExtraError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -96,7 +95,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a file, whole or not at all. Raises UsageError for a suffix that is none of FORMATS."""
+    """Write a figure under a temporary name and rename it. Raises UsageError for a suffix not in FORMATS."""
     check_file_target(path, FORMATS)
     with replacing_file(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DOTS_PER_INCH)

@@ -25,7 +25,7 @@ def check_writable(path: Path) -> None:
 def check_file_target(path: Path, suffixes: Iterable[str] | None = None) -> None:
     """Find out whether a file can be written, before any work is done.
 
-    Raises UsageError for a suffix that is none of ``suffixes``, VaekitError for a folder that is not there or writable.
+    Raises UsageError for a suffix not in ``suffixes``, VaekitError for a folder that is not there or writable.
     """
     if suffixes is not None and path.suffix.lower() not in suffixes:
         raise UsageError(f"cannot write {path}: its name must end in one of {', '.join(suffixes)}")

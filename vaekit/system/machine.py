@@ -67,7 +67,7 @@ def _meminfo_available() -> int:
 
 
 def _cgroup_cpus(root: Path) -> float | None:
-    """The quota of version 2 (cpu.max) or version 1 (cpu.cfs_*), in processors; None where there is none."""
+    """The quota of version 2 (cpu.max) or version 1 (cpu.cfs_*), in processors; None without one."""
     quota, _, period = _read(root / "cpu.max").strip().partition(" ")
     if not period:
         quota = _read(root / "cpu/cpu.cfs_quota_us").strip()

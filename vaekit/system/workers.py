@@ -29,7 +29,7 @@ _DEFERRED = (signal.SIGINT, signal.SIGTERM)
 
 
 def ordered_map(function: Callable[[T], R], pieces: Iterable[T], *, processes: int | None = None) -> Iterator[R]:
-    """Results of a picklable function for each piece, in order, as they are asked for.
+    """Yield the results of a picklable function for each piece, in order.
 
     Pieces are taken only a few ahead of what has been asked for, so that memory does not grow with their number. With
     fewer than two ``processes`` the work is done in this one. ``processes`` defaults to the processors that may be
@@ -92,7 +92,7 @@ def deferred_signals() -> Iterator[None]:
 
 
 def _start() -> None:
-    """In each process: Ctrl-C is for the one that asked for the work, and without that one there is none to do."""
+    """Set up a worker: it ignores Ctrl-C, which its parent handles, and exits when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
