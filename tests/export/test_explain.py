@@ -199,7 +199,8 @@ class Twice(nn.Module):
         self.block, self.last = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.block(self.block(x)).flip(1))
+        out: Tensor = self.last(self.block(self.block(x)).flip(1))
+        return out
 
 
 def twice() -> tuple[ExportedGraph, Array]:
