@@ -1,5 +1,9 @@
-"""Check what the wheel and the sdist hold: `python tests/packaging/check_distributions.py dist`."""
+"""Check what the wheel and the sdist hold: `python tests/packaging/check_distributions.py dist`.
 
+`twine check --strict dist/*` checks beside it that the long description renders.
+"""
+
+import re
 import sys
 import tarfile
 import zipfile
@@ -18,6 +22,15 @@ def sources(root: Path) -> set[str]:
     return found
 
 
+def check_description(wheel: Path) -> None:
+    """Exit with a complaint where the long description points at files that are not beside it on a package index."""
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(metadata).decode()
+    if relative := re.findall(r"\]\((?!https?:|#)([^)]+)\)", text):
+        sys.exit(f"{wheel.name}'s long description has relative links: {relative}")
+
+
 def main(dist: Path) -> None:
     """Exit with a complaint unless the wheel holds every module and nothing else, and the sdist can be built from."""
     root = Path(__file__).parents[2]
@@ -31,13 +44,16 @@ def main(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    needed = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt", "vaekit/__init__.py"}
+    needed = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt"}
+    needed |= {"hatch_build.py", "mkdocs.yml", "vaekit/__init__.py"}
+    needed |= {path.relative_to(root).as_posix() for path in (root / "docs").rglob("*") if path.is_file()}
     needed |= {"export/vaekit_export/__init__.py", "cli/vaekit_cli/main.py", "tests/conftest.py"}
     if missing := sorted(needed - names):
         sys.exit(f"{sdist.name} lacks {missing}")
     tops = {name.split("/")[0] for name in names if name} - {"PKG-INFO", ".gitignore"}
-    if extra := tops - {"vaekit", "export", "cli", "tests", "benchmarks"} - needed:
+    if extra := tops - {"vaekit", "export", "cli", "tests", "benchmarks", "docs"} - needed:
         sys.exit(f"{sdist.name} holds {sorted(extra)} too")
+    check_description(wheel)
     print(f"{wheel.name}: {len(held)} files; {sdist.name}: {len(names)} entries")
 
 

@@ -38,9 +38,10 @@ def requirements(pyproject: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def test_the_newest_heading_of_the_changelog_is_the_version() -> None:
+def test_the_newest_version_in_the_changelog_is_the_packages() -> None:
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert headings[0] == vaekit.__version__
+    assert "Unreleased" not in headings[1:]
+    assert next(heading for heading in headings if heading != "Unreleased") == vaekit.__version__
 
 
 def test_the_version_is_written_once(pyproject: dict[str, Any]) -> None:
