@@ -58,7 +58,7 @@ class Images:
     def fingerprint(self) -> str:
         """Hash the number, shape and pixels, so that a changed source is noticed.
 
-        Of images that are neither in memory nor all read on opening, it hashes _PRINTED, evenly spread.
+        Of images that are not in memory, and were not all read at opening, it hashes _PRINTED, evenly spread.
         """
         form = f"{len(self)} {self.shape} "
         if self._digest:
