@@ -82,7 +82,7 @@ def test_a_diagonal_posterior_has_a_variance_for_each_dimension() -> None:
     assert len(set(logvar.flatten().tolist())) == 24
 
 
-def test_presets_grow_in_both_halves() -> None:
+def test_presets_grow_in_encoder_and_decoder() -> None:
     sizes = [
         [sum(p.numel() for p in half.parameters()) for half in (network.encoder, network.decoder)]
         for network in (VAENetwork((1, 28, 28), 16, preset=name) for name in ("tiny", "small", "base"))

@@ -28,7 +28,7 @@ _NETWORK, _BEST, _OPTIMISER, _VARIANCE = "network.", "best.", "optimiser.", "var
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training stands after so many steps."""
+    """The state of a training after ``step`` steps."""
 
     step: int
     """Steps done."""

@@ -160,7 +160,7 @@ class Config:
     """The experiment tracker, if any."""
     checkpoint_every: int = field(
         default=200,
-        metadata=_setting("Steps between two checkpoints, which --resume goes on from.", metavar="STEPS", least=1),
+        metadata=_setting("Steps between two checkpoints, which --resume continues from.", metavar="STEPS", least=1),
     )
     """Steps between two checkpoints; results do not depend on it."""
     format_version: int = FORMAT_VERSION

@@ -46,7 +46,7 @@ def torch_seed(seed: int) -> int:
 
 
 def share_threads(processes: int = 1) -> None:
-    """Let PyTorch use this process's share of the usable CPUs, with so many processes on the machine."""
+    """Let PyTorch use this process's share of the usable CPUs, one of ``processes`` on the machine."""
     torch.set_num_threads(max(1, usable_cpus() // processes))
 
 

@@ -77,7 +77,7 @@ class Evaluation:
 
 
 def is_active(mu_variance: float) -> bool:
-    """Whether a latent dimension whose posterior mean varies so much over images follows the image."""
+    """Whether a latent dimension is active, from the variance over images of its posterior mean."""
     return mu_variance > ACTIVE_VARIANCE
 
 
@@ -93,7 +93,7 @@ def evaluate(
     batch_size: int = 250,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Evaluate a run on the images of those numbers, with so many importance samples an image.
+    """Evaluate a run on the images of those numbers, with ``samples`` importance samples per image.
 
     At most ``batch_size`` images are in memory and go through a network at a time, whatever their number and that of
     the samples. The figures do not depend on it: every draw of every image has its own noise, which follows the seed.

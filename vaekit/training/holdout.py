@@ -69,8 +69,8 @@ class Split:
 def hold_out(images: Images, seed: int, val: str | None = None, validation: Images | None = None) -> Split:
     """Split a source into images to train on and images to measure.
 
-    ``val`` is the share to hold out; with a ``validation`` source, all of ``images`` are trained on and those are
-    measured. Of more than HOLDOUT_IMAGES, so many are measured, evenly spread. Raises as ``split_numbers`` does.
+    ``val`` is the share to hold out. With a ``validation`` source, that one is measured, and all of ``images`` are
+    trained on. At most HOLDOUT_IMAGES are measured, evenly spread. Raises as ``split_numbers`` does.
     """
     if validation is None:
         training, holdout = split_numbers(len(images), seed, share_of(val))

@@ -48,7 +48,7 @@ class RunWriter:
             save_config(self.path, config)
 
     def log(self, step: int, split: str, figures: Mapping[str, float | None]) -> None:
-        """Add a line to metrics.jsonl: figures of ``training`` or ``validation`` after so many steps."""
+        """Add a line to metrics.jsonl: the figures of ``training`` or ``validation`` after ``step`` steps."""
         if not self.active:
             return
         self.track({f"{split}/{name}": figure for name, figure in figures.items() if figure is not None}, step)
@@ -82,14 +82,14 @@ class RunWriter:
         steps: int,
         best: Mapping[str, float],
     ) -> None:
-        """Write the model after so many steps; ``best`` holds its validation figures and its own ``step``."""
+        """Write the model after ``steps`` steps; ``best`` holds its validation figures and its own ``step``."""
         if self.active:
             validation = {name: figure for name, figure in best.items() if name != "step"}
             summary = {"steps": steps, "kept_step": best["step"], "validation": validation}
             save_model(self.path, network, variance, mixture, summary)
 
     def save_checkpoint(self, checkpoint: Checkpoint, before: int) -> None:
-        """Write a checkpoint in place of that of step ``before``, or -1 if there is none yet."""
+        """Write a checkpoint in place of that of step ``before``, which is -1 for the first."""
         if not self.active:
             return
         try:

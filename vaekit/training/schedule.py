@@ -107,13 +107,13 @@ class Schedule:
         return kl_weight(step, self.total, self._config.beta_warmup)
 
     def reports_after(self, steps: int) -> bool:
-        """Whether figures are reported once so many steps are done."""
+        """Whether figures are reported after that many steps."""
         return steps % REPORT_EVERY == 0 or steps == self.total
 
     def validates_after(self, steps: int) -> bool:
-        """Whether the held-out images are measured once so many steps are done."""
+        """Whether the held-out images are measured after that many steps."""
         return self.total is not None and steps % max(_LEAST_INTERVAL, self.total // VALIDATIONS) == 0
 
     def checkpoints_after(self, steps: int) -> bool:
-        """Whether a checkpoint is written once so many steps are done."""
+        """Whether a checkpoint is written after that many steps."""
         return self.total is not None and steps % self._config.checkpoint_every == 0

@@ -265,7 +265,7 @@ class Trainer:
         self.writer.save_model(self.network, variance, mixture, steps, self.best)
 
     def _save_checkpoint(self, step: int) -> None:
-        """Write all that a training needs to continue after so many steps."""
+        """Write all that a training needs to continue after ``step`` steps."""
         self.learner.share_statistics()
         self._check_finite(step)
         checkpoint = Checkpoint(
