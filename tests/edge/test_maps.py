@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 import vaekit as package
@@ -24,11 +23,11 @@ from vaekit.images.shapes import draw_shapes
 from vaekit.maths import latents, noise
 from vaekit.maths.elbo import kl_standard_normal, log_likelihood
 from vaekit.output.latents import Spill, open_latents
+from vaekit.types import Array
 from vaekit.vae import VAE
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Fails = Callable[..., None]
-Array = NDArray[np.float32]
 Change = Callable[[dict[str, Any]], object]
 
 BUNDLES = Path(__file__).parents[1] / "bundles"

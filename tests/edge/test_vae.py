@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import vaekit
 from vaekit.errors import BundleError, ProviderError, UsageError
@@ -17,9 +16,8 @@ from vaekit.maths import elbo as scoring
 from vaekit.maths import latents
 from vaekit.maths.prior import draw_mixture, draw_normal
 from vaekit.ort.session import open_on_cpu
+from vaekit.types import Array
 from vaekit.vae import VAE, load
-
-Array = NDArray[np.float32]
 
 
 @pytest.fixture

@@ -17,17 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from numpy.typing import NDArray
 
 from vaekit import verify as verification
 from vaekit.bundle.manifest import Tolerance
 from vaekit.errors import BundleError, ProviderError
 from vaekit.ort.providers import CPU, PROVIDERS
-from vaekit.types import PROVIDER_CLASSES, ProviderClass
+from vaekit.types import PROVIDER_CLASSES, Array, ProviderClass
 from vaekit.vae import VAE, load
 from vaekit.verify import OutputCheck, Verification, compare
 
-Array = NDArray[np.float32]
 Golden = dict[str, Any]
 
 CUDA, COREML, XNNPACK = (PROVIDERS[name] for name in ("cuda", "coreml", "xnnpack"))
@@ -459,6 +457,23 @@ def test_one_element_that_is_not_finite_is_enough(values: Array, value: float, d
     check = compare("encoder", "mu", actual, values, Tolerance(1e30, 1e30))
     assert not check.passed
     assert (check.finite, check.max_abs, check.psnr) == (False, math.inf, -math.inf)
+
+
+def test_a_check_in_json_has_null_for_what_json_cannot_say() -> None:
+    image = np.zeros((1, 1, 2, 2), np.float32)
+    document = compare("decoder", "image", np.full_like(image, np.nan), image, TOLERANCE).to_json()
+    assert document == {
+        "graph": "decoder",
+        "output": "image",
+        "passed": False,
+        "finite": False,
+        "max_abs": None,
+        "max_rel": 0.0,
+        "psnr": None,
+        "differing_pixels": 4,
+        "atol": TOLERANCE.atol,
+        "rtol": TOLERANCE.rtol,
+    }
 
 
 def test_the_psnr_of_images_is_against_a_peak_of_one() -> None:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from vaekit.errors import MissingExtraError, SourceError, UsageError, VaekitError
 from vaekit.output import latents as latent_files
 from vaekit.output.latents import SUFFIXES, Spill, open_latents
-
-Array = NDArray[np.float32]
+from vaekit.types import Array
 
 WIDTH = 3
 PATHS: tuple[bytes, ...] = (
