@@ -1,6 +1,6 @@
 """Every command block of the README, CONTRIBUTING.md and docs/ runs, or says why it does not.
 
-The rule for writers: blocks marked ``sh`` and ``python`` are run, page by page and in order, all in one folder. It holds
+The rule for writers: blocks marked ``sh`` and ``python`` are run, page by page and in order, in one folder. It holds
 
 - ``photos/``, 200 pictures of 16 x 16 pixels in two subfolders, and ``grey.npy``, images (200, 28, 28) of uint8;
 - ``vae`` and ``vae-onnx``, the run and the bundle that the README's quick start has made there.
