@@ -21,7 +21,7 @@ _NAMED_KEYS = 3
 def call_factory(spec: str) -> ForeignVAE:
     """Call the factory ``package.module:factory``; the current folder is searched as well.
 
-    Raises UsageError where there is none, ExportError where it fails or does not return a VAE.
+    Raises UsageError for a factory that does not exist, ExportError where it fails or does not return a VAE.
     """
     module_name, _, factory_name = spec.partition(":")
     if not module_name or not factory_name.isidentifier():

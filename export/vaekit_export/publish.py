@@ -177,8 +177,8 @@ def _exported(model: Model, opset: int) -> tuple[ExportedGraph, ExportedGraph]:
             input_axes=input_axes,
             output_axes=output_axes,
         )
-        told = describe(name, "fp32", model.image_spec, model.latent_shape, model.posterior, model.likelihood)
-        described = apply(data, partial(set_metadata, metadata=told))
+        metadata = describe(name, "fp32", model.image_spec, model.latent_shape, model.posterior, model.likelihood)
+        described = apply(data, partial(set_metadata, metadata=metadata))
         return ExportedGraph(name, module, described, input_name, output_names, input_axes)
 
     return (
@@ -222,10 +222,10 @@ def _proved(checks: Iterable[Check], tolerances: Tolerances, opset: int, report:
             try:
                 explanation = explain(graph, _together(rows), tolerances, opset=opset)
                 write_report(report, [explanation], tolerances)
-                told = f"{explanation.headline()}; {report} tells more"
+                details = f"{explanation.headline()}; see {report}"
             except VaekitError as failure:  # which must not hide what did not hold
-                told = f"where that begins could not be told: {failure}"
-            raise ParityError(f"{error}. {told}") from error
+                details = f"where that begins could not be found: {failure}"
+            raise ParityError(f"{error}. {details}") from error
     return results
 
 

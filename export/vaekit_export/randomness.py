@@ -24,7 +24,7 @@ class RandomCall:
     operator: str
     """PyTorch's name, such as ``randn_like``."""
     place: str
-    """Function, file and line of the caller outside PyTorch; empty where there is none."""
+    """Function, file and line of the caller outside PyTorch; empty where the caller is PyTorch itself."""
     dropout: bool
 
 

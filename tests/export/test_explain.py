@@ -154,7 +154,7 @@ def test_what_cannot_be_explained_still_fails_for_parity(
         raise ExportError("no luck")
 
     monkeypatch.setattr(publish, "explain", fails)
-    with pytest.raises(ParityError, match=r"nothing was published.*could not be told: no luck"):
+    with pytest.raises(ParityError, match=r"nothing was published.*could not be found: no luck"):
         export_run(tiny_run.path, tmp_path / "bundle")
 
 
@@ -199,8 +199,8 @@ class Twice(nn.Module):
         self.block, self.last = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(self.block(self.block(x)).flip(1))
-        return out
+        y: Tensor = self.last(self.block(self.block(x)).flip(1))
+        return y
 
 
 def twice() -> tuple[ExportedGraph, Array]:

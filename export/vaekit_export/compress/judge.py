@@ -118,7 +118,7 @@ class Judge:
         return psnr, delta
 
     def _decoder_headroom(self, graphs: Graphs) -> float:
-        """dB that are left to the limits, half of the nats being the encoder's; under zero where one is passed."""
+        """dB left to the limits, half of the nats being for each graph; under zero where one is passed."""
         return min(self.psnr(graphs) - self.limits.psnr, self._nats_left(graphs))
 
     def _encoder_headroom(self, graphs: Graphs) -> float:

@@ -43,7 +43,7 @@ def describe(
 
     Nothing in it depends on the machine that made the graph.
     """
-    told = {
+    described = {
         "graph": graph,
         "precision": precision,
         "image_shape": ",".join(map(str, image.shape)),
@@ -55,12 +55,12 @@ def describe(
         "likelihood": likelihood.name,
     }
     if image.multiple_of is not None:
-        told["image_multiple_of"] = str(image.multiple_of)
+        described["image_multiple_of"] = str(image.multiple_of)
     if posterior != "deterministic":
-        told["logvar"] = "natural logarithm of the variance"
+        described["logvar"] = "natural logarithm of the variance"
     if likelihood.sigma is not None:
-        told["sigma"] = repr(likelihood.sigma)
-    return {f"vaekit.{key}": value for key, value in told.items()}
+        described["sigma"] = repr(likelihood.sigma)
+    return {f"vaekit.{key}": value for key, value in described.items()}
 
 
 def set_metadata(model: ir.Model, metadata: Mapping[str, str]) -> None:
