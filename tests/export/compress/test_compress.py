@@ -313,8 +313,8 @@ def rated(monkeypatch: pytest.MonkeyPatch) -> Callable[[Rates], list[tuple[Path,
 
         def bench(path: Path, selection: object, chosen: list[Any], *, seconds: float) -> Any:
             (setting,) = chosen
-            timed.append((path, setting.graph, setting.batch))
-            graph = {"encode": "encoder", "decode": "decoder"}[setting.graph]
+            timed.append((path, setting.operation, setting.batch))
+            graph = {"encode": "encoder", "decode": "decoder"}[setting.operation]
             found = rates[graph][read_bundle(path).manifest.graphs[graph].precision]
             yield type("Timing", (), {"images_per_second": found * (10 if setting.batch > 1 else 1)})
 
