@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
-from hatch_build import long_description
-
 ROOT = Path(__file__).parents[2]
+long_description = runpy.run_path(str(ROOT / "docs" / "hooks" / "long_description.py"))["long_description"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 _TARGET = re.compile(r"\]\(([^)]+)\)")

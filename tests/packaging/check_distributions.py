@@ -45,7 +45,7 @@ def main(dist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt"}
-    needed |= {"hatch_build.py", "mkdocs.yml", "vaekit/__init__.py"}
+    needed |= {"docs/hooks/long_description.py", "mkdocs.yml", "vaekit/__init__.py"}
     pages = (path for path in (root / "docs").rglob("*.*") if "__pycache__" not in path.parts)
     needed |= {path.relative_to(root).as_posix() for path in pages}
     needed |= {"export/vaekit_export/__init__.py", "cli/vaekit_cli/main.py", "tests/conftest.py"}
