@@ -52,9 +52,10 @@ def test_the_version_is_written_once(pyproject: dict[str, Any]) -> None:
 
 
 def test_the_import_contracts_cover_every_module_by_themselves(pyproject: dict[str, Any]) -> None:
-    inner, reach, command = pyproject["tool"]["importlinter"]["contracts"][1:]
-    assert inner["containers"] == ["vaekit"]
-    assert inner["exhaustive"]
+    library, export, reach, command = pyproject["tool"]["importlinter"]["contracts"][1:]
+    for contract, package in ((library, "vaekit"), (export, "vaekit_export")):
+        assert contract["containers"] == [package]
+        assert contract["exhaustive"]
     for contract, package in ((reach, "vaekit"), (command, "vaekit_cli")):
         assert contract["source_modules"] == [package]
         assert {"torch", "onnx"} <= set(contract["forbidden_modules"])
