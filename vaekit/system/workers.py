@@ -30,13 +30,17 @@ _DEFERRED = (signal.SIGINT, signal.SIGTERM)
 
 
 class SpawnedPool(ProcessPoolExecutor):
-    """New processes that import nothing from the current folder as they start."""
+    """New processes that import nothing from the current folder as they start.
+
+    Python runs them, and the one that minds their semaphores, with ``-c``, which looks there for modules first.
+    """
 
     def __init__(self, processes: int, initializer: Callable[[], object] | None = None) -> None:
-        super().__init__(processes, mp_context=multiprocessing.get_context("spawn"), initializer=initializer)
+        with _environment("PYTHONSAFEPATH", "1"):
+            super().__init__(processes, mp_context=multiprocessing.get_context("spawn"), initializer=initializer)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Submit work; processes start here, and Python runs them with ``-c``, which looks in the current folder."""
+        """Submit work, which starts a process where none is free."""
         with _environment("PYTHONSAFEPATH", "1"):
             return super().submit(fn, *args, **kwargs)
 

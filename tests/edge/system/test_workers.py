@@ -169,7 +169,7 @@ from vaekit.system.workers import ordered_map
 if __name__ == "__main__":
     print(sorted(ordered_map(operator.neg, range(4), processes=2)), os.environ.get("PYTHONSAFEPATH"))
 """
-    command = [sys.executable, "-P", "-c", code]
+    command = [sys.executable, "-c", f"import sys; del sys.path[0]; {code.strip()}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
     assert done.stdout == "[-3, -2, -1, 0] None\n", done.stderr
     assert done.stderr == ""
