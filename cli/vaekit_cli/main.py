@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -46,6 +47,7 @@ class _Terminated(BaseException):
 def main() -> NoReturn:
     """Run the command and exit with its code; every failure is one line on stderr."""
     _received.clear()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about harmless metadata; what matters raises
     signal.signal(signal.SIGTERM, _end)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _end)
