@@ -1,6 +1,13 @@
 """`python -m vaekit_cli` is `vaekit`."""
 
-from vaekit_cli.main import main
+import os
+import sys
 
 if __name__ == "__main__":
+    # Python put the current folder on the path, where `vaekit` does not look: anyone's files may lie there.
+    if not sys.flags.safe_path and os.path.realpath(sys.path[0] or os.curdir) == os.path.realpath(os.curdir):
+        del sys.path[0]
+
+    from vaekit_cli.main import main
+
     main()

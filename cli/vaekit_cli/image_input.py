@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,9 +34,14 @@ SkipErrorsOption = Annotated[
 
 
 def open_stream(
-    images: list[str] | None, from_file: str | None, shape: tuple[int, int, int], *, no_resize: bool
+    images: list[str] | None,
+    from_file: str | None,
+    shape: tuple[int, int, int],
+    say: Callable[[str], None],
+    *,
+    no_resize: bool,
 ) -> ImageStream:
-    """Open the images that a command was given.
+    """Open the images that a command was given, and say what was passed over.
 
     Raises UsageError where none were named, SourceError where none were found.
     """
@@ -55,11 +61,19 @@ def open_stream(
     if not len(stream):
         stream.close()
         raise SourceError(f"there are no images {'on stdin' if from_file == '-' else f'in {from_file}'}")
+    for line in stream.left_out:
+        say(line)
     return stream
 
 
-def _lines(file: Iterable[bytes]) -> Iterable[bytes]:
-    return filter(None, (line.rstrip(b"\r\n") for line in file))
+def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a list's lines, without the mark that some editors begin UTF-8 with, and empty ones."""
+    for number, line in enumerate(file):
+        if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in line:
+            raise SourceError("the list of paths is in UTF-16: save it as UTF-8")
+        name = (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).rstrip(b"\r\n")
+        if name:
+            yield name
 
 
 class Unreadable:

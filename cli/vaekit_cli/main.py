@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -46,6 +47,7 @@ class _Terminated(BaseException):
 def main() -> NoReturn:
     """Run the command and exit with its code; every failure is one line on stderr."""
     _received.clear()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about harmless metadata; what matters raises
     signal.signal(signal.SIGTERM, _end)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _end)
@@ -65,9 +67,8 @@ def main() -> NoReturn:
     except BrokenPipeError:  # whoever read our results has gone
         _drop_stdout()
         code = 1
-    except OSError as error:  # files have names, and errors of their own: this is stdout, on a full disk
-        _drop_stdout()
-        code = _fail(f"cannot write {error.filename or 'to stdout'}: {error.strerror or error}", 1)
+    except OSError as error:
+        code = _fail_of_files(error)
     except MemoryError:
         code = _fail("out of memory: try a smaller --batch-size or --size", 1)
     except Exception as error:  # noqa: BLE001 — a fault in vaekit itself, but users still get one line
@@ -115,6 +116,19 @@ def _fail(message: str, code: int) -> int:
         traceback.print_exc()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _fail_of_files(error: OSError) -> int:
+    """Name the file, which may have been read or written; what names none and is of writing is stdout's."""
+    from vaekit.system.files import is_error_of_writing
+
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is not None:
+        return _fail(f"{os.fsdecode(error.filename)}: {reason}", 1)
+    _drop_stdout()
+    if is_error_of_writing(error):
+        return _fail(f"cannot write to stdout: {reason}", 1)
+    return _fail(f"a file could not be read or written: {reason} (VAEKIT_DEBUG=1 shows where)", 1)
 
 
 def _drop_stdout() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,10 @@ class Bundle:
 def read_bundle(path: str | Path) -> Bundle:
     """Read and check a bundle, a folder or a .zip of one. Raises BundleError naming what does not hold."""
     path = Path(path)
+    if not os.path.lexists(path):
+        from vaekit.system.files import recover_folder  # here, as it is hardly ever needed
+
+        recover_folder(path)
     files = _read_files(path, [MANIFEST])
     document = _parse_manifest(path, files[MANIFEST])
     manifest = _manifest_of(path, document)
@@ -98,11 +103,11 @@ def is_bundle(path: Path) -> bool:
 
 def _read_files(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Files of a bundle by their names, which are plain ones."""
-    if path.is_dir():
+    if os.path.isdir(path):  # which, unlike Path's, says no to a name that is too long
         if not (path / MANIFEST).is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}. `vaekit export` writes one.")
         return {name: _read_file(path / name) for name in names}
-    if path.is_file():
+    if os.path.isfile(path):
         return _read_zip(path, names)
     raise BundleError(f"there is no bundle at {path}: `vaekit export -o {path}` writes one, -m BUNDLE names another")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from vaekit.errors import VaekitError
 from vaekit.ort.providers import Selection
 from vaekit.system.machine import usable_cpus
+from vaekit.system.workers import SpawnedPool
 from vaekit.types import GraphName
 from vaekit.vae import VAE, load
 
@@ -97,7 +96,7 @@ def settings(batches: Iterable[int], threads: Iterable[int]) -> list[Setting]:
 def bench(path: Path, selection: Selection, chosen: list[Setting], *, seconds: float) -> Iterator[Timing]:
     """Time settings one after the other, each for about ``seconds`` and in a new process."""
     for setting in chosen:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with SpawnedPool(1) as pool:
             try:
                 timing = pool.submit(_measure, path, selection, setting, seconds).result()
             except BrokenProcessPool as error:

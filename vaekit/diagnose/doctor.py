@@ -164,7 +164,7 @@ def _try(name: str, installed: bool) -> ProviderReport:
 
 def _probe_elsewhere(name: str) -> tuple[State, str]:
     """``probe`` in a process of its own: a provider's library may end the process that loads it."""
-    command = [sys.executable, "-m", "vaekit.diagnose.doctor", name]
+    command = [sys.executable, "-P", "-m", "vaekit.diagnose.doctor", name]  # -P: nothing from the current folder
     try:
         done = subprocess.run(  # noqa: S603 — this very module
             command,

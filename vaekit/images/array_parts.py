@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vaekit.errors import SourceError
 from vaekit.images.arrays import RowFile
 from vaekit.images.labels import Labels
-from vaekit.images.parts import CHUNK_BYTES, MIN_SIDE, Chunk, Form, Shape, chunk_images, numbered, pieces
+from vaekit.images.parts import CHUNK_BYTES, MIN_SIDE, Chunk, Form, Progress, Shape, chunk_images, numbered, pieces
 from vaekit.images.pixels import (
     array_to_pixels,
     channel_axis,
@@ -31,6 +31,7 @@ class ArrayImages:
     """Images of one size in an array file."""
 
     varied = False
+    left_out = ""
 
     def __init__(self, source: str, rows: RowFile, labels: Labels | None) -> None:
         """Raises SourceError where the array holds no images, smaller ones than MIN_SIDE, or no pixels."""
@@ -56,8 +57,8 @@ class ArrayImages:
     def name(self, number: int) -> str:
         return f"{self._source}[{number}]"
 
-    def form(self) -> Form:
-        return Form(self._channels, self._size, frozenset((self._size,)))
+    def form(self, progress: Progress | None = None) -> Form:  # noqa: ARG002 — the header says it of all
+        return Form(self._channels, self._size, {self._size: len(self)})
 
     def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
         return self._fitted(self._mapped[numbers], shape)
@@ -92,6 +93,7 @@ class DrawnShapes:
     """The built-in shapes, drawn as they are needed."""
 
     varied = False
+    left_out = ""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -105,8 +107,8 @@ class DrawnShapes:
     def name(self, number: int) -> str:
         return f"shapes[{number}]"
 
-    def form(self) -> Form:
-        return Form(3, _SHAPES_SIZE, frozenset())
+    def form(self, progress: Progress | None = None) -> Form:  # noqa: ARG002 — they are drawn as they are asked for
+        return Form(3, _SHAPES_SIZE, {})
 
     @functools.cached_property
     def labels(self) -> Labels:

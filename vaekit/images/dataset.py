@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array as packed_array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaekit.errors import SourceError, UsageError
-from vaekit.images.parts import MIN_SIDE, Form, Part, Shape
+from vaekit.images.labels import UNLABELLED
+from vaekit.images.parts import MIN_SIDE, Form, Part, Progress, Shape
 from vaekit.images.paths import is_picture_name
 from vaekit.images.source import no_source, open_part
 from vaekit.system.machine import available_memory
 from vaekit.types import Pixels
 
-Progress = Callable[[int, int], None]
-"""Called with the number of images read and their total."""
-
 _BLOCK = 1024  # images that a fingerprint reads at a time
+_NAMED_SIZES = 3  # the most frequent ones
 _PRINTED = 1024  # images that a fingerprint takes from those that are read only when they are asked for
 
 
@@ -39,8 +38,12 @@ class Images:
     """The classes' names by number; empty where they have none."""
     skipped: tuple[str, ...]
     """Unreadable files, each with its reason."""
+    left_out: str
+    """In words, the pictures passed over as other programs' leftovers; empty if there were none."""
     resized_from: str
-    """In words, the sizes that were resized to this one; empty if none was."""
+    """In words, the sizes that were resized to this one, and how many images each; empty if none was."""
+    made_rgb: int
+    """How many images were grey and became RGB, because others are in colour."""
     in_memory: bool
     _count: int
     _read: Callable[[NDArray[np.int64]], Pixels] = field(repr=False)
@@ -50,6 +53,13 @@ class Images:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def class_count(self) -> int:
+        """How many of the named classes have images."""
+        if self.labels is None or not self.label_names:
+            return 0
+        return len(np.unique(self.labels[self.labels != UNLABELLED]))
 
     def name_of(self, index: int) -> str:
         """Name an image to people: its file, or its number in the source."""
@@ -79,20 +89,20 @@ def open_source(source: str, *, size: tuple[int, int] | None = None, progress: P
     """Open a source. ``size`` (height, width) resizes every image to it; None keeps their own where they share one.
 
     Images are held in memory as uint8 if they take less than half of what is available, else read when asked for.
+    ``progress`` is told of pictures twice: as their headers are read, which decide size and colours, and their pixels.
     Raises SourceError if there is no such source or it holds no images, UsageError for a size under 8.
     """
     if size is not None and min(size) < MIN_SIDE:
         raise UsageError(f"the size {size[0]}x{size[1]} is too small: images need at least {MIN_SIDE}x{MIN_SIDE}")
     part = open_part(source)
-    form = part.form()
+    form = part.form(progress)
     shape = (form.channels, *(size or form.size))
-    resized_from = _resized_from(form, shape)
     if part.varied:
-        return _open_pictures(source, part, shape, resized_from, progress)
-    return _open_rows(source, part, shape, resized_from)
+        return _open_pictures(source, part, shape, form, progress)
+    return _open_rows(source, part, shape, form)
 
 
-def _open_pictures(source: str, part: Part, shape: Shape, resized_from: str, progress: Progress | None) -> Images:
+def _open_pictures(source: str, part: Part, shape: Shape, form: Form, progress: Progress | None) -> Images:
     """Open pictures. All are decoded once, so that unreadable ones are known and skipped."""
     in_memory = _fits(len(part), shape)
     held = np.empty((len(part) if in_memory else 0, *shape), np.uint8)
@@ -120,7 +130,9 @@ def _open_pictures(source: str, part: Part, shape: Shape, resized_from: str, pro
         labels=None if labels is None else labels.classes[numbers],
         label_names=() if labels is None else labels.names,
         skipped=tuple(skipped),
-        resized_from=resized_from,
+        left_out=part.left_out,
+        resized_from=_resized_from(form.found, shape[1:]),
+        made_rgb=form.made_rgb,
         in_memory=in_memory,
         _count=len(good),
         _read=held[: len(good)].__getitem__ if in_memory else lambda indices: part.read(numbers[indices], shape),
@@ -129,7 +141,7 @@ def _open_pictures(source: str, part: Part, shape: Shape, resized_from: str, pro
     )
 
 
-def _open_rows(source: str, part: Part, shape: Shape, resized_from: str) -> Images:
+def _open_rows(source: str, part: Part, shape: Shape, form: Form) -> Images:
     """Open images of one form: where one can be read, all can."""
     in_memory = _fits(len(part), shape)
     if not in_memory:
@@ -141,7 +153,9 @@ def _open_rows(source: str, part: Part, shape: Shape, resized_from: str) -> Imag
         labels=None if labels is None else labels.classes,
         label_names=() if labels is None else labels.names,
         skipped=(),
-        resized_from=resized_from,
+        left_out=part.left_out,
+        resized_from=_resized_from(form.found, shape[1:]),
+        made_rgb=form.made_rgb,
         in_memory=in_memory,
         _count=len(part),
         _read=_hold(part, shape).__getitem__ if in_memory else lambda indices: part.read(indices, shape),
@@ -163,10 +177,15 @@ def _nothing_readable(source: str, first: str) -> SourceError:
     return SourceError(f"{source} holds no readable image; the first: {first}")
 
 
-def _resized_from(form: Form, shape: Shape) -> str:
-    if form.found <= {shape[1:]}:
-        return ""
-    return " x ".join(map(str, *form.found)) if len(form.found) == 1 else "several sizes"
+def _resized_from(found: Mapping[tuple[int, int], int], size: tuple[int, int]) -> str:
+    """``10 x 12 (5), 20 x 30 (2) and 17 other sizes (19)``; without counts where all images have one size."""
+    others = sorted((-count, own) for own, count in found.items() if own != size)
+    if len(found) == 1:
+        return " and ".join(f"{height} x {width}" for _, (height, width) in others)
+    named = [f"{height} x {width} ({-count:,})" for count, (height, width) in others[:_NAMED_SIZES]]
+    if rest := others[_NAMED_SIZES:]:
+        named.append(f"{len(rest):,} other size{'s' * (len(rest) > 1)} ({-sum(count for count, _ in rest):,})")
+    return " and ".join(filter(None, (", ".join(named[:-1]), *named[-1:])))
 
 
 def _new_digest() -> hashlib.blake2b:

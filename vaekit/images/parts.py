@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,9 @@ from vaekit.types import Array, Pixels
 
 Shape = tuple[int, int, int]
 """(C, H, W)."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images looked at and their total."""
 
 MIN_SIDE = 8
 """The least height and width of an image to train on, and of images in arrays."""
@@ -56,8 +59,10 @@ class Form:
     channels: int
     size: tuple[int, int]
     """(height, width) to train at where none is asked for."""
-    found: frozenset[tuple[int, int]]
-    """Sizes (height, width) of the images; empty where they are drawn at any size."""
+    found: Mapping[tuple[int, int], int]
+    """How many images there are of each size (height, width); empty where they are drawn at any size."""
+    made_rgb: int = 0
+    """How many images are grey where others are in colour, so that ``channels`` is 3."""
 
 
 class Part(Protocol):
@@ -65,6 +70,9 @@ class Part(Protocol):
 
     varied: bool
     """Whether each image is a picture, which has its own size and colour and may be unreadable alone."""
+
+    left_out: str
+    """In words, the pictures passed over as other programs' leftovers; empty where there were none."""
 
     def __len__(self) -> int: ...
 
@@ -81,8 +89,8 @@ class Part(Protocol):
         """Name an image to people."""
         ...
 
-    def form(self) -> Form:
-        """Find out what the images are like."""
+    def form(self, progress: Progress | None = None) -> Form:
+        """Find out what the images are like, all of them."""
         ...
 
     def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:

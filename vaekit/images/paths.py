@@ -16,6 +16,9 @@ from vaekit.images.picture import SUFFIXES
 
 _SORTED_AT_ONCE = 50_000  # names of one folder that are sorted in memory
 
+MACOSX = "__MACOSX"
+"""The folder of file attributes that macOS adds to archives."""
+
 _SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
 
 
@@ -83,12 +86,37 @@ def is_picture_name(path: bytes) -> bool:
     return path.lower().endswith(_SUFFIXES)
 
 
-def pictures_under(folder: bytes) -> Iterator[bytes]:
+class Leftovers:
+    """What other programs leave among pictures: ``._cat.png``, ``.ipynb_checkpoints/``, ``__MACOSX/``.
+
+    They are copies, thumbnails or no pictures at all, and nobody who names a folder means them.
+    """
+
+    def __init__(self) -> None:
+        self.files = self.folders = 0
+
+    def take(self, name: bytes, *, is_folder: bool) -> bool:
+        """Whether a file or folder of that name is one; a folder and a file named as a picture are counted."""
+        if not name.startswith(b".") and name != MACOSX.encode():
+            return False
+        self.folders += is_folder
+        self.files += not is_folder and is_picture_name(name)
+        return True
+
+    def in_words(self) -> str:
+        """Say how many there were; empty where there were none."""
+        counts = ((self.files, "picture"), (self.folders, "folder"))
+        said = " and ".join(f"{count:,} {what}{'s' * (count != 1)}" for count, what in counts if count)
+        return f"left out {said} of names that begin with a dot, or __MACOSX" if said else ""
+
+
+def pictures_under(folder: bytes, leftovers: Leftovers | None = None) -> Iterator[bytes]:
     """Yield paths of pictures at any depth, in order of their names, a folder's own before those of its subfolders.
 
-    Links to folders are followed, but not back into a folder that they lie in. Raises SourceError where a folder
+    Leftovers below the folder are passed over, and counted in ``leftovers``. Links to folders are followed, but not back into a folder that they lie in. Raises SourceError where a folder
     cannot be read.
     """
+    leftovers = leftovers or Leftovers()
     waiting = [(folder, frozenset[tuple[int, int]]())]  # with the folders that each lies in; the next one is last
     while waiting:
         folder, above = waiting.pop()
@@ -97,17 +125,20 @@ def pictures_under(folder: bytes) -> Iterator[bytes]:
             stat = os.stat(folder)  # noqa: PTH116 — of bytes
             within = above | {(stat.st_dev, stat.st_ino)}
             if len(within) > len(above):
-                yield from (folder + b"/" + name for name in _sorted(_picture_names(folder, subfolders)))
+                yield from (folder + b"/" + name for name in _sorted(_picture_names(folder, subfolders, leftovers)))
         except OSError as error:
             raise SourceError(f"cannot read the folder {os.fsdecode(folder)}: {error.strerror or error}") from error
         waiting += [(folder + b"/" + name, within) for name in sorted(subfolders, reverse=True)]
 
 
-def _picture_names(folder: bytes, subfolders: list[bytes]) -> Iterator[bytes]:
+def _picture_names(folder: bytes, subfolders: list[bytes], leftovers: Leftovers) -> Iterator[bytes]:
     """Yield names of pictures in a folder, in no order, and add its subfolders' names to a list."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if _is_dir(entry):
+            is_folder = _is_dir(entry)
+            if leftovers.take(entry.name, is_folder=is_folder):
+                continue
+            if is_folder:
                 subfolders.append(entry.name)
             elif is_picture_name(entry.name):
                 yield entry.name

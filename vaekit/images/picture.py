@@ -1,15 +1,19 @@
-"""Reading one picture: the one rule by which any file becomes an image of a given size."""
+"""Reading one picture: the one rule by which any file becomes an image of a given size.
+
+Pillow warns about harmless metadata. Nothing here touches Python's filters of warnings, which threads share: the
+command ignores Pillow's (``vaekit_cli.main``), and a host program hears of them.
+"""
 
 from __future__ import annotations
 
 import struct
-import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from vaekit.errors import SourceError
 
@@ -22,6 +26,9 @@ SUFFIXES = frozenset(
 
 MAX_PIXELS = 100_000_000
 """Pictures of more pixels than this are refused before they are decoded."""
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
+_WHITE_IS_ZERO = 0
 
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -47,13 +54,12 @@ def read_image(
     grey where the model takes colours or the reverse.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about harmless metadata; what matters raises
-            with _open(path) as picture:
-                upright = ImageOps.exif_transpose(picture)
-                if not resize:
-                    check_form((upright.height, upright.width), 1 if _is_grey(upright) else 3, channels, size)
-                return fit(_convert(upright, channels), size)
+        with _open(path) as picture:
+            black_and_white = _black_and_white(picture)
+            upright = ImageOps.exif_transpose(picture)
+            if not resize:
+                check_form((upright.height, upright.width), 1 if _is_grey(upright) else 3, channels, size)
+            return fit(_convert(upright, channels, *black_and_white), size)
     except _READ_ERRORS as error:
         raise SourceError(f"{name or path}: {_reason(error)}") from error
 
@@ -64,12 +70,12 @@ def probe_image(path: str | Path | IO[bytes]) -> tuple[tuple[int, int], bool]:
     Raises SourceError where it cannot be read.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _open(path) as picture:
-                size = (picture.height, picture.width)
-                turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-                return size[::-1] if turned else size, _is_grey(picture)
+        with _open(path) as picture:
+            size = (picture.height, picture.width)
+            turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            if picture.format == "TIFF":
+                turned = False  # Pillow states their size as it is once upright
+            return size[::-1] if turned else size, _is_grey(picture)
     except _READ_ERRORS as error:
         raise SourceError(f"{path}: {_reason(error)}") from error
 
@@ -96,26 +102,45 @@ def fit(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 def _open(path: str | Path | IO[bytes]) -> Image.Image:
     picture = Image.open(path, formats=FORMATS)
+    if isinstance(picture, ImageFile.ImageFile) and picture.format == "TIFF":
+        picture.filename = ""  # else Pillow maps the file into memory, rows and columns mixed up where it lies sideways
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()
         raise ValueError(f"{picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}")
+    if unknown := _of_no_known_range(picture):
+        picture.close()
+        raise ValueError(f"its pixels are {unknown} of no known range")
     return picture
+
+
+def _of_no_known_range(picture: Image.Image) -> str:
+    """What a picture's pixels are where black and white are not known; empty where they are."""
+    if picture.mode == "F":
+        return "floating-point numbers"
+    if picture.mode == "I" and picture.format == "TIFF":  # of others, Pillow holds unsigned 16 bits so
+        return "32-bit or signed integers"
+    return ""
+
+
+def _black_and_white(picture: Image.Image) -> tuple[int, int]:
+    """The values of black and white in a picture of more than 8 bits a pixel."""
+    tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})  # of a TIFF
+    white = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
+    return (white, 0) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else (0, white)
 
 
 def _is_grey(picture: Image.Image) -> bool:
     return picture.mode in ("1", "L", "LA", "I", "I;16", "I;16B")
 
 
-def _convert(picture: Image.Image, channels: int) -> Image.Image:
+def _convert(picture: Image.Image, channels: int, black: int, white: int) -> Image.Image:
     mode = "L" if channels == 1 else "RGB"
     if picture.mode.startswith("I"):  # 16 bits a pixel, held in 16 or 32
         values = np.asarray(picture).astype(np.float64)
         transparent = picture.info.get("transparency")
-        picture = Image.fromarray(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8))
+        picture = Image.fromarray(np.clip(np.rint((values - black) * 255 / (white - black)), 0, 255).astype(np.uint8))
         if transparent is not None:
             picture.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    elif picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of no known range")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

@@ -7,7 +7,9 @@ import functools
 import itertools
 import os
 from array import array as packed_array
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from vaekit.errors import SourceError
 from vaekit.images.hub import HubPictures
 from vaekit.images.labels import Labels
-from vaekit.images.parts import MIN_SIDE, Chunk, Form, Shape, chunk_images, numbered, pieces
+from vaekit.images.parts import MIN_SIDE, Chunk, Form, Progress, Shape, chunk_images, numbered, pieces
 from vaekit.images.paths import Paths
 from vaekit.images.picture import probe_image, read_image
 from vaekit.system.workers import ordered_map
@@ -27,7 +29,6 @@ T = TypeVar("T")
 
 _MIXED_SIZE = (64, 64)  # for pictures of several sizes, or large ones, where no size is asked for
 _LARGEST_NATIVE_SIDE = 128
-_PROBED = 500  # pictures whose headers decide size and colour
 _FEW = 256  # files that are decoded in this process: others take longer to start than these take to decode
 
 
@@ -36,8 +37,8 @@ class PictureFiles:
 
     varied = True
 
-    def __init__(self, paths: Paths, root: bytes | None = None) -> None:
-        self._paths, self._root = paths, root
+    def __init__(self, paths: Paths, root: bytes | None = None, left_out: str = "") -> None:
+        self._paths, self._root, self.left_out = paths, root, left_out
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -48,8 +49,9 @@ class PictureFiles:
     def name(self, number: int) -> str:
         return os.fsdecode(self._paths[number])
 
-    def form(self) -> Form:
-        return _form_of_pictures(self.name, len(self))
+    def form(self, progress: Progress | None = None) -> Form:
+        names = (os.fsdecode(path) for path in self._paths.every(1))
+        return _form_of_pictures(names, len(self), progress)
 
     @functools.cached_property
     def labels(self) -> Labels | None:
@@ -90,6 +92,7 @@ class HubImages:
     """Pictures of a data set that Hugging Face's library loads."""
 
     varied = True
+    left_out = ""
 
     def __init__(self, source: str, pictures: HubPictures) -> None:
         """Raises SourceError where the data set is empty."""
@@ -107,8 +110,8 @@ class HubImages:
     def name(self, number: int) -> str:
         return f"{self._source}[{number}]"
 
-    def form(self) -> Form:
-        return _form_of_pictures(self._pictures.open, len(self))
+    def form(self, progress: Progress | None = None) -> Form:
+        return _form_of_pictures(map(self._pictures.open, range(len(self))), len(self), progress)
 
     def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
         pictures = [self._read_one(int(number), shape) for number in numbers]
@@ -125,21 +128,23 @@ class HubImages:
         return read_image(picture, shape[0], shape[1:], resize=resize, name=name)
 
 
-def _form_of_pictures(open_picture: Callable[[int], str | IO[bytes]], count: int) -> Form:
-    """The form of pictures, from the headers of some: grey if all are, and the size that all have if it is small."""
-    found: set[tuple[int, int]] = set()
-    grey = True
-    for number in range(0, count, -(-count // _PROBED)):
-        try:
-            size, is_grey = probe_image(open_picture(number))
-        except SourceError:
-            continue
-        found.add(size)
-        grey = grey and is_grey
-    return Form(1 if grey and found else 3, _native_size(found), frozenset(found))
+def _form_of_pictures(pictures: Iterable[str | IO[bytes]], count: int, progress: Progress | None) -> Form:
+    """The form of pictures, from all headers: grey if all are, and the size that all have if it is small."""
+    found: Counter[tuple[int, int]] = Counter()
+    grey = 0
+    for number, picture in enumerate(pictures, 1):
+        with suppress(SourceError):
+            size, is_grey = probe_image(picture)
+            found[size] += 1
+            grey += is_grey
+        if progress:
+            progress(number, count)
+    if 0 < grey == found.total():
+        return Form(1, _native_size(found), found)
+    return Form(3, _native_size(found), found, made_rgb=grey)
 
 
-def _native_size(found: set[tuple[int, int]]) -> tuple[int, int]:
+def _native_size(found: Counter[tuple[int, int]]) -> tuple[int, int]:
     if len(found) == 1:
         (size,) = found
         if min(size) >= MIN_SIDE and max(size) <= _LARGEST_NATIVE_SIDE:

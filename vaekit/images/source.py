@@ -5,7 +5,7 @@
 | ``shapes`` | drawn | the shapes' names |
 | ``fashion-mnist``, ``mnist`` | the training part of the IDX files found on this machine | the label file beside |
 | ``hf:NAME[:SPLIT]`` | a data set that Hugging Face's library loads; SPLIT is ``train`` by default | its classes |
-| a folder | pictures at any depth, by suffix; without any, the training part of its IDX files | subfolders |
+| a folder | pictures at any depth, by suffix, but for names that begin with a dot; without any, the training part of its IDX files | subfolders |
 | a file ``.npy`` | rows of an array | none |
 | a file ``.npz`` | its array ``images``, or its only array | its array ``labels`` |
 | a file of IDX bytes, gzipped or not | rows of an array | the label file beside |
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from vaekit.images.hub import open_hub
 from vaekit.images.idx import check_idx, is_idx
 from vaekit.images.labels import Labels, labels_of_array
 from vaekit.images.parts import Part
-from vaekit.images.paths import PathList, Paths, is_picture_name, pictures_under
+from vaekit.images.paths import MACOSX, Leftovers, PathList, Paths, is_picture_name, pictures_under
 from vaekit.images.picture import SUFFIXES
 from vaekit.images.picture_parts import HubImages, PictureFiles
 
@@ -124,12 +125,14 @@ def idx_images(folder: Path) -> Path:
 def _open_folder(source: str, keep_paths: KeepPaths) -> Part:
     folder = Path(source)
     root = os.fsencode(folder)
-    pictures = PictureFiles(keep_paths(pictures_under(root)), root)
-    if len(pictures):
-        return pictures
+    leftovers = Leftovers()
+    paths = keep_paths(pictures_under(root, leftovers))
+    if len(paths):
+        return PictureFiles(paths, root, leftovers.in_words())
     if _idx_files(folder):
         return _open_idx(str(folder), idx_images(folder))
-    raise SourceError(f"{folder} holds no images: vaekit reads {', '.join(sorted(SUFFIXES))}")
+    besides = f"; {leftovers.in_words()}" if leftovers.in_words() else ""
+    raise SourceError(f"{folder} holds no images: vaekit reads {', '.join(sorted(SUFFIXES))}{besides}")
 
 
 def _open_file(source: str, keep_paths: KeepPaths) -> Part:
@@ -152,8 +155,13 @@ def _open_glob(source: str, keep_paths: KeepPaths) -> Part:
         raise SourceError(f"{source} matches no pictures: vaekit reads {', '.join(sorted(SUFFIXES))}")
     if not pictures:
         raise no_source(source)
+    leftovers = Leftovers()
+    if MACOSX not in source:  # names that begin with a dot are not matched unless the pattern has the dot
+        of_macos = [match for match in pictures if MACOSX in match.split(os.sep)]
+        leftovers.files = len(of_macos)
+        pictures = sorted(set(pictures) - set(of_macos))
     pictures.sort(key=lambda match: match.replace(os.sep, "\0"))  # folder by folder, as Path sorts
-    return PictureFiles(keep_paths(map(os.fsencode, pictures)))
+    return PictureFiles(keep_paths(map(os.fsencode, pictures)), left_out=leftovers.in_words())
 
 
 def _open_npz(source: str, path: Path) -> Part:
@@ -183,6 +191,6 @@ def _open_idx(source: str, path: Path, class_names: tuple[str, ...] = ()) -> Par
 
 def _idx_files(folder: Path) -> list[Path]:
     try:
-        return sorted(file for file in folder.iterdir() if "idx3-ubyte" in file.name)
+        return sorted(file for file in folder.iterdir() if re.match(r"[^.].*idx3-ubyte", file.name))
     except OSError as error:
         raise SourceError(f"cannot read the folder {folder}: {error.strerror or error}") from error

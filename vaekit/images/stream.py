@@ -51,6 +51,11 @@ class ImageStream:
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """In words, the pictures of each folder passed over as other programs' leftovers."""
+        return tuple(part.left_out for part in self._parts if part.left_out)
+
     def __enter__(self) -> ImageStream:
         return self
 

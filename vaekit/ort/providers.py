@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -141,14 +142,15 @@ def plugins() -> dict[str, ModuleType]:
     """Find installed plugin packages, by the name of the provider that each carries.
 
     A plugin is a package ``onnxruntime_…`` that says where its library lies (``get_library_path``), for
-    ``onnxruntime.register_execution_provider_library``.
+    ``onnxruntime.register_execution_provider_library``. To find them is to import them, so the current folder is left
+    out: anyone's files may lie there.
     """
     import importlib
 
     found: dict[str, ModuleType] = {}
-    for package in sorted({path.name for folder in sys.path for path in Path(folder).glob("onnxruntime_*")}):
-        if not package.isidentifier():
-            continue  # its .dist-info
+    for package in sorted({path.name for folder in _installed_folders() for path in folder.glob("onnxruntime_*")}):
+        if not package.isidentifier() or not _is_installed(package):
+            continue  # its .dist-info, or what a package in the current folder hides
         try:
             module = importlib.import_module(package)
         except Exception:  # noqa: BLE001, S112 — somebody else's package; one that does not import is not there
@@ -171,6 +173,26 @@ def import_onnxruntime() -> Any:
             f"lists, then {_WHEEL_HINT}"
         )
     return onnxruntime
+
+
+def _installed_folders() -> list[Path]:
+    """The folders that modules are imported from, without the current one."""
+    here = os.path.realpath(os.curdir)
+    return [Path(folder) for folder in sys.path if folder and os.path.realpath(folder) != here]
+
+
+def _is_installed(package: str) -> bool:
+    """Whether Python would import a package from one of those folders."""
+    from importlib.util import find_spec
+
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    if spec is None or spec.origin is None:
+        return False
+    file = Path(spec.origin)
+    return (file.parents[1] if file.stem == "__init__" else file.parent) in _installed_folders()
 
 
 def _plugin_provider(module: ModuleType) -> str | None:

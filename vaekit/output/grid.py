@@ -134,7 +134,7 @@ def save_images(batches: Iterable[Floats], count: int, folder: Path, progress: P
 
     check_new_folder(folder)
     digits = max(6, len(str(count - 1)))
-    with replacing_folder(folder) as temporary:
+    with replacing_folder(folder, durable=False) as temporary:  # to sync each file would take far longer
         firsts = itertools.count()
         pieces = (
             [(str(temporary / f"{next(firsts):0{digits}}.png"), image) for image in to_uint8(batch)]

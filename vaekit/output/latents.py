@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from vaekit.errors import MissingExtraError, SourceError, UsageError, VaekitError
 from vaekit.images.arrays import RowFile, split_strings, write_header
-from vaekit.system.files import check_file_target, replacing_file
+from vaekit.system.files import check_file_target, is_about, replacing_file
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 
@@ -41,7 +41,7 @@ def open_latents(path: Path, shape: tuple[int, ...]) -> RowFile | ParquetRows:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} holds no latents that vaekit reads: give one of {', '.join(SUFFIXES)}")
-    if not path.is_file():
+    if not os.path.isfile(path):  # which, unlike Path's, says no to a name that is too long
         raise SourceError(f"there is no file {path}: `vaekit encode IMAGES -o {path}` writes one")
     rows = ParquetRows(path, shape) if path.suffix.lower() == ".parquet" else RowFile(path, ("z", "mu"))
     if rows.dtype.kind != "f" or rows.shape[1:] != shape:
@@ -61,10 +61,10 @@ class ParquetRows:
         """Raises SourceError where the file cannot be read, or has no such column of lists of floats."""
         _, parquet = _import_pyarrow()
         try:
-            self._file = parquet.ParquetFile(path)
+            with parquet.ParquetFile(path) as file:
+                columns, count = file.schema_arrow, file.metadata.num_rows
         except Exception as error:  # pyarrow's errors have no common base of their own
             raise SourceError(f"{path} cannot be read: {error}") from error
-        columns = self._file.schema_arrow
         self._column = next((name for name in ("z", "mu") if name in columns.names), None)
         if self._column is None:
             raise SourceError(f"{path} has the columns {', '.join(columns.names)}: name the latents `z` or `mu`")
@@ -78,19 +78,21 @@ class ParquetRows:
         self.path, self.dtype = path, np.dtype(np.float32)
         stated = (columns.metadata or {}).get(_PARQUET_SHAPE, b"").decode("utf-8", "replace")
         own = shape if width == math.prod(shape) and stated in ("", _shape_text(shape)) else (stated or width,)
-        self.shape: tuple[Any, ...] = (self._file.metadata.num_rows, *own)
+        self.shape: tuple[Any, ...] = (count, *own)
 
     def __len__(self) -> int:
         return int(self.shape[0])
 
     def chunks(self, rows: int) -> Iterator[NDArray[Any]]:
         """Up to ``rows`` latents at a time, float32 (n, *shape)."""
-        batches = self._file.iter_batches(rows, columns=[self._column])
-        while (batch := self._next(batches)) is not None:
-            if batch.column(0).null_count:
-                raise SourceError(f"{self.path} has rows without latents")
-            flat = batch.column(0).flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-            yield flat.reshape(len(batch), *self.shape[1:])
+        _, parquet = _import_pyarrow()
+        with parquet.ParquetFile(self.path) as file:
+            batches = file.iter_batches(rows, columns=[self._column])
+            while (batch := self._next(batches)) is not None:
+                if batch.column(0).null_count:
+                    raise SourceError(f"{self.path} has rows without latents")
+                flat = batch.column(0).flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+                yield flat.reshape(len(batch), *self.shape[1:])
 
     def _next(self, batches: Iterator[Any]) -> Any:
         try:
@@ -192,7 +194,7 @@ class Spill:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and is_about(error, self.folder):
             raise VaekitError(f"cannot write {self.folder}: {error.strerror or error}") from error
 
     def _open(self) -> None:
@@ -218,7 +220,7 @@ class Spill:
             raise
 
     def _write_state(self) -> None:
-        with replacing_file(self.folder / _STATE) as temporary:
+        with replacing_file(self.folder / _STATE, durable=False) as temporary:  # after each batch
             temporary.write_text(json.dumps(self.state), encoding="utf-8")
 
     def _write_npz(self, path: Path) -> None:

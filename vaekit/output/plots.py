@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".webp")
 
 _LEGEND_ENTRIES = 20  # classes that get a colour each; more are drawn in one
+_UNLABELLED_COLOUR = "0.75"
 _DOTS_PER_INCH = 150
 _PLANE_STEPS = 16  # decoded latents along each axis
 
@@ -53,24 +55,28 @@ def project(mu: Array, what: str = "mu") -> Projection:
 
 
 def scatter(axes: Axes, projection: Projection, labels: Sequence[str] | None) -> None:
-    """Draw points on axes, coloured by label, or in one colour without labels; one dimension becomes a histogram."""
+    """Draw points on axes, coloured by label; one dimension becomes a histogram.
+
+    Points without a label are grey. Without labels, or with too many, all points have one colour.
+    """
     groups = _groups(labels, len(projection.points))
+    colours = _colours(groups)
     if projection.points.shape[1] == 1:
         values = [projection.points[rows, 0] for _, rows in groups]
-        axes.hist(values, bins=60, stacked=True, color=_colours(len(groups)), label=[name for name, _ in groups])
+        axes.hist(values, bins=60, stacked=True, color=colours, label=[_plain(name) for name, _ in groups])
         axes.set_ylabel("images")
     else:
-        for (name, rows), colour in zip(groups, _colours(len(groups)), strict=True):
+        for (name, rows), colour in zip(groups, colours, strict=True):
             x, y = projection.points[rows].T
-            axes.scatter(x, y, s=5, alpha=0.6, linewidths=0, color=colour, label=name)
+            axes.scatter(x, y, s=5, alpha=0.6, linewidths=0, color=colour, label=_plain(name))
         axes.set_ylabel(projection.names[1])
         axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel(projection.names[0])
 
 
-def legend(axes: Axes, labels: Sequence[str] | None) -> None:
-    """A legend to the right of axes, where there are several classes but not too many."""
-    if 1 < len(set(labels or ())) <= _LEGEND_ENTRIES:
+def legend(axes: Axes) -> None:
+    """Add a legend to the right of axes, where ``scatter`` gave classes colours of their own."""
+    if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=3)
 
 
@@ -94,23 +100,41 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure under a temporary name and rename it. Raises UsageError for a suffix not in FORMATS."""
+def save_figure(figure: Figure, path: Path) -> bool:
+    """Write a figure under a temporary name and rename it.
+
+    Returns whether the font has all characters; others, such as Chinese ones, are drawn as boxes. Raises UsageError for
+    a suffix not in FORMATS.
+    """
     check_file_target(path, FORMATS)
-    with replacing_file(path) as temporary:
+    with replacing_file(path) as temporary, warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DOTS_PER_INCH)
+    return not any(str(warning.message).startswith("Glyph ") for warning in heard)
 
 
 def _groups(labels: Sequence[str] | None, count: int) -> list[tuple[str, NDArray[np.int64]]]:
-    """Rows of each class by its name; one group without a name where there are no labels, or too many classes."""
+    """Rows of each class by its name, unlabelled ones first, under an empty name.
+
+    Where there are no classes or too many, or one that holds all images, there is one group without a name.
+    """
     names = sorted(set(labels or ()))
-    if not 1 < len(names) <= _LEGEND_ENTRIES:
+    if len(names) < 2 or len(set(names) - {""}) > _LEGEND_ENTRIES:
         return [("", np.arange(count))]
     array = np.asarray(labels)
     return [(name, np.flatnonzero(array == name)) for name in names]
 
 
-def _colours(count: int) -> list[Any]:
+def _colours(groups: Sequence[tuple[str, NDArray[np.int64]]]) -> list[Any]:
     import matplotlib
 
-    return list(matplotlib.colormaps["tab10" if count <= 10 else "tab20"].colors[:count])  # type: ignore[attr-defined]
+    unlabelled = [_UNLABELLED_COLOUR] if len(groups) > 1 and not groups[0][0] else []
+    count = len(groups) - len(unlabelled)
+    colours = matplotlib.colormaps["tab10" if count <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    return [*unlabelled, *colours[:count]]
+
+
+def _plain(name: str) -> str:
+    """A class name as matplotlib is to draw it: dollars begin formulas, and an underscore hides a name."""
+    escaped = name.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped

@@ -78,14 +78,28 @@ def _cgroup_cpus(root: Path) -> float | None:
 
 
 def _cgroup_memory_left(root: Path) -> int | None:
-    for limit_name, used_name in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    """What the limit of version 2 or 1 leaves, in bytes; None without one.
+
+    Linux counts the pages of files that were read as used, but takes the inactive ones back when memory is asked for.
+    """
+    for limit_name, used_name, statistics, cache_name in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
         limit, used = _read(root / limit_name).strip(), _read(root / used_name).strip()
         if limit.isdigit() and used.isdigit():
-            return max(0, int(limit) - int(used))
+            in_use = max(0, int(used) - _statistic(root / statistics, cache_name))
+            return max(0, int(limit) - in_use)
     return None
+
+
+def _statistic(path: Path, name: str) -> int:
+    """A number of a file of ``name number`` lines; 0 where it is not there."""
+    for line in _read(path).splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.isdigit():
+            return int(value)
+    return 0
 
 
 def _read(path: Path) -> str:

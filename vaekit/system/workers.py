@@ -9,23 +9,40 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 from vaekit.errors import VaekitError
 from vaekit.system.machine import usable_cpus
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 _AHEAD = 2  # pieces under way for each process: one being worked on, one waiting
 _PATIENCE = 0.1  # seconds
 _DEFERRED = (signal.SIGINT, signal.SIGTERM)
+
+
+class SpawnedPool(ProcessPoolExecutor):
+    """New processes that import nothing from the current folder as they start.
+
+    Python runs them, and the one that minds their semaphores, with ``-c``, which looks there for modules first.
+    """
+
+    def __init__(self, processes: int, initializer: Callable[[], object] | None = None) -> None:
+        with _environment("PYTHONSAFEPATH", "1"):
+            super().__init__(processes, mp_context=multiprocessing.get_context("spawn"), initializer=initializer)
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Submit work, which starts a process where none is free."""
+        with _environment("PYTHONSAFEPATH", "1"):
+            return super().submit(fn, *args, **kwargs)
 
 
 def ordered_map(function: Callable[[T], R], pieces: Iterable[T], *, processes: int | None = None) -> Iterator[R]:
@@ -39,7 +56,7 @@ def ordered_map(function: Callable[[T], R], pieces: Iterable[T], *, processes: i
     if processes < 2:
         yield from map(function, pieces)
         return
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start)
+    pool = SpawnedPool(processes, initializer=_start)
     try:
         yield from _through(pool, function, iter(pieces), processes * _AHEAD)
     except BrokenProcessPool as error:
@@ -61,10 +78,15 @@ def _through(pool: ProcessPoolExecutor, function: Callable[[T], R], pieces: Iter
 
 
 def _result(future: Future[R]) -> R:
-    """A future's result; signals are heard every so often."""
+    """Return a future's result, or raise what the work raised; signals are heard every so often.
+
+    The wait has no exception of its own: the work may raise a TimeoutError too, as a network disk does.
+    """
     while True:
-        with deferred_signals(), suppress(FutureTimeout):
-            return future.result(_PATIENCE)
+        with deferred_signals():
+            wait((future,), _PATIENCE)
+            if future.done():
+                return future.result()
 
 
 @contextmanager
@@ -80,7 +102,10 @@ def deferred_signals() -> Iterator[None]:
         return
     received: list[int] = []
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    handlers = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in _DEFERRED}
+    # A handler that a host program installed from C reads as None and could not be put back: it stays.
+    handlers = {n: handler for n in _DEFERRED if (handler := signal.getsignal(n)) is not None}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: received.append(number))
     try:
         yield
     finally:
@@ -91,9 +116,24 @@ def deferred_signals() -> Iterator[None]:
             signal.raise_signal(caught)
 
 
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment for the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def _start() -> None:
-    """Set up a worker: it ignores Ctrl-C, which its parent handles, and exits when the parent dies."""
+    """Set up a worker: it ignores Ctrl-C, which its parent handles, warns of nothing and exits when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")  # Pillow warns about harmless metadata; what matters raises
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -61,7 +61,7 @@ def encode(
 
     say = speaker(quiet or as_json)
     vae = runtime.load(spinning=False)
-    with open_stream(images, from_file, vae.image_shape, no_resize=no_resize) as stream:
+    with open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream:
         identity = _identity(vae, stream, no_resize)
         arrays = vae.manifest.encoder_outputs
         with Spill(output, vae.latent_shape, identity, resume=resume, overwrite=overwrite, arrays=arrays) as spill:

@@ -82,7 +82,7 @@ def plot(
     check_file_target(output, FORMATS)
     new_figure(1, 1)  # without matplotlib, say so before any work
     vae = runtime.load(spinning=False)
-    with open_stream(images, from_file, vae.image_shape, no_resize=no_resize) as stream:
+    with open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream:
         total = len(stream)
         unreadable = Unreadable(say)
         with progress_bar("encoding", min(limit, total), quiet or as_json) as progress:
@@ -92,14 +92,16 @@ def plot(
     provider = say_where(vae, say, "encoder")
     what = _CHANNEL_MEANS if vae.manifest.latent.is_map else "mu"
     projection = project(mu, what)
-    save_figure(_drawn(vae, projection, labels, reach), output)
-    classes = len(set(labels)) if labels else 0
+    if not save_figure(_drawn(vae, projection, labels, reach), output):
+        say("the font lacks some characters of the class names: they are drawn as boxes")
+    classes = len(set(labels or ()) - {""})
     done = f"{output} shows {len(mu):,} images"
     if as_json:
         axes, model = list(projection.names), str(runtime.model)
         print_document(Plotted(str(output), len(mu), classes, axes, unreadable.count, provider, model))
     else:
-        coloured = f"{classes} classes" if classes > 1 else "no classes, so in one colour"
+        several = len(set(labels or ())) > 1  # unlabelled images have a colour of their own
+        coloured = f"{classes:,} class{'es' * (classes > 1)}" if several else "no classes, so in one colour"
         say(f"{output}: {what} of {len(mu):,} images, {coloured}, on {' and '.join(projection.names)}; on {provider}")
         say(f"next: {command_line('vaekit traverse', *runtime.again)}")
     unreadable.end(total, done, skip_errors=skip_errors)
@@ -134,7 +136,7 @@ def _drawn(vae: VAE, projection: Projection, labels: list[str] | None, reach: fl
     figure = new_figure((2.3 if two else 1.35) * _INCHES, _INCHES)
     left, *right = figure.subplots(1, 2 if two else 1, squeeze=False)[0]
     scatter(left, projection, labels)
-    legend(left, labels)
+    legend(left)
     left.set_title(f"{len(projection.points):,} images")
     if right:
         decoded_plane(right[0], vae.decode, reach)

@@ -80,7 +80,7 @@ def reconstruct(
     say = speaker(quiet or as_json)
     check_file_target(output, FORMATS)
     vae = runtime.load()
-    with open_stream(images, from_file, vae.image_shape, no_resize=no_resize) as stream:
+    with open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream:
         total = len(stream)
         unreadable = Unreadable(say)
         originals, paths = _chosen(stream, limit, unreadable)

@@ -75,7 +75,7 @@ def score(
     vae.check_elbo()
     limit = None if flag_above is None else threshold(flag_above, vae.manifest.scores)
     flagged = scored = 0
-    with open_stream(images, from_file, vae.image_shape, no_resize=no_resize) as stream, _target(output) as file:
+    with open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream, _target(output) as file:
         provider = say_where(vae, say, "encoder", "decoder")
         unreadable = Unreadable(say)
         write = _writer(file, as_json)

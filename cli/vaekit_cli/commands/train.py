@@ -286,13 +286,18 @@ def _describe(split: Split, config: Config, say: Callable[[str], None]) -> None:
 def _statistics(images: Images) -> str:
     channels, height, width = images.shape
     colours = "grey" if channels == 1 else "RGB"
-    classes = f", {len(images.label_names)} classes" if images.label_names else ""
+    count = images.class_count
+    classes = f", {count:,} class{'es' * (count > 1)}" if count else ""
     where = "in memory" if images.in_memory else "read while training, as they do not fit in memory"
     return f"{images.name}: {len(images):,} images, {height} x {width} {colours}{classes}, {where}"
 
 
 def _describe_changes(images: Images, say: Callable[[str], None]) -> None:
     _, height, width = images.shape
+    if images.left_out:
+        say(images.left_out)
+    if images.made_rgb:
+        say(f"{images.made_rgb:,} grey images are read as RGB, because others are in colour")
     if images.resized_from:
         say(f"images of {images.resized_from} are resized to cover {height} x {width} and centre-cropped")
     if images.skipped:

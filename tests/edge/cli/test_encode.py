@@ -475,3 +475,41 @@ def test_a_full_temporary_folder_is_named(assert_fails: Fails, tiny_bundle: Path
     assert_fails(result, 1, "temporary", "File too large")
     assert "VAEKIT_DEBUG" not in result.stderr  # which would call it a fault of vaekit's own
     assert listed(tmp_path) == set()
+
+
+# Lists and leftovers
+
+
+@pytest.mark.parametrize("place", ["list.txt", "-"])
+def test_the_mark_that_editors_begin_lists_with_is_skipped(
+    tiny_bundle: Path, tmp_path: Path, place: str
+) -> None:
+    for name in ("zwölf.png", "b.png"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("\ufeffzwölf.png\r\nb.png\n", encoding="utf-8")
+    command = [SCRIPT, "encode", "--from-file", place, "-m", tiny_bundle, "-o", "a.npz"]
+    with open(tmp_path / "list.txt", "rb") as file:
+        done = subprocess.run(command, cwd=tmp_path, stdin=file, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert [path.decode() for path in arrays["paths"].tolist()] == ["zwölf.png", "b.png"]
+
+
+def test_a_list_in_utf_16_says_so(
+    vaekit: Run, assert_fails: Fails, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16")
+    assert_fails(vaekit("encode", "--from-file", "list.txt", "-m", tiny_bundle, "-o", "a.npz"), 1, "UTF-16")
+
+
+def test_leftovers_are_said_once_with_their_count(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    for name in ("pets/a.png", "pets/.ipynb_checkpoints/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    (tmp_path / "pets" / "._a.png").write_bytes(b"no picture")
+    done = vaekit("encode", "pets", "-m", tiny_bundle, "-o", "a.npz")
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("left out")]
+    assert said == ["left out 1 picture and 1 folder of names that begin with a dot, or __MACOSX"]
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert len(arrays["mu"]) == 1

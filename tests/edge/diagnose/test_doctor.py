@@ -284,7 +284,7 @@ def test_each_provider_is_tried_in_a_process_of_its_own(stub: Stub, tmp_path: Pa
     stub(f'echo "$@" >> \'{tmp_path}/log\'; echo \'["runs", "all"]\'')
     found = examine()
     tried = (tmp_path / "log").read_text().splitlines()
-    assert sorted(tried) == sorted(f"-m vaekit.diagnose.doctor {short_name(full)}" for full in available_providers())
+    assert sorted(tried) == sorted(f"-P -m vaekit.diagnose.doctor {short_name(full)}" for full in available_providers())
     assert {provider.state for provider in found.providers} == {"runs", "missing"}
 
 

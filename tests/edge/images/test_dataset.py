@@ -89,7 +89,8 @@ def test_mixed_sizes_and_modes_become_one_form(tmp_path: Path) -> None:
     Image.new("CMYK", (50, 50)).save(tmp_path / "d.jpg")
     images = open_source(str(tmp_path))
     assert (len(images), images.shape) == (4, (3, 64, 64))
-    assert images.resized_from == "several sizes"
+    assert images.resized_from == "9 x 9 (1), 20 x 30 (1), 40 x 17 (1) and 1 other size (1)"
+    assert images.made_rgb == 1
     for number, name in enumerate(("a.png", "b.jpg", "c.png", "d.jpg")):
         assert np.array_equal(images.read([number])[0], read_image(tmp_path / name, 3, (64, 64)))
 
@@ -202,7 +203,108 @@ def test_progress_is_told_of_every_file(folder: Path) -> None:
     (folder / "cat/1.png").write_bytes(b"")
     told: list[tuple[int, int]] = []
     open_source(str(folder), progress=lambda done, total: told.append((done, total)))
-    assert told == [(number, 6) for number in range(1, 7)]
+    assert told == [(number, 6) for number in range(1, 7)] * 2  # headers, then pixels
+
+
+# Leftovers of other programs
+
+
+def litter(folder: Path) -> None:
+    """Leave what a Mac and a notebook leave in a folder of two classes."""
+    for name in ("cat/._1.png", "dog/._3.png", ".DS_Store", "cat/.hidden.JPG", "__MACOSX/cat/._1.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0\5\x16\7" + bytes(120))
+    for name in ("cat/.ipynb_checkpoints/1-checkpoint.png", ".cache/5.png", "__MACOSX/fox/6.png"):
+        save(folder / name, noise(10, 12, 3))
+
+
+def test_leftovers_of_other_programs_are_passed_over_and_counted(folder: Path) -> None:
+    before = open_source(str(folder))
+    assert before.left_out == ""
+    litter(folder)
+    images = open_source(str(folder))
+    assert images.left_out == "left out 3 pictures and 3 folders of names that begin with a dot, or __MACOSX"
+    assert images.skipped == ()
+    assert images.fingerprint() == before.fingerprint()
+    assert images.label_names == before.label_names
+    assert images.class_count == 3
+
+
+def test_a_folder_that_is_named_is_read_whatever_its_name(folder: Path) -> None:
+    litter(folder)
+    assert len(open_source(str(folder / ".cache"))) == 1
+    assert len(open_source(str(folder / "__MACOSX"))) == 1
+    assert open_source(str(folder / ".cache" / "5.png")).left_out == ""
+
+
+def test_a_folder_of_leftovers_alone_says_so(tmp_path: Path) -> None:
+    (tmp_path / "._a.png").write_bytes(b"no picture")
+    with pytest.raises(SourceError, match=r"holds no images.*left out 1 picture of names that begin with a dot"):
+        open_source(str(tmp_path))
+
+
+def test_patterns_pass_leftovers_over(folder: Path) -> None:
+    litter(folder)
+    assert len(open_source(f"{folder}/*/*.png")) == 3
+    images = open_source(f"{folder}/*/*/*.png")
+    assert (len(images), images.left_out) == (1, "left out 1 picture of names that begin with a dot, or __MACOSX")
+    assert len(open_source(f"{folder}/__MACOSX/*/*.png")) == 1
+    assert len(open_source(f"{folder}/.cache/*.png")) == 1
+
+
+def test_leftovers_beside_idx_files_are_passed_over(tmp_path: Path) -> None:
+    images = noise(3, 9, 11)
+    header = bytes((0, 0, 8, 3)) + b"".join(length.to_bytes(4, "big") for length in images.shape)
+    (tmp_path / "numbers-idx3-ubyte").write_bytes(header + images.tobytes())
+    (tmp_path / "._numbers-idx3-ubyte").write_bytes(b"\0\5\x16\7" + bytes(120))
+    assert len(open_source(str(tmp_path))) == 3
+
+
+def test_only_classes_with_readable_images_count(folder: Path) -> None:
+    (folder / "wolf").mkdir()
+    (folder / "fox").mkdir()
+    (folder / "fox" / "a.png").write_bytes(b"no picture")
+    assert open_source(str(folder)).class_count == 3
+
+
+# All headers are read
+
+
+def a_thousand_and_one(folder: Path, odd: int, other: Pixels) -> None:
+    """Write small grey pictures, of which one is another."""
+    usual = save(folder / "0000.png", noise(8, 8)).read_bytes()
+    for number in range(1001):
+        (folder / f"{number:04}.png").write_bytes(usual)
+    save(folder / f"{odd:04}.png", other)
+
+
+@pytest.mark.parametrize("odd", [0, 601, 1000])
+def test_one_picture_in_colour_among_a_thousand_is_not_turned_grey(tmp_path: Path, odd: int) -> None:
+    a_thousand_and_one(tmp_path, odd, noise(8, 8, 3))
+    images = open_source(str(tmp_path))
+    assert images.shape == (3, 8, 8)
+    assert images.made_rgb == 1000
+    assert np.array_equal(images.read([odd])[0], noise(8, 8, 3).transpose(2, 0, 1))
+    assert (images.resized_from, images.left_out) == ("", "")
+
+
+def test_one_picture_of_another_size_among_a_thousand_is_counted(tmp_path: Path) -> None:
+    a_thousand_and_one(tmp_path, 601, noise(9, 8))
+    images = open_source(str(tmp_path))
+    assert images.shape == (1, 64, 64)
+    assert images.resized_from == "8 x 8 (1,000) and 9 x 8 (1)"
+    assert images.made_rgb == 0
+
+
+def test_pictures_in_pairs_are_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path / f"{number}_mask.png", noise(16, 16))
+        save(tmp_path / f"{number}_photo.png", noise(32, 24, 3))
+    images = open_source(str(tmp_path))
+    assert images.shape == (3, 64, 64)
+    assert images.resized_from == "16 x 16 (4) and 32 x 24 (4)"
+    assert images.made_rgb == 4
+    assert open_source(str(tmp_path), size=(16, 16)).resized_from == "32 x 24 (4)"
 
 
 # Sizes

@@ -3,9 +3,12 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,6 +252,7 @@ def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path: Path, what: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", images.FORMATS)
 def test_altered_pictures_are_read_or_refused(tmp_path: Path, kind: str) -> None:
     whole = encoded(Image.fromarray(noise(24, 20, 3)), kind)
@@ -350,3 +354,120 @@ def test_without_resizing_a_picture_is_measured_upright(tmp_path: Path) -> None:
     assert np.array_equal(read[0], UPRIGHT[6](gradient(9, 14)))
     with pytest.raises(SourceError, match="it is 14x9, not 9x14"):
         read_image(tmp_path / "a.png", 1, (9, 14), resize=False)
+
+
+# TIFF
+
+
+def tiff(values: NDArray[Any], sample_format: int = 1, **tags: Any) -> bytes:
+    """A TIFF by hand of one grey strip, little-endian, for forms that Pillow does not write."""
+    height, width = values.shape
+    known = {"bits": 8 * values.itemsize, "photometric": 1} | tags
+    data = known.pop("data", values.astype(values.dtype.newbyteorder("<")).tobytes())
+    entries = [
+        (256, width), (257, height), (258, known["bits"]), (259, 1), (262, known["photometric"]), (273, 8),
+        (277, 1), (278, height), (279, len(data)), (339, sample_format),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+
+
+RAMP = np.linspace(0, 65535, 9 * 14).astype(np.uint16).reshape(9, 14)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("compression", [None, "tiff_deflate"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_tiff_stands_upright_and_its_header_agrees(
+    tmp_path: Path, orientation: int, compression: str | None, kind: type[Any]
+) -> None:
+    stored = gradient(9, 14)
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    values = stored if kind is np.uint8 else stored.astype(kind) * np.uint16(257)
+    Image.fromarray(values).save(tmp_path / "a.tif", exif=exif, compression=compression)
+    expected = UPRIGHT[orientation](stored)
+    assert probe_image(tmp_path / "a.tif") == (expected.shape, True)
+    assert np.array_equal(read_image(tmp_path / "a.tif", 1, expected.shape, resize=False)[0], expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_headers_of_every_format_agree_with_the_pixels(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    Image.fromarray(noise(9, 14, 3)).save(tmp_path / f"a.{suffix}", exif=exif)
+    size, is_grey = probe_image(tmp_path / f"a.{suffix}")
+    assert not is_grey
+    assert size == UPRIGHT[orientation](gradient(9, 14)).shape
+    read_image(tmp_path / f"a.{suffix}", 3, size, resize=False)
+
+
+def test_16_bits_of_which_white_is_zero_are_turned_round(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(65535 - RAMP, photometric=0))
+    (tmp_path / "b.tif").write_bytes(tiff(RAMP))
+    expected = np.rint(RAMP / 257)
+    for name in ("a.tif", "b.tif"):
+        assert probe_image(tmp_path / name) == ((9, 14), True)
+        assert np.array_equal(read_image(tmp_path / name, 1, (9, 14))[0], expected)
+
+
+def test_8_bits_of_which_white_is_zero_are_turned_round(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(255 - gradient(9, 14), photometric=0))
+    assert np.array_equal(read_image(tmp_path / "a.tif", 1, (9, 14))[0], gradient(9, 14))
+
+
+def test_12_bits_are_scaled_by_their_own_range(tmp_path: Path) -> None:
+    """Two pixels lie in three bytes."""
+    values = (RAMP >> 4).astype(np.uint32)
+    pairs = values.reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1)
+    (tmp_path / "a.tif").write_bytes(tiff(RAMP, bits=12, data=packed.astype(np.uint8).tobytes()))
+    assert np.array_equal(read_image(tmp_path / "a.tif", 1, (9, 14))[0], np.rint(values * 255 / 4095))
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "sample_format"), [(np.int16, 2), (np.int32, 2), (np.uint32, 1), (np.float32, 3)], ids=str
+)
+def test_tiffs_of_no_known_range_are_refused(
+    tmp_path: Path, kind: type[Any], sample_format: int, photometric: int
+) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff((RAMP >> 8).astype(kind), sample_format, photometric=photometric))
+    for read in (probe_image, lambda path: read_image(path, 1, (9, 14))):
+        with pytest.raises(SourceError) as caught:
+            read(tmp_path / "a.tif")
+        assert "no known range" in str(caught.value) or photometric == 0  # which Pillow does not open
+        assert str(tmp_path / "a.tif") in str(caught.value)
+
+
+# Warnings
+
+
+@pytest.fixture
+def corrupt_exif(tmp_path: Path) -> Path:
+    """A picture that Pillow reads and warns about."""
+    path = tmp_path / "warns.jpg"
+    cut_short = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"
+    Image.fromarray(gradient(8, 8)).save(path, exif=cut_short)
+    return path
+
+
+def test_filters_of_warnings_are_the_hosts(corrupt_exif: Path) -> None:
+    """Threads share them: whatever one puts back at its end undoes what another has set."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: (read_image(corrupt_exif, 1, (8, 8)), probe_image(corrupt_exif)), range(40)))
+        assert list(warnings.filters) == before
+    assert {str(warning.message)[:7] for warning in heard} == {"Corrupt"}
+
+
+def test_the_command_does_not_pass_pillows_warnings_on(
+    vaekit: Callable[..., Any], tiny_bundle: Path, corrupt_exif: Path
+) -> None:
+    env = {"PYTHONWARNINGS": "always"}
+    done = vaekit("encode", corrupt_exif, "-m", tiny_bundle, "-o", "a.npz", "--quiet", env=env)
+    assert (done.returncode, done.stderr) == (0, "")

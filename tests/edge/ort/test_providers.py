@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,3 +137,19 @@ def test_a_package_that_is_no_plugin_is_passed_over(
     assert vaekit.load(tiny_bundle, provider="cpu").graph("decoder").provider == "cpu"
     with pytest.raises(ProviderError, match="not available"):
         vaekit.load(tiny_bundle, provider=ABACUS).graph("decoder")
+
+
+@pytest.mark.parametrize("entry", ["", ".", "absolute"])
+def test_a_plugin_in_the_current_folder_is_not_imported(
+    entry: str, tmp_path: Path, plug_in: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither found there, nor in the place of one that is installed."""
+    plug_in(PLUGIN)
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("onnxruntime_abacus.py", "onnxruntime_x.py"):
+        (here / name).write_text(f"open('executed', 'w').close()\n{PLUGIN}")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [str(here) if entry == "absolute" else entry, *sys.path])
+    assert ABACUS not in plugins()
+    assert not (here / "executed").exists()

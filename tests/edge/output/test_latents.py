@@ -600,3 +600,24 @@ def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(SourceError, match=r"a\.parquet"):
         rows_of(path)
+
+
+def test_a_parquet_file_is_closed_after_each_use(tmp_path: Path) -> None:
+    """Whoever holds it open keeps its space on the disk, and on Windows its name."""
+    path = tmp_path / "z.parquet"
+    pa = pytest.importorskip("pyarrow")
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(8, dtype=np.float32)), 2)
+    pa.parquet.write_table(pa.table({"z": vectors}), path)
+
+    def held() -> bool:
+        places = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+        return str(path) in [os.path.realpath(place) for place in places]
+
+    rows = open_latents(path, (2,))
+    assert not held()
+    chunks = rows.chunks(3)
+    assert next(chunks).shape == (3, 2)
+    chunks.close()  # type: ignore[attr-defined]  # a generator
+    assert not held()
+    assert sum(len(chunk) for chunk in rows.chunks(3)) == 4
+    assert not held()

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vaekit.output.plots import project
+from vaekit.output.plots import legend, new_figure, project, save_figure, scatter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Fails = Callable[..., None]
@@ -48,6 +52,54 @@ def test_latents_of_one_or_two_dimensions_are_drawn_as_they_are(d: int) -> None:
     assert projection.names == ("z0", "z1")[:d]
 
 
+class TestLegend:
+    """What a figure's legend names, and how its points are coloured."""
+
+    @pytest.fixture(autouse=True)
+    def needs_matplotlib(self) -> None:
+        pytest.importorskip("matplotlib")
+
+    @staticmethod
+    def drawn(labels: list[str] | None, d: int = 2) -> tuple[Figure, list[str]]:
+        figure = new_figure(3, 3)
+        axes = figure.subplots()
+        count = len(labels) if labels else 4
+        scatter(axes, project(np.random.default_rng(0).standard_normal((count, d)).astype(np.float32)), labels)
+        legend(axes)
+        found = axes.get_legend()
+        return figure, [] if found is None else [text.get_text() for text in found.get_texts()]
+
+    @pytest.mark.parametrize("d", [1, 2])
+    @pytest.mark.parametrize(
+        ("labels", "named"),
+        [
+            (None, []),
+            (["cat"] * 4, []),
+            (["cat", "dog", "cat"], ["cat", "dog"]),
+            (["cat", "", "dog", ""], ["cat", "dog"]),
+            (["", "cat", ""], ["cat"]),
+            ([""] * 3, []),
+            ([str(number) for number in range(21)], []),
+            (["", *(f"{number:02}" for number in range(20))], [f"{number:02}" for number in range(20)]),
+        ],
+    )
+    def test_classes_are_named_and_unlabelled_images_are_not(
+        self, d: int, labels: list[str] | None, named: list[str]
+    ) -> None:
+        assert self.drawn(labels, d)[1] == named
+
+    @pytest.mark.parametrize("d", [1, 2])
+    def test_names_that_mean_something_to_matplotlib_are_drawn_as_they_are(self, tmp_path: Path, d: int) -> None:
+        figure, named = self.drawn(["_private", "$5 and $6", r"$\\no$"], d)
+        assert len(named) == 3
+        assert save_figure(figure, tmp_path / "a.svg")
+
+    @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+    def test_characters_that_the_font_lacks_are_told_not_warned_of(self, tmp_path: Path, suffix: str) -> None:
+        assert not save_figure(self.drawn(["\U00013000", "dog"])[0], tmp_path / f"a{suffix}")  # a hieroglyph
+        assert save_figure(self.drawn(["Füße", "κύων"])[0], tmp_path / f"b{suffix}")
+
+
 class TestCommand:
     @pytest.fixture(autouse=True)
     def needs_matplotlib(self) -> None:
@@ -62,6 +114,17 @@ class TestCommand:
             assert min(picture.size) > 500
             coloured = np.asarray(picture.convert("HSV"))[..., 1] > 100
         assert coloured.any()
+
+    def test_characters_that_the_font_lacks_are_one_line(
+        self, vaekit: Run, tiny_bundle: Path, tmp_path: Path
+    ) -> None:
+        images = np.zeros((4, 8, 8), np.uint8)
+        np.savez(tmp_path / "a.npz", images=images, labels=np.array(["\U00013000", "犬", "", "猫"]))
+        result = vaekit("plot", "a.npz", "-m", tiny_bundle)
+        assert result.returncode == 0, result.stderr
+        assert "Warning" not in result.stderr
+        assert result.stderr.count("drawn as boxes") == 1
+        assert "3 classes" in result.stderr
 
     def test_without_labels_it_is_drawn_in_one_colour(self, vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
         np.save(tmp_path / "images.npy", np.zeros((5, 8, 8), np.uint8))

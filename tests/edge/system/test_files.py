@@ -1,19 +1,29 @@
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from vaekit.errors import UsageError, VaekitError
+from vaekit.system import files
 from vaekit.system.files import (
     check_file_target,
     check_new_folder,
     check_writable,
+    recover_folder,
     replacing_file,
     replacing_folder,
     write_text,
 )
+
+Replacing = Callable[[Path], AbstractContextManager[Path]]
 
 
 def fail_halfway(file: Path, error: type[BaseException]) -> None:
@@ -121,6 +131,7 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path: Path, monk
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     with pytest.raises(VaekitError, match=r"cannot write .*No space left"), replacing_folder(path) as temporary:
         (temporary / "new").write_text("new")
     assert names(path) == {"old"}
@@ -130,12 +141,15 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path: Path, monk
 def test_a_folder_in_the_place_of_a_file_or_link_leaves_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "old").touch()
     (tmp_path / "link").symlink_to(tmp_path / "target", target_is_directory=True)
     for name in ("file", "link"):
         with replacing_folder(tmp_path / name) as temporary:
             (temporary / "new").write_text("new")
         assert names(tmp_path / name) == {"new"}
     assert names(tmp_path) == {"file", "link", "target"}
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "target") == {"new"}
 
 
 @pytest.mark.parametrize("name", ["file/b", "file/deep/b", "n" * 300])
@@ -243,3 +257,178 @@ def test_a_folder_where_nothing_may_be_written_is_refused(tmp_path: Path, monkey
         check_new_folder(tmp_path / "new")
     with pytest.raises(VaekitError, match="not writable"):
         check_file_target(tmp_path / "a.npz", (".npz",))
+
+
+# Links
+
+
+@pytest.mark.parametrize("stands", ["a file", "nothing"])
+def test_a_file_is_written_through_a_link(tmp_path: Path, stands: str) -> None:
+    real = tmp_path / "elsewhere" / "real.txt"
+    real.parent.mkdir()
+    if stands == "a file":
+        real.write_text("old")
+    (tmp_path / "link.txt").symlink_to(Path("elsewhere") / "real.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert real.read_text() == "new"
+    assert names(real.parent) == {"real.txt"}
+    assert names(tmp_path) == {"elsewhere", "link.txt"}
+
+
+def test_a_folder_is_written_through_a_link_to_nothing_yet(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(Path("deep") / "real")
+    with replacing_folder(tmp_path / "link") as temporary:
+        (temporary / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "deep" / "real") == {"new"}
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(VaekitError, match="a device or a pipe"):
+        check_file_target(tmp_path / "pipe.npz", (".npz",))
+    with pytest.raises(VaekitError, match="a device or a pipe"):
+        check_file_target(Path(os.devnull))
+
+
+# Killed processes
+
+
+def killed(code: str, folder: Path) -> None:
+    """Run Python in a folder, in a process that kills itself."""
+    head = "import os, signal\nfrom pathlib import Path\nfrom vaekit.system import files\n"
+    done = subprocess.run([sys.executable, "-c", head + code], cwd=folder, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next_write(tmp_path: Path) -> None:
+    for kind in ("file", "folder"):
+        killed(f"with files.replacing_{kind}(Path('{kind}')) as it:\n    it.touch()\n    {KILL}", tmp_path)
+    assert len(names(tmp_path)) == 2
+    foreign = [".file.12-1.tmp", ".file.tmp", ".file.txt.tmp", ".other.12.tmp"]
+    for name in foreign:
+        (tmp_path / name).touch()
+    write_text(tmp_path / "file", "new")
+    with replacing_folder(tmp_path / "folder"):
+        pass
+    assert names(tmp_path) == {"file", "folder", *foreign}
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+    living = files._temporary_name(tmp_path / "a", "tmp").name.replace(f"-{os.getpid()}.", f"-{os.getppid()}.")
+    (tmp_path / living).touch()
+    write_text(tmp_path / "a", "new")
+    assert names(tmp_path) == {"a", living}
+
+
+def test_the_number_of_a_dead_process_may_be_this_ones(tmp_path: Path) -> None:
+    """As in a container that starts again."""
+    for kind in ("tmp", "old"):
+        left = files._temporary_name(tmp_path / "a", kind)
+        left.mkdir()
+        (left / "half").touch()
+    (tmp_path / "a").mkdir()
+    with replacing_folder(tmp_path / "a") as temporary:
+        assert names(temporary) == set()
+    assert names(tmp_path) == {"a"}
+
+
+def stop_between_renames(folder: Path, exchange: str) -> None:
+    """Replace the folder ``b`` in a process that is killed as soon as the old one has stepped aside."""
+    killed(
+        "replace = os.replace\n"
+        f"def stop(one, other):\n    replace(one, other)\n    {KILL}\n"
+        f"os.replace = stop\n{exchange}\n"
+        "with files.replacing_folder(Path('b')) as it:\n    (it / 'new').touch()\n"
+        f"{KILL}",
+        folder,
+    )
+
+
+@pytest.mark.parametrize("how", ["read", "write"])
+def test_a_kill_between_two_renames_is_put_right(tmp_path: Path, how: str) -> None:
+    """Where the file system cannot let two folders change places."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").touch()
+    stop_between_renames(tmp_path, "files._exchange = lambda one, other: False")
+    assert not (tmp_path / "b").exists()
+    if how == "read":
+        recover_folder(tmp_path / "b")
+    else:
+        with pytest.raises(RuntimeError), replacing_folder(tmp_path / "b"):
+            raise RuntimeError
+    assert names(tmp_path) == {"b"}
+    assert names(tmp_path / "b") == {"old"}
+
+
+def test_folders_change_places_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    if not files._exchange(tmp_path / "a", tmp_path):  # a folder cannot take the place of what it lies in
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "old").touch()
+        if not files._exchange(tmp_path / "a", tmp_path / "b"):
+            pytest.skip("not on this file system")
+        assert names(tmp_path / "a") == {"old"}
+        assert names(tmp_path / "b") == set()
+        stop_between_renames(tmp_path, "")
+        assert names(tmp_path / "b") == {"new"}
+
+
+# Errors of other files
+
+
+@pytest.mark.parametrize("replacing", [replacing_file, replacing_folder])
+def test_an_error_about_another_file_is_not_one_of_writing(tmp_path: Path, replacing: Replacing) -> None:
+    with pytest.raises(FileNotFoundError, match="missing"), replacing(tmp_path / "a"):
+        (tmp_path / "missing").read_bytes()
+    with pytest.raises(IsADirectoryError), replacing(tmp_path / "a"):
+        tmp_path.read_bytes()
+    with pytest.raises(TimeoutError), replacing(tmp_path / "a"):
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("replacing", [replacing_file, replacing_folder])
+def test_a_disk_that_is_full_is_one_of_writing(tmp_path: Path, replacing: Replacing, number: int) -> None:
+    with pytest.raises(VaekitError, match="cannot write .*a: "), replacing(tmp_path / "a"):
+        raise OSError(number, os.strerror(number))
+
+
+# Power failures
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_contents_are_on_the_disk_before_their_name_is(
+    tmp_path: Path, durable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def note_sync(descriptor: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def note_replace(one: Path, other: Path) -> None:
+        order.append("renamed")
+        replace(one, other)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    with replacing_file(tmp_path / "a", durable=durable) as temporary:
+        temporary.write_text("whole")
+    with replacing_folder(tmp_path / "b", durable=durable) as folder:
+        (folder / "within").mkdir()
+        (folder / "within" / "file").touch()
+    synced = [temporary.name, "renamed", tmp_path.name, folder.name, "within", "file", "renamed", tmp_path.name]
+    if durable:
+        assert sorted(order[:3]) == sorted(synced[:3])
+        assert order.index("renamed") == 1
+        assert sorted(order[3:6]) == sorted(synced[3:6])
+        assert order[6:] == synced[6:]
+    else:
+        assert order == ["renamed"] * 2

@@ -29,6 +29,8 @@ def write(root: Path, files: dict[str, str]) -> None:
 V1_CPU = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
 V1_MEMORY = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
 
+V2_FULL = {"memory.max": str(4 * GIB), "memory.current": str(4 * GIB)}
+
 
 @pytest.mark.parametrize(
     ("files", "cpus"),
@@ -74,6 +76,19 @@ def test_processors_are_counted_where_there_is_no_affinity(cgroup: Path, monkeyp
         pytest.param({"memory.max": str(64 * GIB), "memory.current": "0"}, 8 * GIB, id="more than there is"),
         pytest.param({"memory.max": str(GIB)}, 8 * GIB, id="a file missing"),
         pytest.param(dict(zip(V1_MEMORY, (str(2 * GIB), str(GIB)), strict=True)), GIB, id="version 1"),
+        pytest.param(
+            V2_FULL | {"memory.stat": f"anon 5\nfile {3 * GIB}\ninactive_file {2 * GIB}\nactive_file {GIB}"},
+            2 * GIB,
+            id="full of files that were read",
+        ),
+        pytest.param(V2_FULL | {"memory.stat": f"inactive_file {9 * GIB}"}, 4 * GIB, id="more files than is used"),
+        pytest.param(V2_FULL | {"memory.stat": "inactive_file\n\nrubbish"}, 0, id="damaged statistics"),
+        pytest.param(
+            dict(zip(V1_MEMORY, (str(2 * GIB), str(2 * GIB)), strict=True))
+            | {"memory/memory.stat": f"inactive_file 7\ntotal_inactive_file {GIB}"},
+            GIB,
+            id="version 1, full of files that were read",
+        ),
         pytest.param(dict(zip(V1_MEMORY, (str(2**63 - 4096), "9"), strict=True)), 8 * GIB, id="version 1, no limit"),
     ],
 )

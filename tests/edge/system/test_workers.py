@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,6 +135,7 @@ def test_processes_end_with_the_one_that_asked_for_the_work() -> None:
     code = """
 import operator, os, time
 from functools import partial
+from pathlib import Path
 from vaekit.system.workers import ordered_map
 for _ in ordered_map(operator.call, [os.getpid, *[partial(time.sleep, 600)] * 2], processes=2):
     print("at work", flush=True)
@@ -144,3 +146,48 @@ for _ in ordered_map(operator.call, [os.getpid, *[partial(time.sleep, 600)] * 2]
         asking.kill()
         rest, _ = asking.communicate(timeout=60)  # which ends when the last process has let go of the pipe
     assert rest == ""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("error", ["TimeoutError(110, 'timed out')", "TimeoutError()", "InterruptedError()"])
+def test_a_timeout_of_the_work_itself_is_raised(error: str, processes: int) -> None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011 — compared below
+        run(partial(exec, f"raise {error}"), processes=processes)
+    assert repr(caught.value) == repr(eval(error))
+
+
+HOSTILE = "open('executed', 'w').close()\nraise SystemExit('code in the current folder was run')\n"
+
+
+def test_nothing_in_the_current_folder_is_imported(tmp_path: Path) -> None:
+    """Python starts processes with ``-c``, which would look there before it looks in its own library."""
+    for name in ("multiprocessing", "platform", "pickle", "socket", "struct", "numpy", "PIL"):
+        (tmp_path / f"{name}.py").write_text(HOSTILE)
+    code = """
+import operator, os
+from vaekit.system.workers import ordered_map
+if __name__ == "__main__":
+    print(sorted(ordered_map(operator.neg, range(4), processes=2)), os.environ.get("PYTHONSAFEPATH"))
+"""
+    command = [sys.executable, "-c", f"import sys; del sys.path[0]; {code.strip()}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == "[-3, -2, -1, 0] None\n", done.stderr
+    assert done.stderr == ""
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_handler_that_was_not_installed_from_python_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a one reads as None, which ``signal.signal`` does not take."""
+    set_handler, changed = signal.signal, []
+
+    def record(number: int, handler: Any) -> Any:
+        changed.append(number)
+        return set_handler(number, handler)
+
+    foreign = signal.SIGTERM
+    known = signal.getsignal
+    monkeypatch.setattr(signal, "getsignal", lambda number: None if number == foreign else known(number))
+    monkeypatch.setattr(signal, "signal", record)
+    assert run(os.getpid)
+    assert foreign not in changed
+    assert signal.SIGINT in changed
