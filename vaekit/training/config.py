@@ -177,6 +177,8 @@ class Config:
         return math.prod(self.image_shape)
 
 
+_LARGEST = 3e38  # that float32 holds
+
 _ALWAYS_WRITTEN = (
     *("source", "channels", "height", "width", "latent", "likelihood", "sigma", "beta", "steps", "batch_size"),
     *("lr", "seed"),
@@ -231,7 +233,7 @@ def _whole_number_requirement(setting: Setting, value: object) -> str | None:
 def _number_requirement(setting: Setting, value: object) -> str | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
     if is_number and (value or not setting.above_zero):
-        return None
+        return None if value <= _LARGEST else f"at most {_LARGEST:g}"  # type: ignore[operator]  # it is a number
     return "positive" if setting.above_zero else "0 or more"
 
 

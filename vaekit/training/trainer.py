@@ -31,6 +31,7 @@ from vaekit.training.schedule import REPORT_EVERY, VALIDATIONS, Deadline, Schedu
 from vaekit.training.tracking import tracking
 
 _NAMED_IMAGES = 3  # of a batch on which the loss was not finite
+_ORDINARY_SIGMA, _ORDINARY_WEIGHT = (1e-3, 1e3), 1e4  # beyond these, they are a likelier cause of that than the rate
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ class Trainer:
         if diverged >= 0:
             where = f"at step {diverged + 1}: the loss or its gradient is not finite, on {self._named_batch(diverged)}"
         raise VaekitError(
-            f"training diverged {where}. Lower --lr, which is {self.config.lr:g}; the last good checkpoint, of step "
+            f"training diverged {where}. {likely_cause(self.config)}; the last good checkpoint, of step "
             f"{self.kept}, is {self.path / CHECKPOINT}"
         )
 
@@ -300,3 +301,13 @@ class Trainer:
         names = ", ".join(self.split.images.name_of(int(index)) for index in indices[:_NAMED_IMAGES])
         more = len(indices) - _NAMED_IMAGES
         return f"{names} and {more} more" if more > 0 else names
+
+
+def likely_cause(config: Config) -> str:
+    """Say what to change after a training diverged, the setting that lies farthest out of the ordinary first."""
+    if config.sigma is not None and not _ORDINARY_SIGMA[0] <= config.sigma <= _ORDINARY_SIGMA[1]:
+        return f"The likely cause is --sigma {config.sigma:g}: pixels are in [0, 1], and 0.1 is a common value"
+    for name, weight in (("--beta", config.beta), ("--free-bits", config.free_bits)):
+        if weight > _ORDINARY_WEIGHT:
+            return f"The likely cause is {name} {weight:g}: lower it"
+    return f"Lower --lr, which is {config.lr:g}"
