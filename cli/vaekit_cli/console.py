@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+_PATIENCE_SECONDS = 2.0
+
 
 def speaker(quiet: bool) -> Callable[[str], None]:
     """A function that says a line on stderr, or nothing when quiet."""
@@ -22,6 +24,20 @@ def speaker(quiet: bool) -> Callable[[str], None]:
             print(line, file=sys.stderr, flush=True)
 
     return say
+
+
+@contextmanager
+def announced(what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Say what is being done if it takes longer than two seconds."""
+    import threading
+
+    timer = threading.Timer(_PATIENCE_SECONDS, say, (f"{what} …",))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def command_line(command: str, *options: tuple[str, object, object]) -> str:

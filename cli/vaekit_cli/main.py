@@ -14,6 +14,7 @@ import typer
 
 import vaekit
 from vaekit.errors import VaekitError
+from vaekit_cli.threads import TORCH_COMMANDS, limit_spinning
 
 COMMANDS = (
     "train",
@@ -90,6 +91,8 @@ def _app(arguments: list[str]) -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_top)
     asked = [name for name in arguments[:1] if name in COMMANDS]
+    if asked and asked[0] in TORCH_COMMANDS:
+        limit_spinning(os.environ)
     for name in asked or COMMANDS:
         app.command(name)(getattr(importlib.import_module(f"vaekit_cli.commands.{name}"), name))
     return app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from vaekit.bundle.manifest import IMAGE_AXES, LATENT_AXES, ImageSpec, Scaling
 from vaekit.images.picture import preprocessing_rule
 from vaekit.maths.elbo import Likelihood
 from vaekit.maths.prior import Mixture, draw_mixture, draw_normal
+from vaekit.training.config import as_settings
 from vaekit.training.run import Run, load_holdout
 from vaekit.types import Array, PosteriorName
 from vaekit_export.onnx_export import BATCH_AXIS, Axes
@@ -78,7 +78,7 @@ class Model:
 
 def model_of_run(run: Run) -> Model:
     """Describe the model of a run, with its held-out images. Raises RunError where these cannot be read."""
-    settings = dataclasses.asdict(run.config)
+    settings = as_settings(run.config)
     settings["source"] = Path(run.config.source).resolve().name  # a data set on disk is named by its last part only
     settings["val"] = run.config.val and Path(run.config.val).resolve().name
     return Model(

@@ -184,6 +184,7 @@ def test_a_run_is_kept_unless_overwriting_is_asked_for(
         (("--beta", "-1"), ("--beta",)),
         (("--beta", "nan"), ("--beta",)),
         (("--beta", "inf"), ("--beta",)),
+        (("--free-bits", "1e39"), ("--free-bits", "at most 3e+38")),
         (("--steps", "0"), ("--steps",)),
         (("--epochs", "0"), ("--epochs",)),
         (("--max-minutes", "0"), ("--max-minutes",)),

@@ -71,3 +71,29 @@ def test_a_tracker_that_does_not_start_is_told_in_one_line(tmp_path: Path, monke
     started = tracking("tensorboard", tmp_path, {}, 0)
     with pytest.raises(VaekitError, match=r"^--track tensorboard does not start: no server today$"), started:
         pass
+
+
+def test_a_tracker_that_fails_warns_once_and_training_goes_on(
+    tmp_path: Path,
+    images: Images,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    steps = []
+
+    def log(tracker: object, figures: object, step: int) -> None:
+        written = (tmp_path / "run" / METRICS).read_text().splitlines()
+        steps.append(json.loads(written[-1])["step"])
+        raise OSError("the server\nis gone")
+
+    def finish(tracker: object) -> None:
+        raise OSError("still gone")
+
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.log", log)
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.finish", finish)
+    outcome = Trainer(make_config(steps=20, track="tensorboard"), images, tmp_path / "run").run()
+    assert outcome.steps == 20
+    assert steps == [10, 20, 20]  # each line of metrics was written before the tracker failed
+    warnings = [record.getMessage() for record in caplog.records if record.name == "vaekit.training"]
+    assert warnings == ["--track tensorboard failed, training goes on: the server is gone"]

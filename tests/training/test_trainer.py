@@ -270,6 +270,24 @@ def test_training_that_diverges_says_so(tmp_path: Path, images: Images, make_con
         strict_json(line)
 
 
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"sigma": 1e30}, r"likely cause is --sigma 1e\+30"),
+        ({"sigma": 1e-30}, "likely cause is --sigma 1e-30"),
+        ({"beta": 1e30}, r"likely cause is --beta 1e\+30"),
+        ({"free_bits": 3e38}, r"likely cause is --free-bits 3e\+38"),
+    ],
+    ids=str,
+)
+def test_a_divergence_names_its_likely_cause(
+    tmp_path: Path, images: Images, make_config: MakeConfig, changes: dict[str, float], cause: str
+) -> None:
+    with pytest.raises(VaekitError, match=rf"diverged.*{cause}") as caught:
+        Trainer(make_config(steps=40, **changes), images, tmp_path / "run").run()
+    assert "Lower --lr" not in str(caught.value)
+
+
 def test_a_divergence_after_a_checkpoint_leaves_the_checkpoint(
     tmp_path: Path, images: Images, make_config: MakeConfig
 ) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vaekit.errors import RunError
 from vaekit.system.files import replacing_file
+from vaekit.training.config import Knot
 
 CHECKPOINT = "checkpoint.safetensors"
 _FORMAT_VERSION = 1
@@ -52,6 +53,10 @@ class Checkpoint:
     """The state of the loss's scale; empty but for fp16."""
     setting: Mapping[str, str]
     """What the last bits of results depend on besides: versions and threads."""
+    seconds_left: float | None = None
+    """Of a training under a deadline, until that; None for others."""
+    knots: tuple[Knot, ...] = ()
+    """The schedule of such a training so far."""
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
@@ -70,6 +75,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "scaler": dict(checkpoint.scaler),
         "setting": dict(checkpoint.setting),
     }
+    if checkpoint.seconds_left is not None:
+        header |= {"seconds_left": checkpoint.seconds_left, "knots": checkpoint.knots}
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, _metadata(header))
     with replacing_file(run / CHECKPOINT) as temporary, open(temporary, "wb") as file:
         file.write(data)
@@ -100,6 +107,8 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
             fingerprint=header["fingerprint"],
             scaler=header["scaler"],
             setting=header["setting"],
+            seconds_left=header.get("seconds_left"),
+            knots=tuple((step, share) for step, share in header.get("knots", ())),
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error}. Train again, with --overwrite.") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -35,6 +36,8 @@ Augment = Literal["none", "flip"]
 Device = Literal["cpu", "cuda", "mps"]
 DeviceChoice = Literal["auto", Device]
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
+Knot = tuple[int, float]
+"""A step, and the share of the training that is done before it."""
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
@@ -141,9 +144,14 @@ class Config:
     )
     """The share of the source that is held out, or a source of its own; None for the default share."""
     steps: int = field(default=2400, metadata=_setting("Length in batches.", shown="{}", least=1))
-    """Length in batches; not yet final while ``max_minutes`` is set."""
+    """Length in batches; not yet known while ``max_minutes`` is set."""
     max_minutes: float | None = field(default=None, metadata=_setting("Length of the whole command.", above_zero=True))
-    """The time limit, until training has found out how many steps that is."""
+    """The time limit, until the training has ended; ``steps`` and ``schedule`` then say what it did."""
+    schedule: tuple[Knot, ...] | None = None
+    """Which share of its time a training under a limit had used at which step, with straight lines in between.
+
+    It replaces the share of the steps in the learning rate and in ``beta_warmup``, and ends at ``steps`` steps.
+    """
     batch_size: int = field(default=128, metadata=_setting("Images a step.", shown="{}, or all if fewer", least=2))
     """Images a step, over all processes together."""
     lr: float = field(default=1e-2, metadata=_setting("Learning rate at its peak.", above_zero=True))
@@ -177,6 +185,8 @@ class Config:
         return math.prod(self.image_shape)
 
 
+_LARGEST = 3e38  # that float32 holds
+
 _ALWAYS_WRITTEN = (
     *("source", "channels", "height", "width", "latent", "likelihood", "sigma", "beta", "steps", "batch_size"),
     *("lr", "seed"),
@@ -206,6 +216,8 @@ def objective_defaults(objective: ObjectiveName) -> dict[str, Any]:
 
 def requirement(name: str, value: object) -> str | None:
     """Return what the setting of that name must be, such as ``positive``, if ``value`` is not; else None."""
+    if name == "schedule":
+        return _schedule_requirement(value)
     kind, setting = types_of_settings()[name], setting_of(name)
     if type(None) in get_args(kind):
         if value is None:
@@ -221,6 +233,24 @@ def requirement(name: str, value: object) -> str | None:
     return None if isinstance(value, str) else "text"
 
 
+def _schedule_requirement(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, list | tuple) and value and all(_is_knot(knot) for knot in value):
+        steps = [knot[0] for knot in value]
+        if all(before < after for before, after in itertools.pairwise(steps)):
+            return None
+    return "a list of pairs, a rising step and a share from 0 to 1"
+
+
+def _is_knot(knot: object) -> bool:
+    if not isinstance(knot, list | tuple) or len(knot) != 2:
+        return False
+    step, share = knot
+    is_number = isinstance(share, int | float) and not isinstance(share, bool)
+    return type(step) is int and step >= 0 and is_number and 0 <= share <= 1
+
+
 def _whole_number_requirement(setting: Setting, value: object) -> str | None:
     least, most = setting.least or 0, setting.most or math.inf
     if type(value) is int and least <= value <= most:
@@ -231,13 +261,22 @@ def _whole_number_requirement(setting: Setting, value: object) -> str | None:
 def _number_requirement(setting: Setting, value: object) -> str | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
     if is_number and (value or not setting.above_zero):
-        return None
+        return None if value <= _LARGEST else f"at most {_LARGEST:g}"  # type: ignore[operator]  # it is a number
     return "positive" if setting.above_zero else "0 or more"
 
 
+def as_settings(config: Config) -> dict[str, Any]:
+    """Return the settings by name, without a schedule where there is none."""
+    settings = dataclasses.asdict(config)
+    if config.schedule is None:
+        del settings["schedule"]
+    return settings
+
+
 def save_config(run: Path, config: Config) -> None:
-    """Write a run's config.json."""
-    write_text(run / CONFIG, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    """Write a run's config.json, a setting a line."""
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in as_settings(config).items())
+    write_text(run / CONFIG, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def load_config(run: Path) -> Config:
@@ -265,6 +304,8 @@ def read_settings(path: Path) -> dict[str, Any]:
             raise RunError(f"{path} was written by an older vaekit with other networks: train again")
         _check_names(settings)
         _check_values(settings)
+        if settings.get("schedule") is not None:
+            settings["schedule"] = tuple((step, float(share)) for step, share in settings["schedule"])
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -290,3 +331,6 @@ def _check_values(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be {needed}, not {value!r}")
     if settings.get("objective") == "iwae" and settings.get("iwae_samples", IWAE_SAMPLES) is None:
         raise ValueError("the objective 'iwae' needs iwae_samples, a whole number from 1, not None")
+    schedule, steps = settings.get("schedule"), settings.get("steps", Config.steps)
+    if schedule is not None and schedule[-1][0] != steps:
+        raise ValueError(f"schedule ends at step {schedule[-1][0]}, steps is {steps}: remove schedule to change steps")

@@ -8,7 +8,7 @@ and encoder and decoder are called separately, which wrappers that hook into ``f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -69,13 +69,12 @@ class ProcessGroup:
         distributed.all_reduce(count)
         return bool(count > 0)
 
-    def from_first(self, number: int, device: torch.device) -> int:
-        """Return the first process's number. Waits for the device."""
-        if self.size == 1:
-            return number
-        shared = torch.tensor(number, device=device)
-        distributed.broadcast(shared, 0)
-        return int(shared)
+    def from_first(self, numbers: Sequence[float], device: torch.device) -> list[float]:
+        """Return the first process's numbers, as many as this one's. Waits for the device."""
+        shared = torch.tensor(numbers, dtype=torch.float64, device=device)
+        if self.size > 1:
+            distributed.broadcast(shared, 0)
+        return shared.tolist()
 
     def wait(self) -> None:
         """Wait until all processes have called this."""

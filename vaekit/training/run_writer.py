@@ -51,12 +51,12 @@ class RunWriter:
         """Add a line to metrics.jsonl: the figures of ``training`` or ``validation`` after ``step`` steps."""
         if not self.active:
             return
-        self.track({f"{split}/{name}": figure for name, figure in figures.items() if figure is not None}, step)
         try:
             with open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
         except OSError as error:
             raise VaekitError(f"cannot write {self.path / METRICS}: {error.strerror or error}") from error
+        self.track({f"{split}/{name}": figure for name, figure in figures.items() if figure is not None}, step)
 
     def metrics_bytes(self) -> int:
         """Return the length of metrics.jsonl."""

@@ -1,24 +1,28 @@
-"""When things happen in a training: functions of the step and, under a deadline, how the clock becomes steps."""
+"""When things happen in a training whose length is known in steps; ``vaekit.training.deadline`` has the others."""
 
 from __future__ import annotations
 
 import math
-import time
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 
-from vaekit.training.config import Config
+from vaekit.training.config import Config, Knot
 
 REPORT_EVERY = 10
 """Steps between two reports: to read figures is to wait for the device."""
 VALIDATIONS = 10
 """Validations in a training, evenly spaced."""
 
-_WARMUP_IMAGES = 10_000  # over which the learning rate rises
-_LEAST_INTERVAL = 50  # steps between two validations
+KNOT_TOLERANCE = 0.005
+"""How far the recorded schedule of a training may be from its true one, as a share of the training.
 
-_TIMED_STEPS = 30  # before a deadline becomes a number of steps; the first third is not timed
-_EVALUATION_COST = 0.4  # of an image, as a share of its cost in a training step
-_MIXTURE_SECONDS = 15.0  # kept back from a deadline for fitting the prior and drawing previews
-_SLACK = 0.05  # of the steps that a deadline seems to allow
+The learning rate of a repeated training is then within π/2 · 0.005 < 0.8 % of the peak rate of the first one's.
+"""
+
+_WARMUP_IMAGES = 10_000  # over which the learning rate rises
+_WARMUP_SHARE = 5  # of the training: the rise takes at most a fifth of it
+_LEAST_INTERVAL = 50  # steps between two validations
 
 
 def steps_of(training: int, batch_size: int, *, epochs: int | None = None, steps: int | None = None) -> int:
@@ -28,92 +32,128 @@ def steps_of(training: int, batch_size: int, *, epochs: int | None = None, steps
     return steps or Config.steps
 
 
-def learning_rate(step: int, total: int | None, warmup: int) -> float:
-    """Return the learning rate at a step as a share of its peak: a linear rise, then half a cosine down to zero."""
-    rise = min(1.0, (step + 1) / warmup)
-    return rise if total is None else rise * 0.5 * (1.0 + math.cos(math.pi * step / total))
+def learning_rate(done: float, total: float, rise: float) -> float:
+    """Return the learning rate as a share of its peak: half a cosine down to zero, times the ``rise`` at its start."""
+    return rise * 0.5 * (1.0 + math.cos(math.pi * done / total))
 
 
-def kl_weight(step: int, total: int | None, share: float) -> float:
-    """Return the share of beta in force at a step: it rises linearly from 0 to 1 over that ``share`` of the steps.
+def kl_weight(done: float, total: float, share: float) -> float:
+    """Return the share of beta in force: it rises linearly from 0 to 1 over that ``share`` of the training.
 
-    (Sønderby et al., "Ladder Variational Autoencoders", 2016.) While the number of steps is unknown it is 0.
+    (Sønderby et al., "Ladder Variational Autoencoders", 2016.)
     """
-    if share == 0:
-        return 1.0
-    return 0.0 if total is None else min(1.0, step / (share * total))
+    return 1.0 if share == 0 else min(1.0, done / (share * total))
 
 
-class Deadline:
-    """A time limit, which becomes a number of steps once the first steps have been timed."""
-
-    def __init__(self, moment: float, config: Config, evaluated: int, first: int = 0) -> None:
-        """Training ends at ``moment`` (of time.monotonic), all work included.
-
-        Without training on them, it evaluates ``evaluated`` images; it begins at step ``first``.
-        """
-        self._moment, self._batch_size, self._evaluated = moment, config.batch_size, evaluated
-        self._timed_from = max(first, _TIMED_STEPS // 3)
-        self._started = 0.0  # when timing began
-        self._train_until = math.inf
-
-    def allowed_steps(self, step: int) -> int | None:
-        """Return how many steps the time allows, when enough have been timed; None at every other step.
-
-        To be called before each step.
-        """
-        if step == self._timed_from:
-            self._started = time.monotonic()
-        if step != _TIMED_STEPS:
-            return None
-        now = time.monotonic()
-        seconds = (now - self._started) / (step - self._timed_from)  # of a step
-        finish = self._evaluated * _EVALUATION_COST * seconds / self._batch_size + _MIXTURE_SECONDS
-        self._train_until = self._moment - finish
-        return _TIMED_STEPS + max(1, int((self._train_until - now) / seconds * (1 - _SLACK)))
-
-    def has_passed(self) -> bool:
-        """Whether the time kept for training is used up, on a machine that grew slower."""
-        return time.monotonic() > self._train_until
+def warmup_steps(config: Config) -> int:
+    """Return the steps over which the learning rate rises in a training that is long enough."""
+    return max(1, _WARMUP_IMAGES // config.batch_size)
 
 
-class Schedule:
+def interpolate(knots: Sequence[Knot], step: float) -> float:
+    """Return the share at a step, on the straight lines between knots; before and after them the nearest one's."""
+    right = bisect_right(knots, step, key=lambda knot: knot[0])
+    if right in (0, len(knots)):
+        return knots[min(right, len(knots) - 1)][1]
+    (first, low), (last, high) = knots[right - 1], knots[right]
+    return low + (high - low) * (step - first) / (last - first)
+
+
+def compact(knots: Iterable[Knot], tolerance: float) -> tuple[Knot, ...]:
+    """Return as few of the knots as give the same shares within the tolerance; the first and the last one stay."""
+    first, *others = knots
+    kept, previous = [first], first
+    least, most = -math.inf, math.inf  # slopes of lines from the last knot kept that pass all knots since
+    for knot in others:
+        if not least <= _slope(kept[-1], knot) <= most:
+            kept.append(previous)
+            least, most = -math.inf, math.inf
+        slope, give = _slope(kept[-1], knot), tolerance / (knot[0] - kept[-1][0])
+        least, most = max(least, slope - give), min(most, slope + give)
+        previous = knot
+    return tuple(kept) if previous is first else (*kept, previous)
+
+
+def _slope(left: Knot, right: Knot) -> float:
+    return (right[1] - left[1]) / (right[0] - left[0])
+
+
+class Schedule(ABC):
     """What a training does at which step."""
 
-    def __init__(self, config: Config, deadline: Deadline | None = None) -> None:
-        self.total: int | None = config.steps if deadline is None else None
-        """The number of steps; None until the deadline has become one."""
-        self._config, self._deadline = config, deadline
+    def __init__(self, config: Config) -> None:
+        self._config = config
 
-    def allowed_steps(self, step: int) -> int | None:
-        """Return the number of steps, where ``total`` is unknown and the deadline now gives one; else None."""
-        if self._deadline is None or self.total is not None:
-            return None
-        return self._deadline.allowed_steps(step)
+    @abstractmethod
+    def total(self) -> int | None:
+        """Return the number of steps, or what it will probably be; None where that cannot be told yet."""
 
-    def is_late(self) -> bool:
-        """Whether the deadline asks to end before all steps are done."""
-        return self._deadline is not None and self.total is not None and self._deadline.has_passed()
-
+    @abstractmethod
     def learning_rate(self, step: int) -> float:
         """Return the learning rate at a step."""
-        warmup = max(1, _WARMUP_IMAGES // self._config.batch_size)
-        if self.total is not None:
-            warmup = min(warmup, max(1, self.total // 5))
-        return self._config.lr * learning_rate(step, self.total, warmup)
 
+    @abstractmethod
     def kl_weight(self, step: int) -> float:
         """Return the share of beta in force at a step."""
-        return kl_weight(step, self.total, self._config.beta_warmup)
+
+    @abstractmethod
+    def ends_after(self, steps: int) -> bool:
+        """Whether the training is complete after that many steps."""
+
+    @abstractmethod
+    def validates_after(self, steps: int) -> bool:
+        """Whether the held-out images are measured after that many steps."""
+
+    @abstractmethod
+    def checkpoints_after(self, steps: int) -> bool:
+        """Whether a checkpoint is written after that many steps."""
 
     def reports_after(self, steps: int) -> bool:
         """Whether figures are reported after that many steps."""
-        return steps % REPORT_EVERY == 0 or steps == self.total
+        return steps % REPORT_EVERY == 0 or self.ends_after(steps)
+
+
+class StepSchedule(Schedule):
+    """A schedule that is a function of the step, and of the shares that a training under a deadline recorded."""
+
+    def total(self) -> int:
+        """Return the number of steps."""
+        return self._config.steps
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate at a step."""
+        total, warmup = self.total(), warmup_steps(self._config)
+        if self._config.schedule is not None:
+            return self._config.lr * timed_learning_rate(step, self._share(step), warmup)
+        warmup = min(warmup, max(1, total // _WARMUP_SHARE))
+        return self._config.lr * learning_rate(step, total, min(1.0, (step + 1) / warmup))
+
+    def kl_weight(self, step: int) -> float:
+        """Return the share of beta in force at a step."""
+        if self._config.schedule is not None:
+            return kl_weight(self._share(step), 1.0, self._config.beta_warmup)
+        return kl_weight(step, self.total(), self._config.beta_warmup)
+
+    def _share(self, step: int) -> float:
+        assert self._config.schedule is not None
+        return interpolate(self._config.schedule, step)
+
+    def ends_after(self, steps: int) -> bool:
+        """Whether all steps are done."""
+        return steps == self.total()
 
     def validates_after(self, steps: int) -> bool:
         """Whether the held-out images are measured after that many steps."""
-        return self.total is not None and steps % max(_LEAST_INTERVAL, self.total // VALIDATIONS) == 0
+        return steps % max(_LEAST_INTERVAL, self.total() // VALIDATIONS) == 0
 
     def checkpoints_after(self, steps: int) -> bool:
         """Whether a checkpoint is written after that many steps."""
-        return self.total is not None and steps % self._config.checkpoint_every == 0
+        return steps % self._config.checkpoint_every == 0
+
+
+def timed_learning_rate(step: int, share: float, warmup: int) -> float:
+    """Return the learning rate as a share of its peak, at a step and a share of the time.
+
+    It rises over ``warmup`` steps, or over a fifth of the time where that is shorter.
+    """
+    return learning_rate(share, 1.0, min(1.0, max((step + 1) / warmup, share * _WARMUP_SHARE)))

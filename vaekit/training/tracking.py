@@ -1,7 +1,12 @@
-"""Figures of a training for experiment trackers, which Accelerate knows how to talk to."""
+"""Figures of a training for experiment trackers, which Accelerate knows how to talk to.
+
+A tracker that does not start ends the training before it began. One that fails later does not: its network or its disk
+may be gone for hours, and the training keeps its own records.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,6 +19,7 @@ Track = Callable[[Mapping[str, float], int], None]
 """Called with figures by their names, and the step."""
 
 _PROJECT = "vaekit"
+_logger = logging.getLogger("vaekit.training")
 
 
 def check_tracker(name: str | None) -> None:
@@ -27,7 +33,7 @@ def check_tracker(name: str | None) -> None:
 def tracking(name: str | None, run: Path, settings: Mapping[str, Any], step: int) -> Iterator[Track]:
     """What to call with figures, of steps after ``step``; it does nothing where there is no tracker.
 
-    Raises VaekitError where a tracker does not start.
+    Raises VaekitError where a tracker does not start. Its later failures are logged once, as a warning.
 
     TensorBoard's files lie in ``run/tensorboard``; the others keep theirs where their own settings say.
     """
@@ -46,10 +52,34 @@ def tracking(name: str | None, run: Path, settings: Mapping[str, Any], step: int
             tracker.store_init_configuration(dict(settings))
     except Exception as error:  # each tracker raises its own
         raise VaekitError(f"--track {name} does not start: {' '.join(str(error).split())}") from error
+    guarded = _Guarded(name, tracker)
     try:
-        yield lambda figures, at: tracker.log(dict(figures), step=at)
+        yield guarded.log
     finally:
-        tracker.finish()
+        guarded.finish()
+
+
+class _Guarded:
+    """A tracker whose failures do not end the training; the first one is logged."""
+
+    def __init__(self, name: str, tracker: Any) -> None:
+        self._name, self._tracker, self._warned = name, tracker, False
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Send figures; a tracker that has failed is tried again each time, as it may recover."""
+        self._try(lambda: self._tracker.log(dict(figures), step=step))
+
+    def finish(self) -> None:
+        self._try(self._tracker.finish)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 — each tracker raises its own
+            if not self._warned:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                _logger.warning("--track %s failed, training goes on: %s", self._name, reason)
+            self._warned = True
 
 
 def _tracker(name: str, run: Path, step: int) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,18 +21,21 @@ from vaekit.maths.prior import Mixture
 from vaekit.training.batches import Batches
 from vaekit.training.checkpoint import CHECKPOINT, Checkpoint
 from vaekit.training.config import CONFIG, Config
+from vaekit.training.deadline import Clock, Ending, TimedSchedule, Work
 from vaekit.training.device import current_setting, share_threads, torch_seed
 from vaekit.training.holdout import Split, hold_out, read_to_measure
 from vaekit.training.learner import EVALUATION_BATCH, Learner
-from vaekit.training.mixture import fit_mixture
+from vaekit.training.mixture import components_for, fit_mixture
 from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import Draws, TrainingLikelihood, likelihood_of
 from vaekit.training.processes import ProcessGroup
 from vaekit.training.run_writer import RunWriter
-from vaekit.training.schedule import REPORT_EVERY, VALIDATIONS, Deadline, Schedule
+from vaekit.training.schedule import KNOT_TOLERANCE, REPORT_EVERY, Schedule, StepSchedule
 from vaekit.training.tracking import tracking
 
+_CHECKPOINT_TOLERANCE = KNOT_TOLERANCE / 10  # which the schedule loses at each resumption
 _NAMED_IMAGES = 3  # of a batch on which the loss was not finite
+_ORDINARY_SIGMA, _ORDINARY_WEIGHT = (1e-3, 1e3), 1e4  # beyond these, they are a likelier cause of that than the rate
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Progress:
 
     step: int
     total: int | None
-    """None until a deadline has become a number of steps."""
+    """Under a deadline, how many steps there will probably be; None before that can be told."""
     elbo: float
     reconstruction: float
     kl: float
@@ -52,6 +57,7 @@ class Outcome:
     config: Config
     steps: int
     interrupted: bool
+    """Whether it was asked to stop before its end, and can continue from there."""
     elbo: float
     reconstruction: float
     kl: float
@@ -63,7 +69,7 @@ class Outcome:
 
 
 class Trainer:
-    """One training. Everything that follows from the step alone is a function of the step."""
+    """One training. Without a deadline, everything that it does is a function of the step."""
 
     def __init__(
         self,
@@ -76,24 +82,28 @@ class Trainer:
         group: ProcessGroup | None = None,
         checkpoint: Checkpoint | None = None,
         deadline: float | None = None,
+        clock: Clock = time.monotonic,
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
+        working: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Prepare to train on ``images``, either a source, split as the settings say, or split already.
 
         ``network`` is trained in place of the one that the settings name; its run is not for ``load_run``.
-        ``deadline`` (of time.monotonic) becomes the number of steps after a warm-up; ``stop`` ends it early. With a
-        ``checkpoint`` of the run at ``path``, the training continues from there. The processes of a ``group`` each
-        train on their share of every batch, and the first of them writes the files.
+        ``deadline``, on the ``clock``, sets the length in place of the settings: all work ends by then. ``stop`` ends
+        it early. With a ``checkpoint`` of the run at ``path``, the training continues from there. The processes of a
+        ``group`` each train on their share of every batch, and the first of them writes the files. Work that may take
+        long and reports no progress is done in ``working(WHAT)``.
 
         Raises UsageError for a batch larger than the training part or that the group cannot share equally, SourceError
         for too few images or images of another shape than the settings', RunError if the checkpoint is of other images
         or another network than the settings'.
         """
         self.config, self.path, self.checkpoint = config, path, checkpoint
-        self.stop, self.report, self.group = stop, report, group or ProcessGroup()
+        self.stop, self.report, self.group, self.working = stop, report, group or ProcessGroup(), working
         self.split = images if isinstance(images, Split) else hold_out(images, config.seed, config.val)
-        self.fingerprint = self.split.fingerprint()
+        with working("computing the fingerprint of the images"):
+            self.fingerprint = self.split.fingerprint()
         if checkpoint is not None and checkpoint.fingerprint != self.fingerprint:
             raise RunError(
                 f"{self.split.images.name} has changed since {path} was begun: other images, or another order or "
@@ -113,9 +123,8 @@ class Trainer:
         self.validated = self.kept = -1  # the steps of the last validation and of the last checkpoint
         if checkpoint is not None:
             self._restore(checkpoint)
-        evaluated = len(self.split.for_statistics()) + VALIDATIONS * len(self.split.holdout)
-        limit = None if deadline is None else Deadline(deadline, config, evaluated, self.kept)
-        self.schedule = Schedule(config, limit)
+        self.timed = None if deadline is None else self._timed_schedule(deadline, clock)
+        self.schedule: Schedule = self.timed or StepSchedule(config)
 
     @property
     def network(self) -> VAENetwork:
@@ -144,6 +153,17 @@ class Trainer:
             steps, stopped = self._train(self.kept)
             return self._end(steps, stopped)
 
+    def _timed_schedule(self, deadline: float, clock: Clock) -> TimedSchedule:
+        """Return the schedule that ends at the deadline, after what the checkpoint says of its beginning."""
+        images = len(self.split.for_statistics())
+        ending = Ending(images, len(self.split.holdout), _fit_work(images, self.config.latent))
+        knots = self.checkpoint.knots if self.checkpoint is not None else ()
+        device = self.learner.device
+        agree = None if self.group.size == 1 else lambda numbers: self.group.from_first(numbers, device)
+        return TimedSchedule(
+            self.config, deadline, ending, knots=knots or ((max(0, self.kept), 0.0),), agree=agree, clock=clock
+        )
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Take up the state of a checkpoint."""
         try:
@@ -160,58 +180,60 @@ class Trainer:
 
     def _train(self, first: int) -> tuple[int, bool]:
         """Train from that step on; return the steps done, and whether the training was asked to stop."""
+        if self.timed is not None:
+            self.timed.start()
         for step, pixels in enumerate(self.batches.from_step(first), first):
-            self._follow_deadline(step)
-            if step == self.schedule.total:
+            if self.schedule.ends_after(step):
                 return step, False
-            if self._ends(step, self.stop()):
+            if self._is_stopped(step):
                 return step, True
-            if self._ends(step, self.schedule.is_late()):
-                return step, False
             noise = self.batches.noise(step, self.learner.objective.samples)
             rate, weight = self.schedule.learning_rate(step), self.schedule.kl_weight(step)
             draws, likelihood = self.learner.step(step, pixels, noise, rate, weight)
             done = step + 1
             if self.schedule.reports_after(done):
                 self._report(done, draws, likelihood)
+            if self.timed is not None:
+                self.timed.follow(done)
             if self.schedule.validates_after(done):
                 self._validate(done)
             if self.schedule.checkpoints_after(done):
                 self._save_checkpoint(done)
         raise AssertionError("batches never end")
 
-    def _follow_deadline(self, step: int) -> None:
-        """Record the number of steps, once the deadline has become one."""
-        steps = self.schedule.allowed_steps(step)
-        if steps is None:
-            return
-        self.schedule.total = total = self.group.from_first(steps, self.learner.device)
-        self.config = dataclasses.replace(self.config, steps=total, max_minutes=None)
-        self.writer.save_config(self.config)
+    def _aside(self, work: Work, amount: float = 1.0) -> AbstractContextManager[None]:
+        """Return a context for work that is no step, which a deadline has to know of."""
+        return nullcontext() if self.timed is None else self.timed.aside(work, amount)
 
-    def _ends(self, step: int, wanted: bool) -> bool:
-        """Whether one of the processes wants to end. To agree they wait for each other, so not at every step."""
+    def _is_stopped(self, step: int) -> bool:
+        """Whether one of the processes was asked to stop. To agree they wait for each other, so not at every step."""
         agreed = self.group.size == 1 or step % REPORT_EVERY == 0
-        return agreed and self.group.any(wanted, self.learner.device)
+        return agreed and self.group.any(self.stop(), self.learner.device)
 
     def _report(self, step: int, draws: Draws, likelihood: TrainingLikelihood) -> None:
         """Log the figures of a batch and report the progress."""
         figures = self.learner.batch_figures(draws, likelihood)
         self._check_finite(step, figures["objective"])
         self.writer.log(step, "training", figures)
-        total = self.schedule.total
-        self.report(Progress(step, total, figures["elbo"], figures["reconstruction"], figures["kl"]))
+        self.report(Progress(step, self.schedule.total(), figures["elbo"], figures["reconstruction"], figures["kl"]))
 
     def _validate(self, step: int) -> None:
         """Measure the held-out images, draw the previews, and keep the weights where they are the best yet."""
         self.learner.share_statistics()
         likelihood = self.learner.current_likelihood()
-        draws = self.learner.evaluate([self.holdout_images])
-        figures = self.learner.figures(draws, likelihood)
+        with self._aside("evaluation", len(self.holdout_images)):
+            draws = self.learner.evaluate([self.holdout_images])
+            figures = self.learner.figures(draws, likelihood)
         self._check_finite(step, figures["objective"])
         self.writer.log(step, "validation", {**figures, "variance": likelihood.float_variance()})
-        self._preview(f"{step:06d}", self._fit_prior(draws))
+        mixture = self._fit_prior(draws)
+        with self._aside("pictures"):
+            self._preview(f"{step:06d}", mixture)
+            self._keep_best(step, figures, likelihood)
         self.validated = step
+
+    def _keep_best(self, step: int, figures: dict[str, float], likelihood: TrainingLikelihood) -> None:
+        """Keep the weights where they are the best yet."""
         if figures["objective"] > self.best.get("objective", -math.inf):
             self.best = figures | {"step": step}
             self.best_weights = self.learner.weights()
@@ -221,42 +243,56 @@ class Trainer:
         """Finish after the last step; a training that was asked to stop can continue from there."""
         if stopped and steps != self.kept:
             self._save_checkpoint(steps)
+        if self.timed is not None and not stopped:
+            self.config = dataclasses.replace(
+                self.config, steps=steps, max_minutes=None, schedule=self.timed.recorded(steps)
+            )
+            self.writer.save_config(self.config)
         if steps != self.validated:
             self._validate(steps)
         self.network.load_state_dict(self.best_weights)
-        outcome = self._finish(steps)
+        outcome = self._finish(steps, stopped)
         if not stopped:
             self.writer.remove_checkpoint()
         self.group.wait()  # for the first to write
         return outcome
 
-    def _finish(self, steps: int) -> Outcome:
+    def _finish(self, steps: int, stopped: bool) -> Outcome:
         """Freeze the variance and fit the prior over training data, and write the model a last time."""
-        draws = self.learner.evaluate(self._statistics_parts())
         learner = self.learner
+        with self.working("measuring training images"):
+            draws = learner.evaluate(self._statistics_parts())
         variance = learner.objective.fitted(learner.likelihood, draws.to_float64()).float_variance()
         figures = learner.figures(learner.evaluate([self.holdout_images]), likelihood_of(self.config, variance))
         self.best = figures | {"step": self.best["step"]}
-        mixture = self._fit_prior(draws)
+        with self.working("fitting the prior"):
+            mixture = self._fit_prior(draws, None if self.timed is None else self.timed.fit_goes_on)
         self._save_model(variance, mixture, steps)
         self._preview("final", mixture)
         return Outcome(
             config=self.config,
             steps=steps,
-            interrupted=steps != self.schedule.total,
+            interrupted=stopped,
             sigma=None if variance is None else math.sqrt(variance),
             components=0 if mixture is None else len(mixture.weights),
             **figures,
         )
 
     def _statistics_parts(self) -> Iterator[NDArray[np.uint8]]:
-        """Read, in parts, the training images that the variance and the prior are fitted on."""
+        """Read, in parts, the training images that the variance and the prior are fitted on; fewer if time is up."""
         chosen = self.split.for_statistics()
-        for part in np.array_split(chosen, -(-len(chosen) // EVALUATION_BATCH)):
+        count = -(-len(chosen) // EVALUATION_BATCH)
+        # Under a deadline each part is spread over all images, as the later parts may have to be left out.
+        parts = np.array_split(chosen, count) if self.timed is None else [chosen[part::count] for part in range(count)]
+        for number, part in enumerate(parts):
+            if number and self.timed is not None and not self.timed.statistics_go_on():
+                return
             yield read_to_measure(self.split.images, part, self.config.binarize)
 
-    def _fit_prior(self, draws: Draws) -> Mixture | None:
-        return fit_mixture(draws.z[0].cpu().numpy(), seed=self.config.seed)
+    def _fit_prior(self, draws: Draws, goes_on: Callable[[], bool] | None = None) -> Mixture | None:
+        z = draws.z[0].cpu().numpy()
+        with self._aside("fit", _fit_work(*z.shape)):
+            return fit_mixture(z, seed=self.config.seed, goes_on=goes_on)
 
     def _preview(self, name: str, mixture: Mixture | None) -> None:
         self.writer.save_previews(name, self.network, self.holdout_images, mixture, self.learner.device)
@@ -266,6 +302,10 @@ class Trainer:
 
     def _save_checkpoint(self, step: int) -> None:
         """Write all that a training needs to continue after ``step`` steps."""
+        with self._aside("checkpoint"):
+            self._write_checkpoint(step)
+
+    def _write_checkpoint(self, step: int) -> None:
         self.learner.share_statistics()
         self._check_finite(step)
         checkpoint = Checkpoint(
@@ -276,6 +316,8 @@ class Trainer:
             metrics_bytes=self.writer.metrics_bytes(),
             fingerprint=self.fingerprint,
             setting=current_setting(),
+            seconds_left=None if self.timed is None else self.timed.seconds_left(),
+            knots=() if self.timed is None else self.timed.recorded(step, _CHECKPOINT_TOLERANCE),
             **self.learner.state(),
         )
         self.kept, before = step, self.kept
@@ -290,7 +332,7 @@ class Trainer:
         if diverged >= 0:
             where = f"at step {diverged + 1}: the loss or its gradient is not finite, on {self._named_batch(diverged)}"
         raise VaekitError(
-            f"training diverged {where}. Lower --lr, which is {self.config.lr:g}; the last good checkpoint, of step "
+            f"training diverged {where}. {likely_cause(self.config)}; the last good checkpoint, of step "
             f"{self.kept}, is {self.path / CHECKPOINT}"
         )
 
@@ -300,3 +342,18 @@ class Trainer:
         names = ", ".join(self.split.images.name_of(int(index)) for index in indices[:_NAMED_IMAGES])
         more = len(indices) - _NAMED_IMAGES
         return f"{names} and {more} more" if more > 0 else names
+
+
+def _fit_work(count: int, dimensions: int) -> float:
+    """Return how much work it is to fit the prior to that many latents, up to a factor."""
+    return float(count * components_for(count, dimensions))
+
+
+def likely_cause(config: Config) -> str:
+    """Say what to change after a training diverged, the setting that lies farthest out of the ordinary first."""
+    if config.sigma is not None and not _ORDINARY_SIGMA[0] <= config.sigma <= _ORDINARY_SIGMA[1]:
+        return f"The likely cause is --sigma {config.sigma:g}: pixels are in [0, 1], and 0.1 is a common value"
+    for name, weight in (("--beta", config.beta), ("--free-bits", config.free_bits)):
+        if weight > _ORDINARY_WEIGHT:
+            return f"The likely cause is {name} {weight:g}: lower it"
+    return f"Lower --lr, which is {config.lr:g}"

@@ -19,7 +19,7 @@ from vaekit.system.machine import is_first_process
 from vaekit.training import check_extra
 from vaekit.training.config import Config, DeviceChoice, ObjectiveName, objective_defaults, requirement, setting_of
 from vaekit_cli.config_file import given, overridden, use_config
-from vaekit_cli.console import Advance, command_line, progress_bar, speaker
+from vaekit_cli.console import Advance, announced, command_line, progress_bar, speaker
 from vaekit_cli.options import QuietOption, parse_sigma, parse_size
 from vaekit_cli.training_options import (
     SOURCE_HELP,
@@ -87,9 +87,10 @@ def train(
     image_size, asked["sigma"] = parse_size(size), parse_sigma(asked.get("sigma", "optimal"))
     check_extra()
 
-    from vaekit.training.device import choose_device
-    from vaekit.training.run import check_run_target
-    from vaekit.training.tracking import check_tracker
+    with announced("loading PyTorch", speaker(quiet)):
+        from vaekit.training.device import choose_device
+        from vaekit.training.run import check_run_target
+        from vaekit.training.tracking import check_tracker
 
     check_tracker(asked.get("track"))
     if is_first_process():  # the others may come when it has begun the run
@@ -101,7 +102,9 @@ def train(
 
 def _asked_for(context: typer.Context, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that have a value, without values of ``--config`` that other options have replaced."""
-    gone = overridden(context, _unfit(options["objective"], options["likelihood"]), _LENGTHS)
+    unfit = _unfit(options["objective"], options["likelihood"])
+    gone = overridden(context, unfit, (*_LENGTHS, "schedule"))
+    options = {**options, "schedule": (context.default_map or {}).get("schedule")}  # has no option of its own
     return {name: value for name, value in options.items() if value is not None and name not in gone}
 
 
@@ -138,7 +141,6 @@ def _run(
     if checkpoint is None:
         _describe(split, config, say)
         say(loss_in_words(config))
-    deadline = None if config.max_minutes is None else started + 60 * config.max_minutes
     with (
         join_process_group(config.device) as (group, device),
         _interrupts(say) as stop,
@@ -151,9 +153,10 @@ def _run(
             device=device,
             group=group,
             checkpoint=checkpoint,
-            deadline=deadline,
+            deadline=_deadline(config, checkpoint, started),
             stop=stop,
             report=lambda now: _show(now, bar),
+            working=lambda what: announced(what, say),
         )
         if changed := trainer.changed_setting():
             say(f"begun with {'; '.join(changed)}: results may differ in their last bits")
@@ -161,17 +164,26 @@ def _run(
     _summarise(outcome, output, say)
 
 
+def _deadline(config: Config, checkpoint: Checkpoint | None, started: float) -> float | None:
+    """Return when the command must end; a resumed one has as much time as its checkpoint had left."""
+    if config.max_minutes is None:
+        return None
+    left = None if checkpoint is None else checkpoint.seconds_left
+    return started + (60 * config.max_minutes if left is None else left)
+
+
 def _resume(run: Path, source: str | None, device: DeviceChoice | None, quiet: bool, started: float) -> None:
     """Continue a run from its last checkpoint; on another device or from another place if asked."""
     check_extra()
 
-    from vaekit.training.checkpoint import load_checkpoint
-    from vaekit.training.config import load_config
-    from vaekit.training.device import choose_device
-    from vaekit.training.holdout import hold_out
-    from vaekit.training.run import is_finished
-
     say = speaker(quiet)
+    with announced("loading PyTorch", say):
+        from vaekit.training.checkpoint import load_checkpoint
+        from vaekit.training.config import load_config
+        from vaekit.training.device import choose_device
+        from vaekit.training.holdout import hold_out
+        from vaekit.training.run import is_finished
+
     config = load_config(run)
     if is_finished(run):
         say(f"{run} is finished: there is nothing left to train")
@@ -184,8 +196,14 @@ def _resume(run: Path, source: str | None, device: DeviceChoice | None, quiet: b
     if checkpoint is None:
         say(f"{run} has no checkpoint yet: starting again from its config.json")
     else:
-        say(f"{run}: going on after step {checkpoint.step:,} of {config.steps:,}, on {config.device}")
+        say(f"{run}: going on after step {checkpoint.step:,} {_rest_in_words(config, checkpoint)}, on {config.device}")
     _run(config, hold_out(images, config.seed, config.val, validation), run, checkpoint, quiet, started)
+
+
+def _rest_in_words(config: Config, checkpoint: Checkpoint) -> str:
+    if config.max_minutes is None or checkpoint.seconds_left is None:
+        return f"of {config.steps:,}"
+    return f"with {checkpoint.seconds_left / 60:.1f} of {config.max_minutes:g} minutes left"
 
 
 def _check_resume(context: typer.Context) -> None:
