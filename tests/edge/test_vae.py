@@ -165,7 +165,7 @@ def test_a_bundle_without_a_mixture_draws_from_the_normal_prior(without_mixture:
     assert without_mixture.priors == ("normal",)
     expected = without_mixture.sample_latents(3, prior="normal")
     assert np.array_equal(without_mixture.sample_latents(3), expected)
-    with pytest.raises(UsageError, match="carries no mixture"):
+    with pytest.raises(UsageError, match="has no mixture"):
         without_mixture.sample(1, prior="mixture")
 
 

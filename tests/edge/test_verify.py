@@ -325,7 +325,7 @@ def test_infinities_of_float16_are_blamed_on_it(copied_bundle: Path, monkeypatch
 
 def test_a_provider_of_fewer_bits_is_blamed(copied_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = blame(copied_bundle, monkeypatch, placement={COREML: 5, CUDA: 2})
-    assert text == "CoreML computes in less than float32"
+    assert text == "CoreML computes at lower precision than float32"
 
 
 @pytest.mark.parametrize(("option", "blamed"), [("1", True), ("0", False)])

@@ -485,7 +485,7 @@ WORDS: dict[str, Callable[[Document], None]] = {
 @pytest.mark.parametrize("what", WORDS)
 def test_an_unknown_word_is_refused_with_the_known_ones(copied_bundle: Path, what: str) -> None:
     edit(copied_bundle, WORDS[what])
-    assert_refused(copied_bundle, f"there is no {what.partition(' ')[0]} 'laplace': it is one of ")
+    assert_refused(copied_bundle, f"unknown {what.partition(' ')[0]} 'laplace', expected one of ")
 
 
 @pytest.mark.parametrize("name", ["50", "pfifty", "p101", "p-1", "pnan"])
