@@ -98,7 +98,7 @@ def test_a_bundle_of_one_size_takes_no_other() -> None:
 
 @pytest.mark.parametrize(
     ("step", "complaint"),
-    [(5, "no multiples of 5"), (0, "no multiples of 0"), ("x", "damaged"), (None, "contradicts itself")],
+    [(5, "not a multiple of 5"), (0, "not a multiple of 0"), ("x", "damaged"), (None, "contradicts itself")],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path, step: Any, complaint: str) -> None:
     copy = Path(shutil.copytree(FREE, tmp_path / "edited"))

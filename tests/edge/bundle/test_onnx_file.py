@@ -161,7 +161,7 @@ def test_a_file_that_nests_too_deeply_is_refused() -> None:
     body = node("Relu")
     for _ in range(3_000):
         body = node("If", message(5, message(6, body)))
-    with pytest.raises(ValueError, match="not a whole ONNX file"):
+    with pytest.raises(ValueError, match="not a complete ONNX file"):
         read_onnx(model(body))
 
 
@@ -184,7 +184,7 @@ def test_a_file_that_nests_too_deeply_is_refused() -> None:
     ],
 )
 def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not a whole ONNX file"):
+    with pytest.raises(ValueError, match="not a complete ONNX file"):
         read_onnx(data)
 
 
@@ -211,7 +211,7 @@ def test_random_bytes_in_a_graph_are_read_or_refused(data: bytes) -> None:
 
 def test_a_file_cut_short_is_refused() -> None:
     for length in random.Random(0).sample(range(len(ENCODER)), 300):
-        with pytest.raises(ValueError, match="not a whole ONNX file"):
+        with pytest.raises(ValueError, match="not a complete ONNX file"):
             read_onnx(ENCODER[:length])
 
 
