@@ -241,7 +241,7 @@ def test_samples_out_of_range_are_refused(vae: VAE, what: str) -> None:
         ({"batch_size": 0}, "batch size"),
         ({"provider": "abacus"}, "abacus"),
         ({"provider_options": {"a": "1"}}, "provider"),
-        ({"provider": "cpu", "provider_options": {"a": "1"}}, "cpu takes no options"),
+        ({"provider": "cpu", "provider_options": {"a": "1"}}, "cpu has no options"),
         ({"provider": ""}, "provider"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Drawing the latent space. Needs matplotlib, the extra ``plot``."""
+"""Plot the latent space. Needs matplotlib (the extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".webp")
 
-_LEGEND_ENTRIES = 20  # classes that get a colour each; more are drawn in one
+_LEGEND_ENTRIES = 20  # more classes than this are drawn in one colour
 _DOTS_PER_INCH = 150
 _PLANE_STEPS = 16  # decoded latents along each axis
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Latents in the plane."""
+    """Latents projected to a plane."""
 
     points: NDArray[np.float64]
-    """(N, 2), or (N, 1) where the latent has one dimension."""
+    """(N, 2), or (N, 1) if the latent has one dimension."""
     names: tuple[str, ...]
-    """What each axis is."""
+    """The axes' labels."""
 
 
 def project(mu: Array, what: str = "mu") -> Projection:
-    """mu (N, d) as it is for d of 1 or 2, else on its first two principal components.
+    """Project mu (N, d) to its first two principal components.
 
-    The share of the variance that each component holds stands in its name, which says ``what`` the numbers are.
+    For d of 1 or 2, mu is returned unchanged. The names of components include their share of the variance. ``what``
+    names the numbers in those names.
     """
     n, d = mu.shape
     if d <= 2:
@@ -53,7 +54,7 @@ def project(mu: Array, what: str = "mu") -> Projection:
 
 
 def scatter(axes: Axes, projection: Projection, labels: Sequence[str] | None) -> None:
-    """Draw points on axes, coloured by label, or in one colour without labels; one dimension becomes a histogram."""
+    """Draw points coloured by label, or a histogram for one dimension."""
     groups = _groups(labels, len(projection.points))
     if projection.points.shape[1] == 1:
         values = [projection.points[rows, 0] for _, rows in groups]
@@ -69,15 +70,15 @@ def scatter(axes: Axes, projection: Projection, labels: Sequence[str] | None) ->
 
 
 def legend(axes: Axes, labels: Sequence[str] | None) -> None:
-    """A legend to the right of axes, where there are several classes but not too many."""
+    """Draw a legend to the right, unless there are too few or many classes."""
     if 1 < len(set(labels or ())) <= _LEGEND_ENTRIES:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=3)
 
 
 def decoded_plane(axes: Axes, decode: Callable[[Array], Array], reach: float) -> None:
-    """Draw what latents (N, 2) evenly spaced over the plane, out to ``reach``, decode to, each at its place."""
-    line = np.linspace(-reach, reach, 2 * _PLANE_STEPS + 1)[1::2]  # the middles of the cells
-    x, y = np.meshgrid(line, line[::-1])  # z1 upwards
+    """Decode a regular grid of latents in [-reach, reach]² and draw the images there."""
+    line = np.linspace(-reach, reach, 2 * _PLANE_STEPS + 1)[1::2]  # centres of the cells
+    x, y = np.meshgrid(line, line[::-1])  # z1 points upwards
     images = decode(np.stack((x.ravel(), y.ravel()), axis=1).astype(np.float32))
     plane = grid(images, _PLANE_STEPS, padding=0)
     axes.imshow(plane, extent=(-reach, reach, -reach, reach), interpolation="nearest")
@@ -95,14 +96,20 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure under a temporary name and rename it. Raises UsageError for a suffix not in FORMATS."""
+    """Write a figure under a temporary name and rename it.
+
+    Raises UsageError for a suffix not in FORMATS.
+    """
     check_file_target(path, FORMATS)
     with replacing_file(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DOTS_PER_INCH)
 
 
 def _groups(labels: Sequence[str] | None, count: int) -> list[tuple[str, NDArray[np.int64]]]:
-    """Rows of each class by its name; one group without a name where there are no labels, or too many classes."""
+    """Return (name, row numbers) of each class.
+
+    Without labels, or with too many classes, there is one group with an empty name.
+    """
     names = sorted(set(labels or ()))
     if not 1 < len(names) <= _LEGEND_ENTRIES:
         return [("", np.arange(count))]

@@ -254,7 +254,7 @@ def test_a_manifest_that_contradicts_its_graphs_is_refused(copied_bundle: Path, 
 )
 def test_a_file_of_no_plain_name_is_refused(copied_bundle: Path, part: str, file: object) -> None:
     edit(copied_bundle, lambda document: (document | document["graphs"])[part].update(file=file))
-    assert_refused(copied_bundle, repr(file), "plain name")
+    assert_refused(copied_bundle, repr(file), "plain file name")
 
 
 def test_a_file_that_the_manifest_names_and_the_bundle_has_not_is_refused(copied_bundle: Path, tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ def test_other_graphs_are_kept_by_name_and_used_for_nothing(newest_bundle: Path,
 OTHER_GRAPHS: dict[str, tuple[Document, tuple[str, ...]]] = {
     "another file": ({"sha256": "0" * 64}, ("prior.onnx", "sha256")),
     "no file": ({"file": "none.onnx"}, ("none.onnx", "missing")),
-    "a file elsewhere": ({"file": "../prior.onnx"}, ("'../prior.onnx'", "plain name")),
+    "a file elsewhere": ({"file": "../prior.onnx"}, ("'../prior.onnx'", "plain file name")),
     "other tensors": ({"inputs": []}, ("prior.onnx", "inputs")),
     "another opset": ({"opset": 3}, ("prior.onnx", "declares 3")),
     "an unknown precision": ({"precision": "int4"}, ("'int4'", "fp16")),

@@ -164,7 +164,7 @@ def test_a_fallback_that_is_allowed_says_what_fell_back(vaekit: Run, tiny_bundle
     assert result.returncode == 0
     told = result.stderr.splitlines()
     assert [line.split(":")[0] for line in told] == ["encoder", "decoder"]
-    assert all("cuda was not taken" in line and "vaekit[gpu]" in line for line in told)
+    assert all("cuda was not used" in line and "vaekit[gpu]" in line for line in told)
     assert result.stdout.splitlines()[-1] == "verify holds on cpu"
     document = json.loads(vaekit("verify", *options, "--json").stdout)
     assert document["provider"] == "cpu"
@@ -172,7 +172,7 @@ def test_a_fallback_that_is_allowed_says_what_fell_back(vaekit: Run, tiny_bundle
     sampled = vaekit("sample", "-n", "1", *options)
     assert sampled.returncode == 0
     told = sampled.stderr.splitlines()
-    assert "decoder: cuda was not taken" in told[0]
+    assert "decoder: cuda was not used" in told[0]
     assert told[1].startswith("decoder: ")
     assert told[1].endswith(" nodes on CPU")
     quiet = vaekit("sample", "-n", "1", *options, "-q")

@@ -256,7 +256,7 @@ def test_a_provider_that_is_not_installed_falls_back_where_that_is_allowed(name:
     graph = open_decoder(model, name, allow_fallback=True)
     assert_runs_on_the_cpu(graph, model)
     (reason,) = graph.fell_back
-    assert reason.startswith(f"decoder: {name} was not taken: {name} is not available")
+    assert reason.startswith(f"decoder: {name} was not used: {name} is not available")
 
 
 def test_a_provider_that_takes_everything_is_taken(install: Install, model: bytes) -> None:
@@ -328,7 +328,7 @@ def test_a_named_provider_that_leaves_nodes_says_how_to_let_it(what: str, instal
 def test_heading_the_list_of_providers_is_no_proof(install: Install, model: bytes) -> None:
     stand_in = StandIn(takes=0)
     install(CUDAExecutionProvider=stand_in)
-    with pytest.raises(ProviderError, match="takes 0 of the 6 nodes"):
+    with pytest.raises(ProviderError, match="runs 0 of the 6 nodes"):
         open_decoder(model, "cuda")
     assert open_decoder(model, "auto").placement == {CPU: 6}
     assert [session.get_providers() for session in stand_in.sessions] == [[CUDA, CPU]] * 2
@@ -342,7 +342,7 @@ def test_a_named_provider_that_fails_falls_back_where_that_is_allowed(
     graph = open_decoder(model, "cuda", allow_fallback=True)
     assert_runs_on_the_cpu(graph, model)
     (reason,) = graph.fell_back
-    assert reason.startswith("decoder: cuda was not taken: ")
+    assert reason.startswith("decoder: cuda was not used: ")
     assert all(word in reason for word in FAILURES[what].words), reason
     assert "\n" not in reason
     assert capfd.readouterr() == ("", "")
@@ -373,7 +373,7 @@ def test_auto_falls_back_to_the_cpu_and_says_why(
     graph = open_decoder(model, "auto")
     assert_runs_on_the_cpu(graph, model)
     (reason,) = graph.fell_back
-    assert reason.startswith("decoder: cuda was not taken: ")
+    assert reason.startswith("decoder: cuda was not used: ")
     assert all(word in reason for word in FAILURES[what].words), reason
     assert capfd.readouterr() == ("", "")
 
@@ -395,9 +395,9 @@ def test_auto_tries_one_provider_after_another(install: Install, model: bytes) -
     graph = open_decoder(model, "auto")
     assert graph.provider == "openvino"
     cuda, coreml = graph.fell_back
-    assert cuda.startswith("decoder: cuda was not taken: ")
+    assert cuda.startswith("decoder: cuda was not used: ")
     assert "no driver" in cuda
-    assert coreml.startswith("decoder: coreml was not taken: it takes 1 of 6 nodes")
+    assert coreml.startswith("decoder: coreml was not used: it runs 1 of 6 nodes")
 
 
 def test_auto_takes_the_first_of_its_order_whatever_onnx_runtimes_is(install: Install, model: bytes) -> None:
@@ -517,7 +517,7 @@ def test_a_plugin_is_held_to_what_it_takes(
 ) -> None:
     plug_in(PLUGIN)
     plugged(monkeypatch, AbacusExecutionProvider=StandIn(takes=1))
-    with pytest.raises(ProviderError, match="takes 1 of the 6 nodes"):
+    with pytest.raises(ProviderError, match="runs 1 of the 6 nodes"):
         open_decoder(model, ABACUS)
 
 
@@ -527,11 +527,11 @@ def test_a_plugin_without_a_device_says_so(
     plug_in(PLUGIN)
     runtime = plugged(monkeypatch, AbacusExecutionProvider=StandIn())
     monkeypatch.setattr(runtime, "get_ep_devices", lambda: [SimpleNamespace(ep_name=CPU)])
-    with pytest.raises(ProviderError, match="finds no device"):
+    with pytest.raises(ProviderError, match="finds no supported device"):
         open_decoder(model, ABACUS)
     graph = open_decoder(model, ABACUS, allow_fallback=True)
     assert_runs_on_the_cpu(graph, model)
-    assert "finds no device" in graph.fell_back[0]
+    assert "finds no supported device" in graph.fell_back[0]
 
 
 # ONNX Runtime itself
@@ -622,7 +622,7 @@ class TestOpenVINO:
     def test_options_that_it_does_not_know_are_one_line(
         self, options: dict[str, str], model: bytes, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        with pytest.raises(ProviderError, match=r"^openvino (cannot load|takes 0 of)") as caught:
+        with pytest.raises(ProviderError, match=r"^openvino (cannot load|runs 0 of)") as caught:
             open_decoder(model, "openvino", options=options)
         assert "\n" not in str(caught.value)
         assert_runs_on_the_cpu(open_decoder(model, "openvino", options=options, allow_fallback=True), model)
@@ -644,4 +644,4 @@ class TestGgml:
         graph = open_decoder(model, "ggml", allow_fallback=True)
         assert_runs_on_the_cpu(graph, model)
         (reason,) = graph.fell_back
-        assert reason.startswith("decoder: ggml was not taken: the decoder failed on ggml")
+        assert reason.startswith("decoder: ggml was not used: the decoder failed on ggml")

@@ -301,7 +301,7 @@ def test_a_part_shorter_than_its_count_is_refused(tmp_path: Path, part: str, los
             (folder / part).write_bytes(b"")
         case _:
             (folder / part).unlink()
-    with pytest.raises(VaekitError, match=rf"{part} is cut short: --overwrite starts again"):
+    with pytest.raises(VaekitError, match=rf"{part} is truncated: add --overwrite to start again"):
         spill(tmp_path / "a.npz", resume=True)
     with spill(tmp_path / "a.npz", overwrite=True) as work:
         add(work)
@@ -351,7 +351,7 @@ def test_other_work_is_not_gone_on_with(tmp_path: Path) -> None:
 
 def test_unfinished_work_in_the_way_is_not_dropped_unasked(tmp_path: Path) -> None:
     interrupt(tmp_path / "a.npz")
-    with pytest.raises(VaekitError, match=r"holds 4 latents of an interrupted encode: --resume .* --overwrite"):
+    with pytest.raises(VaekitError, match=r"contains 4 latents of an interrupted encode: add --resume .* --overwrite"):
         spill(tmp_path / "a.npz")
     with spill(tmp_path / "a.npz", resume=True) as work:
         assert work.rows == 4
@@ -474,7 +474,7 @@ NO_LATENTS: dict[str, NDArray[Any]] = {
 def test_arrays_that_are_no_latents_are_refused(tmp_path: Path, suffix: str, what: str) -> None:
     array = NO_LATENTS[what]
     path = save(tmp_path / f"a{suffix}", array)
-    with pytest.raises(SourceError, match=rf"a{suffix} holds .*floats of shape \(N, {WIDTH}\)") as caught:
+    with pytest.raises(SourceError, match=rf"a{suffix} contains .*floats of shape \(N, {WIDTH}\)") as caught:
         open_latents(path, (WIDTH,))
     assert str(array.shape) in str(caught.value)
     assert str(array.dtype) in str(caught.value)
@@ -486,19 +486,19 @@ def test_a_file_of_no_latents_is_refused(tmp_path: Path, suffix: str) -> None:
     with spill(tmp_path / f"a{suffix}") as work:
         work.append(*latents(0), (), 1)
         work.finish()
-    with pytest.raises(SourceError, match="holds no latents"):
+    with pytest.raises(SourceError, match="contains no latents"):
         open_latents(tmp_path / f"a{suffix}", (WIDTH,))
 
 
 @pytest.mark.parametrize("name", ["none.npz", "none.npy", "none.parquet"])
 def test_a_file_that_is_not_there_says_what_writes_one(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SourceError, match=rf"there is no file .*{name}: `vaekit encode IMAGES -o .*{name}`"):
+    with pytest.raises(SourceError, match=rf"there is no file .*{name}: write one with `vaekit encode IMAGES -o .*{name}`"):
         open_latents(tmp_path / name, (WIDTH,))
 
 
 def test_a_file_of_another_kind_is_a_wrong_option(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,2,3")
-    with pytest.raises(UsageError, match=r"a\.csv holds no latents .*\.npz, \.npy, \.parquet"):
+    with pytest.raises(UsageError, match=r"cannot read latents from .*a\.csv: .*\.npz, \.npy, \.parquet"):
         open_latents(tmp_path / "a.csv", (WIDTH,))
 
 
@@ -555,7 +555,7 @@ def test_parquet_of_doubles_is_read(tmp_path: Path) -> None:
 
 def test_parquet_without_such_a_column_says_which_there_are(tmp_path: Path) -> None:
     path = save_parquet(tmp_path / "a.parquet", x=[1.0], y=[2.0])
-    with pytest.raises(SourceError, match="has the columns x, y: name the latents `z` or `mu`"):
+    with pytest.raises(SourceError, match="has the columns x, y: name the column of latents `z` or `mu`"):
         open_latents(path, (WIDTH,))
 
 
@@ -575,7 +575,7 @@ def test_parquet_of_single_numbers_is_refused(tmp_path: Path) -> None:
 def test_parquet_of_other_types_is_refused(tmp_path: Path, number: str) -> None:
     value: Any = "1" if number == "string" else 1 if number == "int64" else True
     path = save_parquet(tmp_path / "a.parquet", z=vectors([[value] * WIDTH] * 2, number))
-    with pytest.raises(SourceError, match=rf"(?i)holds .*floats of shape \(N, {WIDTH}\)"):
+    with pytest.raises(SourceError, match=rf"(?i)contains .*floats of shape \(N, {WIDTH}\)"):
         open_latents(path, (WIDTH,))
 
 
