@@ -137,7 +137,7 @@ def test_a_run_is_not_resumed_with_other_settings(
 def test_a_run_that_is_there_is_kept_and_resuming_it_is_offered(
     in_process: Run, assert_fails: Fails, finished: Path
 ) -> None:
-    assert_fails(in_process("train", "shapes.npy", *SHORT), 1, "already holds a run", "--resume vae", "--overwrite")
+    assert_fails(in_process("train", "shapes.npy", *SHORT), 1, "already contains a run", "--resume vae", "--overwrite")
 
 
 def config_of(run: Path) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def test_a_share_or_a_source_is_measured(in_process: Run, assert_fails: Fails, s
 
     for val in ("0", "1", "-0.5", "nan"):
         assert_fails(in_process("train", shapes.name, "-o", "none", "--val", val), 2, "--val", "no images to measure")
-    assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "0.001"), 2, "--val 0.001", "leaves 0 to")
+    assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "0.001"), 2, "--val 0.001", "holds out 0")
     assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "nowhere"), 1, "there is no source nowhere")
     assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "grey.npy"), 1, "grey.npy", "RGB")
     assert not (tmp_path / "none").exists()

@@ -153,7 +153,7 @@ def test_a_run_is_kept_unless_overwriting_is_asked_for(
 ) -> None:
     assert in_process("train", shapes, *SHORT).returncode == 0
     before = files_of(tmp_path / "vae")
-    assert_fails(in_process("train", shapes, *SHORT, "--seed", "1"), 1, "already holds a run", "--overwrite")
+    assert_fails(in_process("train", shapes, *SHORT, "--seed", "1"), 1, "already contains a run", "--overwrite")
     assert files_of(tmp_path / "vae") == before
     assert in_process("train", shapes, *SHORT, "--seed", "1", "--overwrite").returncode == 0
     after = files_of(tmp_path / "vae")
