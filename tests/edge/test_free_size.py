@@ -130,8 +130,8 @@ def test_commands_refuse_what_has_no_such_size(vaekit: Run, assert_fails: Fails,
     np.save(tmp_path / "images.npy", draw_shapes(6, SIZE).images)
     assert_fails(vaekit("sample", "-m", FREE, "--size", "24x9"), 2, "multiples of 4")
     assert_fails(vaekit("sample", "-m", MAP, "--size", "24x8"), 2, "exported with free sizes")
-    assert_fails(vaekit("verify", "-m", FREE, "--size", "24x8"), 2, "verify takes no --size")
+    assert_fails(vaekit("verify", "-m", FREE, "--size", "24x8"), 2, "verify accepts no --size")
     flagged = vaekit("score", "images.npy", "--flag-above", "p99", "-m", FREE, "--size", "24x8")
     assert_fails(flagged, 2, "no held-out scores of such images", "nats")
     told = vaekit("info", "-m", FREE)
-    assert "--size takes any multiples of 4" in told.stdout
+    assert "--size may be any multiples of 4" in told.stdout

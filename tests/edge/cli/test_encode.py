@@ -405,7 +405,7 @@ def test_a_signal_leaves_what_is_done_and_no_process(
         assert result.returncode == -signal.SIGKILL
         assert "Traceback" not in result.stderr
         return
-    waiting = re.search(r"^([\d,]+) latents wait in z.npz.partial: --resume ", result.stderr, re.MULTILINE)
+    waiting = re.search(r"^([\d,]+) latents are kept in z.npz.partial: add --resume ", result.stderr, re.MULTILINE)
     assert waiting is not None
     assert abs(int(waiting[1].replace(",", "")) - rows) <= 256  # it may come while a chunk is being counted
     code, word = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "terminated")}[name]
@@ -460,7 +460,7 @@ def test_a_full_disk_leaves_the_old_file_and_the_work_so_far(
     again = ("encode", "images.npy", "-m", tiny_bundle, "-o", "z.npz")
     result = run_limited(kilobytes, *again, cwd=tmp_path)
     assert_fails(result, 1, "cannot write z.npz", "File too large")
-    assert any("latents wait in z.npz.partial" in line and "--resume" in line for line in result.stderr.splitlines())
+    assert any("latents are kept in z.npz.partial" in line and "--resume" in line for line in result.stderr.splitlines())
     assert (tmp_path / "z.npz").read_text() == "old"
     assert listed(tmp_path) == {"images.npy", "z.npz", "z.npz.partial"}
     assert vaekit(*again, "--resume").returncode == 0

@@ -298,11 +298,11 @@ NO_THRESHOLDS = [
 @pytest.mark.parametrize("text", NO_THRESHOLDS)
 def test_what_is_no_threshold_is_refused_with_what_could_be(text: str) -> None:
     for statistics in (HELD_OUT, None):
-        with pytest.raises(UsageError, match=r"is no threshold: give a percentile .* such as p99, or nats") as caught:
+        with pytest.raises(UsageError, match=r"is not a threshold: give a percentile .* such as p99, or nats") as caught:
             threshold(text, statistics)
         assert repr(text) in str(caught.value)
 
 
 def test_without_held_out_scores_a_percentile_is_refused() -> None:
-    with pytest.raises(UsageError, match="holds no held-out scores"):
+    with pytest.raises(UsageError, match="has no held-out scores"):
         threshold("p99", None)

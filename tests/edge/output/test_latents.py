@@ -492,7 +492,9 @@ def test_a_file_of_no_latents_is_refused(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("name", ["none.npz", "none.npy", "none.parquet"])
 def test_a_file_that_is_not_there_says_what_writes_one(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SourceError, match=rf"there is no file .*{name}: write one with `vaekit encode IMAGES -o .*{name}`"):
+    with pytest.raises(
+        SourceError, match=rf"there is no file .*{name}: write one with `vaekit encode IMAGES -o .*{name}`"
+    ):
         open_latents(tmp_path / name, (WIDTH,))
 
 
