@@ -73,9 +73,7 @@ def main() -> None:
         timed = compare_speed(bundles[options.opsets[0]], list(bundles.values()), options.seconds)
         for opset, speeds in zip(bundles, timed, strict=True):
             rows[opset]["speed"] = {graph: dataclasses.asdict(by_batch[BATCH]) for graph, by_batch in speeds.items()}
-        print(
-            f"{'opset':>5} {'IR':>3} {'nodes':>9} {'MB':>6} {'oldest ONNX Runtime':>20}  relative speed of encode, decode"
-        )
+        print(f"{'opset':>5} {'IR':>3} {'nodes':>9} {'MB':>6} {'oldest ONNX Runtime':>20}  speed of encode, decode")
         for opset, row in rows.items():
             nodes = " + ".join(str(count) for count in row["nodes"].values())
             speeds_text = ", ".join(

@@ -1,4 +1,4 @@
-"""`vaekit train --resume` and `--config`, as people type them."""
+"""`vaekit train --resume` and `--config` on the command line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def kill_when(command: list[str], folder: Path, ready: Callable[[], bool]) -> None:
-    """Run a training and kill it, with SIGKILL, as soon as something is so."""
+    """Run a training and kill it with SIGKILL as soon as a condition holds."""
     script = Path(sys.executable).with_name("vaekit")
     with subprocess.Popen([str(script), *command], cwd=folder, stderr=subprocess.PIPE, text=True) as training:
         deadline = time.monotonic() + 120
@@ -85,7 +85,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(in_process: Run, 
 
 
 def unfinished(in_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose training ended, without a word, after its second step."""
+    """Return an unfinished run that stopped silently after its second step."""
     from vaekit.training.trainer import Trainer
 
     with monkeypatch.context() as patched:

@@ -1,4 +1,4 @@
-"""`vaekit train` and `vaekit export`, as people type them."""
+"""`vaekit train` and `vaekit export` on the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def next_command(result: subprocess.CompletedProcess[str]) -> list[str]:
-    """The arguments of the command that the last line says to type."""
+    """Return the arguments of the command that the last line suggests."""
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("next: vaekit "), result.stderr
     return shlex.split(last)[2:]

@@ -1,4 +1,4 @@
-"""Bundles that leave height and width free: every verb works at other sizes, and says which sizes there are."""
+"""Bundles with free height and width: every command works at other sizes, or says which sizes are possible."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pictures(count: int = 5) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def vae() -> VAE:
-    """The bundle at a size that is not its usual one."""
+    """Return the model at a size that is not its default."""
     return package.load(FREE, provider="cpu").at(*SIZE)
 
 
@@ -55,7 +55,7 @@ def test_scores_are_of_that_size(vae: VAE) -> None:
     terms = vae.elbo_terms(pictures())
     assert np.allclose(terms.kl, kl_standard_normal(*vae.posterior(pictures())).sum(axis=(1, 2, 3)))
     assert terms.reconstruction.shape == (5,)
-    best = log_likelihood(pictures(), pictures(), vae.manifest.likelihood)  # of an exact reconstruction
+    best = log_likelihood(pictures(), pictures(), vae.manifest.likelihood)  # the likelihood of an exact reconstruction
     assert (terms.reconstruction < best).all()
     assert vae.manifest.scores is None
 

@@ -54,7 +54,7 @@ class ProviderReport:
     """The result of trying a provider."""
 
     name: str
-    """vaekit's short name, or ONNX Runtime's if there is none."""
+    """vaekit's short name, or ONNX Runtime's own name without one."""
     state: State
     detail: str
     """Node placement, or why it does not run and what it needs."""

@@ -16,7 +16,7 @@ IMAGE = TensorInfo("image", "float32", ("batch", 1, 8, 8))
 quick = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
-# Protocol buffers by hand; the field numbers are those of onnx.proto3.
+# Protocol buffers written by hand; the field numbers are those of onnx.proto3.
 
 
 def varint(value: int) -> bytes:
@@ -50,7 +50,7 @@ def value_info(at: int, name: str, *sizes: int | str, dtype: int = 1) -> bytes:
 
 
 def model(*graph: bytes, extra: bytes = b"") -> bytes:
-    """The least model: IR version 8, opset 17, one output, and what is given."""
+    """Return a minimal model (IR version 8, opset 17, one output) with further fields."""
     return number(1, 8) + opset(17) + message(7, *graph, value_info(12, "out", "batch", 4)) + extra
 
 

@@ -25,7 +25,7 @@ Document = dict[str, Any]
 
 
 def edit(bundle: Path, change: Callable[[Document], None]) -> None:
-    """Change a bundle's manifest, as an honest but mistaken writer would."""
+    """Change a bundle's manifest."""
     manifest = bundle / "manifest.json"
     document = json.loads(manifest.read_text())
     change(document)
@@ -33,7 +33,7 @@ def edit(bundle: Path, change: Callable[[Document], None]) -> None:
 
 
 def replace_graph(bundle: Path, name: str, data: bytes) -> None:
-    """Put other bytes in a graph's place, with a manifest whose hash agrees."""
+    """Replace a graph's bytes, and update the hash in the manifest."""
     (bundle / f"{name}.onnx").write_bytes(data)
     edit(bundle, lambda document: document["graphs"][name].update(sha256=hashlib.sha256(data).hexdigest()))
 
@@ -46,7 +46,7 @@ def pack(bundle: Path, target: Path, folder: str = "") -> Path:
 
 
 def message(at: int, *parts: bytes | str) -> bytes:
-    """A protocol buffer's field of fewer than 128 bytes."""
+    """Return a protocol buffer's field of fewer than 128 bytes."""
     body = b"".join(part.encode() if isinstance(part, str) else part for part in parts)
     assert len(body) < 128
     return bytes((at << 3 | 2, len(body))) + body
@@ -131,7 +131,7 @@ def test_a_zip_of_several_bundles_is_refused(tiny_bundle: Path, tmp_path: Path) 
     archive = pack(tiny_bundle, tmp_path / "b.zip", "a/")
     with zipfile.ZipFile(archive, "a") as opened:
         opened.writestr("b/manifest.json", b"{}")
-    assert_refused(archive, "holds 2 files manifest.json")
+    assert_refused(archive, "contains 2 bundles")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -336,7 +336,7 @@ def test_a_damaged_zip_is_refused_or_read_whole(tiny_bundle: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("offset", "value"),
     [
-        pytest.param(8, 1, id="encrypted"),  # general purpose flags, in the directory's entry
+        pytest.param(8, 1, id="encrypted"),  # the general purpose flags in the central directory's entry
         pytest.param(10, 77, id="unheard-of compression"),
         pytest.param(6, 199, id="version needed"),
     ],
@@ -438,7 +438,7 @@ def test_requirements_that_are_no_names_are_refused(newest_bundle: Path, require
 
 
 def add_graph(bundle: Path, name: str = "prior", **changes: object) -> None:
-    """Another graph, which is the decoder's under other names."""
+    """Add another graph: a copy of the decoder with other names."""
     (bundle / f"{name}.onnx").write_bytes((bundle / "decoder.onnx").read_bytes())
 
     def add(document: Document) -> None:
@@ -448,7 +448,7 @@ def add_graph(bundle: Path, name: str = "prior", **changes: object) -> None:
 
 
 def test_other_graphs_are_kept_by_name_and_used_for_nothing(newest_bundle: Path, tmp_path: Path) -> None:
-    add_graph(newest_bundle, precision="fp16")  # for which the bundle has no tolerances, as nothing replays it
+    add_graph(newest_bundle, precision="fp16")  # the bundle has no tolerances for it, because nothing replays it
     for path in (newest_bundle, pack(newest_bundle, tmp_path / "b.zip")):
         bundle = read_bundle(path)
         assert list(bundle.manifest.graphs) == ["encoder", "decoder", "prior"]

@@ -1,4 +1,4 @@
-"""A bundle is written whole and checked, or nothing changes."""
+"""A bundle is written completely and checked, or nothing changes."""
 
 from __future__ import annotations
 

@@ -30,20 +30,20 @@ cuda_is_missing = pytest.mark.skipif(
 
 @pytest.fixture
 def without_onnxruntime(tmp_path: Path) -> dict[str, str]:
-    """An environment in which ONNX Runtime cannot be imported."""
+    """Return an environment in which ONNX Runtime cannot be imported."""
     (tmp_path / "missing").mkdir()
     (tmp_path / "missing" / "onnxruntime.py").write_text("raise ImportError")
     return {"PYTHONPATH": str(tmp_path / "missing")}
 
 
 def nodes(bundle: Path) -> dict[str, int]:
-    """How many nodes each graph has once this ONNX Runtime has optimised it for the CPU."""
+    """Count each graph's nodes after this ONNX Runtime has optimised it for the CPU."""
     vae = package.load(bundle, provider="cpu")
     return {name: vae.graph(name).placement[CPU] for name in ("encoder", "decoder")}
 
 
 def alter_golden(bundle: Path, **changes: float) -> None:
-    """Add to golden vectors, as though PyTorch had computed others, and make the manifest agree."""
+    """Change golden vectors, as if PyTorch had computed others, and update the manifest."""
     with np.load(bundle / "golden.npz") as golden:
         arrays = {name: golden[name] + np.float32(changes.get(name, 0)) for name in golden.files}
     with open(bundle / "golden.npz", "wb") as file:

@@ -20,7 +20,7 @@ Fails = Callable[..., None]
 
 
 def pictures(folder: Path, count: int = 12) -> Path:
-    """Random grey pictures in subfolders ``even`` and ``odd``."""
+    """Write random grey pictures to subfolders ``even`` and ``odd``."""
     random = np.random.default_rng(0)
     for number in range(count):
         path = folder / ("odd" if number % 2 else "even") / f"{number:02d}.png"
