@@ -1,12 +1,13 @@
-"""Do VAEs of other libraries come through? Four are made, exported, proved, and run where there may be no PyTorch.
+"""Can vaekit export VAEs from other libraries? Four are made, exported, verified and run.
 
     python benchmarks/any_vae.py [--minutes 1] [--edge VENV/bin/vaekit] [-o DIR] [--json FILE]
 
-A 784-400-20 network in the style of pytorch/examples and pythae's VAE with its MNIST networks learn Fashion-MNIST for
-so many minutes each, by the loss that each comes with; diffusers' AutoencoderKL and AutoencoderTiny have random weights
-and leave their size free. Each goes through `vaekit export`. Then `--edge`, by default the command beside this Python,
-verifies the bundle, samples from it and reconstructs test images, into DIR: name that of a virtual environment without
-PyTorch. Needs the extras `train`, `diffusers` and `pythae`.
+Two models are trained on Fashion-MNIST for --minutes each with their own losses: a 784-400-20 network in the style of
+pytorch/examples, and pythae's VAE with its MNIST networks. diffusers' AutoencoderKL and AutoencoderTiny have random
+weights and are exported with free sizes. Each model is exported with `vaekit export`. Then the command `--edge`
+verifies the bundle, samples from it and reconstructs test images; the pictures are written to DIR. `--edge` should be
+the `vaekit` of a virtual environment without PyTorch; the default is the one of this Python. Needs the extras `train`,
+`diffusers` and `pythae`.
 """
 
 from __future__ import annotations
@@ -44,16 +45,16 @@ class PlainVAE(nn.Module):
         self.fc3, self.fc4 = nn.Linear(20, 400), nn.Linear(400, 784)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and logvar, (B, 20) each."""
+        """Return mu and logvar, (B, 20) each."""
         hidden = functional.relu(self.fc1(image.flatten(1)))
         return self.fc21(hidden), self.fc22(hidden)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28)."""
+        """Decode to images (B, 1, 28, 28)."""
         return torch.sigmoid(self.fc4(functional.relu(self.fc3(z)))).view(-1, 1, 28, 28)
 
     def loss(self, image: Tensor) -> Tensor:
-        """The sum of cross-entropy and KL, as the example has it."""
+        """Return the sum of cross-entropy and KL, as in pytorch/examples."""
         mu, logvar = self.encode(image)
         again = self.decode(mu + torch.exp(0.5 * logvar) * torch.randn_like(mu))
         entropy = functional.binary_cross_entropy(again, image, reduction="sum")
@@ -61,7 +62,7 @@ class PlainVAE(nn.Module):
 
 
 class MethodAsModule(nn.Module):
-    """One method of a model as a module."""
+    """A module that calls one method of a model."""
 
     def __init__(self, model: PlainVAE, method: str) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class MethodAsModule(nn.Module):
 
 
 def plain() -> tuple[nn.Module, nn.Module, VAEDescription, nn.Module]:
-    """The factory that `vaekit export --module any_vae:plain` calls."""
+    """Build the VAE; the factory of `vaekit export --module any_vae:plain`."""
     model = PlainVAE()
     description = VAEDescription((1, 28, 28), (20,), likelihood="bernoulli", name="784-400-20")
     return MethodAsModule(model, "encode"), MethodAsModule(model, "decode"), description, model
@@ -110,14 +111,12 @@ def main() -> None:
             "verified": verified["passed"],
             "psnr": again["psnr"],
         }
-        print(
-            f"{name}: parity at {worst:.0%} of what is allowed, verified, mean PSNR {again['psnr']:.1f} dB", flush=True
-        )
+        print(f"{name}: parity at {worst:.0%} of the tolerance, verified, mean PSNR {again['psnr']:.1f} dB", flush=True)
     write_json(options.json, {"edge_has_torch": has_torch, "minutes": options.minutes, "models": found})
 
 
 def make_plain(train: Images, minutes: float, folder: Path) -> tuple[str | Path, ...]:
-    """Train 784-400-20; what `vaekit export` needs."""
+    """Train 784-400-20; return the options of `vaekit export`."""
     model = PlainVAE()
     teach(model, model.loss, train, minutes)
     weights = folder / "plain.safetensors"
@@ -126,7 +125,7 @@ def make_plain(train: Images, minutes: float, folder: Path) -> tuple[str | Path,
 
 
 def make_pythae(train: Images, minutes: float, folder: Path) -> tuple[str | Path, ...]:
-    """Train pythae's VAE; what `vaekit export` needs."""
+    """Train pythae's VAE; return the options of `vaekit export`."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.nn.benchmarks.mnist import Decoder_Conv_AE_MNIST, Encoder_Conv_VAE_MNIST
 
@@ -138,7 +137,7 @@ def make_pythae(train: Images, minutes: float, folder: Path) -> tuple[str | Path
 
 
 def make_kl(train: Images, minutes: float, folder: Path) -> tuple[str | Path, ...]:
-    """An AutoencoderKL of random weights."""
+    """Write an AutoencoderKL with random weights."""
     from diffusers import AutoencoderKL
 
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
@@ -148,7 +147,7 @@ def make_kl(train: Images, minutes: float, folder: Path) -> tuple[str | Path, ..
 
 
 def make_tiny(train: Images, minutes: float, folder: Path) -> tuple[str | Path, ...]:
-    """An AutoencoderTiny of random weights."""
+    """Write an AutoencoderTiny with random weights."""
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(0)
@@ -157,7 +156,7 @@ def make_tiny(train: Images, minutes: float, folder: Path) -> tuple[str | Path, 
 
 
 def teach(model: nn.Module, loss: Callable[[Tensor], Tensor], images: Images, minutes: float) -> None:
-    """Adam on a model's own loss, for so long."""
+    """Train with Adam on a model's own loss for ``minutes``."""
     torch.manual_seed(0)
     pixels = torch.from_numpy(images.read(np.arange(len(images))))
     optimiser = torch.optim.Adam(model.parameters(), _LR)
@@ -173,12 +172,12 @@ def teach(model: nn.Module, loss: Callable[[Tensor], Tensor], images: Images, mi
 
 
 def edge_of_this() -> Path:
-    """The command beside this Python, which exports."""
+    """Return the `vaekit` command of this Python's environment."""
     return Path(sys.executable).with_name("vaekit")
 
 
 def run(command: Path, *arguments: object) -> dict[str, Any]:
-    """What a command prints as JSON, run where `any_vae` can be imported from; {} where it prints nothing."""
+    """Run a command in this folder, so that it can import `any_vae`; return its JSON or {}."""
     words = [str(part.absolute() if isinstance(part, Path) else part) for part in (command, *arguments)]
     done = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     if done.returncode:

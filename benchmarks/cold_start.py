@@ -1,10 +1,10 @@
-"""How long does `vaekit sample -n 64 -o grid.png` take as a whole process, against scripts without vaekit?
+"""How long does the process `vaekit sample -n 64 -o grid.png` take, compared with scripts without vaekit?
 
     python benchmarks/cold_start.py [--run vae] [--model vae-onnx] [--rounds 15] [--json FILE]
 
-The bare script uses numpy, onnxruntime and pillow alone, and PyTorch's script torch, safetensors and pillow: each draws
-64 latents from the same mixture prior, decodes them and writes the same grid. Without PyTorch, or without a run, that
-comparison is left out. Aims: at most 1.25 times the bare script, at most a quarter of PyTorch's.
+The bare script uses only numpy, onnxruntime and pillow; PyTorch's script uses torch, safetensors and pillow. Each draws
+64 latents from the same mixture prior, decodes them and writes the same grid. PyTorch's script is skipped if PyTorch or
+the run is missing. Aims: at most 1.25 times the bare script, and at most a quarter of PyTorch's.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> None:
         if find_spec("torch") and options.run.is_dir():
             commands["torch"] = [sys.executable, "-c", TORCH, str(options.model), grid, str(options.run)]
         else:
-            print("PyTorch's script is left out: torch is not installed, or there is no run")
+            print("skipped PyTorch's script: torch is not installed, or there is no run")
         seconds = time_in_turn(commands, options.rounds)
 
     for name, times in seconds.items():
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def time_in_turn(commands: dict[str, list[str]], rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of each command in each round, after one round that is not counted."""
+    """Return the wall time of each command in each round, in seconds, after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(rounds + 1):
         for name, command in commands.items():

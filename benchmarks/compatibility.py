@@ -1,12 +1,12 @@
-"""What does each opset cost, and which ONNX Runtime loads it? The default model's two graphs at every opset.
+"""What does each opset cost, and which ONNX Runtime loads it? Both graphs of the default model at every opset.
 
     python benchmarks/compatibility.py [--run vae] [--opsets 17 21] [--versions 1.15.0 1.17.0] [--json FILE]
 
-For each opset that the tools installed here reach: the IR version, nodes, bytes, speed at batch size 64 over the first
-opset (all in turn, each time in a process of its own; the first against itself shows the noise), and the oldest ONNX
-Runtime that really loaded and ran both files. For that, each of --versions is installed into a venv of its own, oldest
-first, and tests/packaging/run_bundle_bare.py runs there. A version that cannot be installed is left out and said so.
-Needs the extra `train` and a package index; some minutes.
+Reports for each opset that the installed tools support: the IR version, the nodes, the bytes, the speed at batch size
+64 relative to the first opset, and the oldest ONNX Runtime that loads and runs both files. Timings are interleaved and
+run in separate processes; the first opset against itself shows the noise. To find the oldest version, each of
+--versions is installed in its own venv, oldest first, and runs tests/packaging/run_bundle_bare.py. Versions that cannot
+be installed are reported and skipped. Needs the extra `train` and a package index. Takes some minutes.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ BATCH = 64
 
 
 def main() -> None:
-    """Export at each opset, and print a row each."""
+    """Export at each opset and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("vae"))
     parser.add_argument("--opsets", type=int, nargs="+", default=[*range(MIN_OPSET, newest_opset() + 1)])
-    parser.add_argument("--versions", nargs="*", default=list(VERSIONS), help="of ONNX Runtime, oldest first")
-    parser.add_argument("--seconds", type=float, default=0.3, help="that each graph is timed for in each round")
+    parser.add_argument("--versions", nargs="*", default=list(VERSIONS), help="versions of ONNX Runtime, oldest first")
+    parser.add_argument("--seconds", type=float, default=0.3, help="seconds to time each graph in each round")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -73,19 +73,19 @@ def main() -> None:
         timed = compare_speed(bundles[options.opsets[0]], list(bundles.values()), options.seconds)
         for opset, speeds in zip(bundles, timed, strict=True):
             rows[opset]["speed"] = {graph: dataclasses.asdict(by_batch[BATCH]) for graph, by_batch in speeds.items()}
-        print(
-            f"{'opset':>5} {'IR':>3} {'nodes':>9} {'MB':>6} {'oldest ONNX Runtime':>20}  encode, decode over the first"
-        )
+        print(f"{'opset':>5} {'IR':>3} {'nodes':>9} {'MB':>6} {'oldest ONNX Runtime':>20}  speed of encode, decode")
         for opset, row in rows.items():
             nodes = " + ".join(str(count) for count in row["nodes"].values())
-            told = ", ".join(f"x{s['median']:.2f} ({s['min']:.2f}-{s['max']:.2f})" for s in row["speed"].values())
+            speeds_text = ", ".join(
+                f"x{s['median']:.2f} ({s['min']:.2f}-{s['max']:.2f})" for s in row["speed"].values()
+            )
             found = row["oldest_onnxruntime"] or "none of those tried"
-            print(f"{opset:>5} {row['ir']:>3} {nodes:>9} {row['bytes'] / 1e6:>6.2f} {found:>20}  {told}")
+            print(f"{opset:>5} {row['ir']:>3} {nodes:>9} {row['bytes'] / 1e6:>6.2f} {found:>20}  {speeds_text}")
         write_json(options.json, {"opsets": rows})
 
 
 def oldest(bundles: dict[int, Path], versions: list[str], scratch: Path) -> dict[int, str | None]:
-    """By opset, the first of the versions of ONNX Runtime that runs both graphs on the golden vectors."""
+    """Return, for each opset, the first version that runs both graphs on the golden vectors."""
     found: dict[int, str | None] = dict.fromkeys(bundles)
     for version in versions:
         waiting = [opset for opset, known in found.items() if known is None]
@@ -96,7 +96,7 @@ def oldest(bundles: dict[int, Path], versions: list[str], scratch: Path) -> dict
         numpy = "numpy" if tuple(map(int, version.split(".")[:2])) >= NUMPY_2_FROM else "numpy<2"
         pip = [str(folder / "bin" / "pip"), "install", "--quiet", f"onnxruntime=={version}", numpy]
         if subprocess.run(pip, capture_output=True, check=False).returncode != 0:
-            print(f"onnxruntime {version} cannot be installed here: skipped")
+            print(f"skipped onnxruntime {version}: it cannot be installed on this machine")
             continue
         for opset in waiting:
             bare = [str(folder / "bin" / "python"), str(BARE), str(bundles[opset])]

@@ -1,4 +1,4 @@
-"""What the training benchmarks share: the data, and one measure for every model. Not a benchmark itself."""
+"""Code shared by the training benchmarks: data, training and evaluation. Not a benchmark itself."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _BATCH = 500
 
 
 def pair(encoder: nn.Module, decoder: nn.Module) -> VAENetwork:
-    """An encoder and a decoder that are measured, and may be trained, as vaekit's own network is."""
+    """Combine an encoder and a decoder, so that they can be used like vaekit's own network."""
     network = nn.Module()
     network.encoder, network.decoder = encoder, decoder
     return cast(VAENetwork, network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]  # stub lacks it
 
 
 class Heads(nn.Module):
-    """image → mu and logvar, from features of some width."""
+    """An encoder, image → mu and logvar, with linear heads on features of a given width."""
 
     def __init__(self, features: nn.Module, width: int) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ class Heads(nn.Module):
 
 
 class Sigmoid(nn.Module):
-    """z → image, from a stack that ends before the sigmoid."""
+    """A decoder, z → image, that applies a sigmoid to a stack of layers."""
 
     def __init__(self, stack: nn.Module) -> None:
         super().__init__()
         self.stack = stack
 
     def logits(self, z: Tensor) -> Tensor:
-        """The image before the sigmoid, (B, 1, 28, 28)."""
+        """Return the image before the sigmoid, (B, 1, 28, 28)."""
         logits: Tensor = self.stack(z)
         return logits
 
@@ -66,14 +66,14 @@ class Sigmoid(nn.Module):
 
 
 def fashion_mnist() -> tuple[Images, Images]:
-    """The training and the test part."""
+    """Read the training and test parts."""
     test = find_test_part("fashion-mnist")
     assert test is not None
     return open_source("fashion-mnist"), open_source(test)
 
 
 def settings(batch_size: int, lr: float) -> Config:
-    """vaekit's settings for Fashion-MNIST with a Gaussian likelihood of optimal sigma, d = 16."""
+    """Return settings for Fashion-MNIST: Gaussian likelihood with optimal sigma, d = 16."""
     return Config(
         source="fashion-mnist",
         channels=1,
@@ -83,7 +83,7 @@ def settings(batch_size: int, lr: float) -> Config:
         likelihood="gaussian",
         sigma=None,
         beta=1.0,
-        steps=1,  # the deadline sets it
+        steps=1,  # unused, because training ends at the deadline
         batch_size=batch_size,
         lr=lr,
         seed=0,
@@ -93,14 +93,20 @@ def settings(batch_size: int, lr: float) -> Config:
 def train_in_vaekit(
     network: VAENetwork | None, config: Config, images: Images, minutes: float, path: Path
 ) -> tuple[Trainer, int]:
-    """Train by vaekit's own trainer, all of its work within so many minutes; the trainer, and images seen."""
+    """Train with vaekit's trainer for ``minutes``, including the final statistics.
+
+    Returns the trainer and the number of images seen.
+    """
     trainer = Trainer(config, images, path, network=network, deadline=time.monotonic() + 60 * minutes)
     outcome = trainer.run()
     return trainer, outcome.steps * config.batch_size
 
 
 def measure(network: VAENetwork, train: Images, test: Images) -> dict[str, Any]:
-    """-ELBO and its terms on the test part in nats per image, with sigma frozen over training images, and the PSNR."""
+    """Measure -ELBO, its terms (nats per image) and PSNR on the test part.
+
+    sigma is first computed on training images and then held fixed.
+    """
     network.eval()
     config = settings(2, 1.0)
     run = Run(Path(), config, network, _frozen_variance(network, train), None, {})
@@ -116,7 +122,7 @@ def measure(network: VAENetwork, train: Images, test: Images) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _frozen_variance(network: VAENetwork, train: Images) -> float:
-    """E_q‖x − mean‖² / D over as many training images as vaekit freezes its own sigma on."""
+    """Return E_q‖x − mean‖² / D over as many training images as vaekit itself uses."""
     chosen = np.arange(len(train))[:: -(-len(train) // STATISTICS_IMAGES)]
     noise = torch.Generator().manual_seed(1)
     likelihood, device = TrainingLikelihood("gaussian", PIXELS), torch.device("cpu")
@@ -129,7 +135,10 @@ def _frozen_variance(network: VAENetwork, train: Images) -> float:
 
 
 def squared_error_and_kl(network: VAENetwork, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a batch (B, 1, 28, 28), with one draw of z an image: ‖x − mean‖² and KL(q ‖ N(0, I)), each (B,)."""
+    """Return ‖x − mean‖² and KL(q ‖ N(0, I)), each (B,), of a batch (B, 1, 28, 28).
+
+    Each image has one draw of z.
+    """
     mu, logvar = network.encoder(image)
     z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
     error = (network.decoder(z) - image).square().flatten(1).sum(1)
@@ -144,9 +153,9 @@ def plain_loop(
     batch_size: int,
     lr: Callable[[int, float], float],
 ) -> int:
-    """The loop that one writes in an afternoon: AdamW on -ELBO with optimal sigma; the number of images seen.
+    """Train with a simple loop: AdamW on -ELBO with optimal sigma. Return the images seen.
 
-    ``lr`` gives the learning rate from the images seen and the share of the time gone.
+    ``lr`` computes the learning rate from the number of images seen and the fraction of time elapsed.
     """
     torch.manual_seed(0)
     pixels = torch.from_numpy(images.read(np.arange(len(images))))
@@ -169,5 +178,5 @@ def plain_loop(
 
 
 def one_cycle(peak: float) -> Callable[[int, float], float]:
-    """A rise over 10,000 images, then half a cosine down to nearly nothing."""
+    """Return a one-cycle schedule: a rise over 10,000 images, then half a cosine to almost zero."""
     return lambda seen, gone: peak * min(1.0, seen / 10_000) * 0.5 * (1 + math.cos(math.pi * gone)) + 1e-6

@@ -1,13 +1,17 @@
-"""Is vaekit's training any better than the loop one writes in an afternoon? Equal time, equal d, Fashion-MNIST.
+"""Is vaekit's training better than a simple training loop? Equal time, equal d, Fashion-MNIST.
 
     python benchmarks/duel.py [--minutes 5] [--contenders vaekit dense …] [--with-pythae] [--json FILE]
 
-Contenders, each alone in a process of its own, one after the other: `vaekit`, the whole of what `vaekit train` does but
-for reading the data; plain loops with AdamW and a batch of 128: `dense` (784-400-16, no schedule), `transposed` (three
-convolutions down and up, no schedule), `transposed-cycle` (the same with a one-cycle schedule) and `dense-deep` (784-
-1024-512-16 with batch normalisation and that schedule); and with --with-pythae pythae's VAE with its MNIST networks,
-which pip fetches into a temporary folder. All have d = 16 and a Gaussian likelihood. All are measured alike: -ELBO on
-the test part in nats with all constants, sigma frozen over 12,000 training images. About six minutes each.
+Contenders run one after the other, each in its own process:
+
+- `vaekit`: everything that `vaekit train` does, except reading the data;
+- plain loops with AdamW and a batch size of 128: `dense` (784-400-16, no schedule), `transposed` (three convolutions
+  down and up, no schedule), `transposed-cycle` (the same with a one-cycle schedule) and `dense-deep` (784-1024-512-16
+  with batch normalisation and that schedule);
+- with --with-pythae, pythae's VAE with its MNIST networks, which pip installs in a temporary folder.
+
+All have d = 16 and a Gaussian likelihood. All are measured in the same way: -ELBO on the test part in nats with all
+constants, with sigma computed on 12,000 training images. Takes about six minutes each.
 """
 
 from __future__ import annotations
@@ -47,15 +51,15 @@ PYTHAE = "pythae==0.1.2"
 PYTHAE_NEEDS = ("cloudpickle", "imageio", "pydantic", "tqdm", "typing_extensions")  # beside torch, NumPy, scikit-learn
 
 Contender = Callable[[Images, float], tuple[VAENetwork, int]]
-"""Trains for so many minutes; what it came to, and the number of images it saw."""
+"""Trains for a number of minutes; returns the network and the number of images seen."""
 
 
 def main() -> None:
-    """Let each contender train, and print what all came to."""
+    """Train each contender and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS))
-    parser.add_argument("--with-pythae", action="store_true", help="let pip fetch it, and let it take part")
+    parser.add_argument("--with-pythae", action="store_true", help="install pythae with pip and include it")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--alone", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--packages", help=argparse.SUPPRESS)
@@ -83,12 +87,12 @@ def main() -> None:
     if "vaekit" in found and len(found) > 1:
         best = min((name for name in found if name != "vaekit"), key=lambda name: found[name]["minus_elbo"])
         lead = found[best]["minus_elbo"] - found["vaekit"]["minus_elbo"]
-        print(f"vaekit is {lead:.1f} nats past the best of the others, {best}; aim 15")
+        print(f"vaekit is {lead:.1f} nats better than the best other contender, {best}; aim 15")
     write_json(options.json, {"minutes": options.minutes, "contenders": found})
 
 
 def compete(name: str, minutes: float) -> dict[str, Any]:
-    """One contender's figures."""
+    """Train and measure one contender."""
     torch.set_num_threads(usable_cpus())
     torch.manual_seed(0)
     train, test = fashion_mnist()
@@ -101,7 +105,7 @@ def compete(name: str, minutes: float) -> dict[str, Any]:
 
 
 def vaekit(train: Images, minutes: float) -> tuple[VAENetwork, int]:
-    """What `vaekit train fashion-mnist --max-minutes` does."""
+    """Train as `vaekit train fashion-mnist --max-minutes` does."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer, seen = train_in_vaekit(None, settings(Config.batch_size, Config.lr), train, minutes, Path(scratch))
     return trainer.network, seen
@@ -155,7 +159,10 @@ def three_levels() -> VAENetwork:
 
 
 def pythae(train: Images, minutes: float) -> tuple[VAENetwork, int]:
-    """pythae's convolutional networks for MNIST in the plain loop: its own loss, of sigma 1, would only blur more."""
+    """Train pythae's convolutional MNIST networks in the plain loop.
+
+    pythae's own loss has sigma = 1, which would give blurrier images.
+    """
     from pythae.models import VAEConfig
     from pythae.models.nn.benchmarks.mnist import Decoder_Conv_AE_MNIST, Encoder_Conv_VAE_MNIST
 
@@ -166,7 +173,7 @@ def pythae(train: Images, minutes: float) -> tuple[VAENetwork, int]:
 
 
 class PythaeEncoder(nn.Module):
-    """image → mu and logvar, by an encoder of pythae's."""
+    """An encoder, image → mu and logvar, that wraps one of pythae's."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -178,14 +185,14 @@ class PythaeEncoder(nn.Module):
 
 
 class PythaeDecoder(nn.Module):
-    """z → image, by a decoder of pythae's, which ends in a sigmoid of its own."""
+    """A decoder, z → image, that wraps one of pythae's, which ends in a sigmoid."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
     def logits(self, z: Tensor) -> Tensor:
-        """What gives its image again under another sigmoid, (B, 1, 28, 28)."""
+        """Return the logits of the decoded image, (B, 1, 28, 28)."""
         return torch.logit(self(z), 1e-7)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -194,7 +201,7 @@ class PythaeDecoder(nn.Module):
 
 
 def fetch_pythae(folder: str) -> None:
-    """Install pythae alone into a folder, and what it needs beside what is here: never another PyTorch."""
+    """Install pythae and its missing dependencies in a folder, without another PyTorch."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder]
     subprocess.run([*pip, "--no-deps", PYTHAE], check=True)
     subprocess.run([*pip, *PYTHAE_NEEDS], check=True)

@@ -1,12 +1,12 @@
-"""How many Gaussians make the prior that samples are drawn from, and does the model copy its training images?
+"""How many Gaussians should the mixture prior have, and does the model copy its training images?
 
     python benchmarks/fitted_prior.py RUN [-o prior.png] [--json FILE]
 
-RUN is a folder that `vaekit train` wrote. Mixtures of several numbers of components and kinds of covariance are fitted
-to codes z drawn from q(z|x) of 12,000 training images, as training does, and judged by the mean log density, in nats,
-of codes of held-out images. The picture shows samples from N(0, I), samples from the run's own mixture, and below each
-of some of these the training image nearest to it. Whether that is copying is told by a ratio: how far samples lie from
-their nearest training image, over how far reconstructions of held-out images do. Copies would bring it near nought.
+RUN is a folder that `vaekit train` wrote. Mixtures with several numbers of components and types of covariance are
+fitted to codes z drawn from q(z|x) for 12,000 training images, as in training. They are compared by the mean log
+density, in nats, of codes of held-out images. The picture shows samples from N(0, I) and samples from the run's own
+mixture, some with the nearest training image below. A ratio measures copying: the distance of samples to their nearest
+training images, divided by the same distance for reconstructions of held-out images. For copies it would be near zero.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vaekit.training.run import Run, load_holdout, load_run
 COMPONENTS = (1, 4, 16, 32, 64, 128)
 COVARIANCES = ("full", "tied", "diag", "spherical")
 
-_ITERATIONS = 40  # as training fits
+_ITERATIONS = 40  # as in training
 _SHOWN = 32
 _BATCH = 500
 
@@ -45,7 +45,7 @@ Array = NDArray[np.float32]
 
 
 def main() -> None:
-    """Fit, judge, draw."""
+    """Fit the mixtures, compare them and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("prior.png"))
@@ -65,7 +65,7 @@ def main() -> None:
 
     copying = draw(run, pixels, held_out, options.output)
     print(
-        f"nearest training image, root mean squared distance a pixel, medians: samples {copying['samples']:.4f}, "
+        f"nearest training image, median root mean squared distance per pixel: samples {copying['samples']:.4f}, "
         f"reconstructions of held-out images {copying['reconstructions']:.4f}: x{copying['ratio']:.2f}"
     )
     write_json(options.json, {"standard_normal": standard, "fits": fits, "nearest": copying})
@@ -73,7 +73,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def codes_of(run: Run, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """One z drawn from q(z|x) for each image, (N, d)."""
+    """Draw one z from q(z|x) for each image, (N, d)."""
     noise = torch.Generator().manual_seed(1)
     parts = []
     for first in range(0, len(pixels), _BATCH):
@@ -83,7 +83,7 @@ def codes_of(run: Run, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def judged(codes: NDArray[np.float64], fresh: NDArray[np.float64], kind: str, count: int) -> dict[str, Any]:
-    """A mixture's mean log density of fresh codes in nats, and the seconds that fitting it took."""
+    """Fit a mixture; return its mean log density of held-out codes in nats, and the seconds taken."""
     started = time.monotonic()
     model = GaussianMixture(count, covariance_type=kind, max_iter=_ITERATIONS, random_state=0)
     with warnings.catch_warnings(), threadpool_limits(1):
@@ -99,7 +99,7 @@ def judged(codes: NDArray[np.float64], fresh: NDArray[np.float64], kind: str, co
 
 
 def table(fits: list[dict[str, Any]], standard: float) -> list[str]:
-    """Held-out log densities in Markdown: a row for each kind of covariance."""
+    """Format held-out log densities in Markdown, with a row per type of covariance."""
     lines = [
         f"mean log density of held-out codes in nats (N(0, I): {standard:.2f}); vaekit fits {MAX_COMPONENTS}, full",
         "| covariance | " + " | ".join(f"{count} components" for count in COMPONENTS) + " |",
@@ -113,7 +113,7 @@ def table(fits: list[dict[str, Any]], standard: float) -> list[str]:
 
 @torch.inference_mode()
 def draw(run: Run, pixels: NDArray[np.uint8], held_out: NDArray[np.uint8], output: Path) -> dict[str, float]:
-    """Write the picture; how far samples and reconstructions lie from their nearest training images."""
+    """Write the picture; return the distances to the nearest training images."""
     assert run.mixture is not None
     decoder = run.network.decoder
     normal = decoder(torch.from_numpy(draw_normal(run.config.latent, _SHOWN))).numpy()
@@ -132,7 +132,10 @@ def draw(run: Run, pixels: NDArray[np.uint8], held_out: NDArray[np.uint8], outpu
 
 
 def nearest(images: Array, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """For each image the number of the training image nearest to it, and its root mean squared distance a pixel."""
+    """Find the nearest training image of each image.
+
+    Returns its number, and the root mean squared distance per pixel.
+    """
     rows = images.reshape(len(images), -1)
     best, least = np.zeros(len(rows), np.int64), np.full(len(rows), np.inf)
     for first in range(0, len(pixels), _BATCH):

@@ -1,10 +1,10 @@
-"""Does a training that is killed again and again come to the same model as one that never is?
+"""Does training that is killed and resumed many times give the same model as training without a break?
 
     python benchmarks/kill_resume.py [--kills 12] [--steps 800] [--source shapes] [--seed 0] [--json FILE]
 
-Trains once without a break. Then trains again, kills that with SIGKILL after a random time, goes on with `vaekit train
---resume`, and so on, until it has been killed so many times; then lets it finish. Both runs must have the same files,
-byte for byte; it exits 1 where they do not.
+Trains once without a break. Then trains again, kills the process with SIGKILL after a random time, and resumes with
+`vaekit train --resume`. This repeats --kills times; then training may finish. Both runs must have the same files, byte
+for byte; otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _POLL_SECONDS = 0.02
 
 
 def main() -> None:
-    """Train unbroken and broken, and compare."""
+    """Train with and without kills, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--source", default="shapes")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -42,10 +42,10 @@ def main() -> None:
             wait_until_begun(training, unbroken)
             start_seconds = time.monotonic() - started
         if training.returncode:
-            sys.exit(f"the unbroken training ended with {training.returncode}")
+            sys.exit(f"the training without kills exited with {training.returncode}")
         seconds = time.monotonic() - started
-        print(f"unbroken: {options.steps} steps in {seconds:.0f} s, {start_seconds:.0f} of them before the first")
-        # As long as it takes to start, and twice a kill's share of the rest: half of them fall into that rest.
+        print(f"without kills: {options.steps} steps in {seconds:.0f} s, {start_seconds:.0f} s of them for start-up")
+        # Start-up time plus twice one kill's share of the training time, so that training advances between kills.
         longest = start_seconds + 2 * (seconds - start_seconds) / options.kills
         moments = kill_often(begin, broken, options.kills, longest, random.Random(options.seed))
         differing = [name for name in names_in(unbroken) | names_in(broken) if not same(unbroken / name, broken / name)]
@@ -55,7 +55,10 @@ def main() -> None:
 
 
 def kill_often(begin: list[str], run: Path, kills: int, longest: float, moments: random.Random) -> list[float]:
-    """Begin a run, kill it that many times, each time going on with it, and finish it; the seconds that each lived."""
+    """Start a run, kill and resume it ``kills`` times, then finish it.
+
+    Returns the seconds after which each process was killed.
+    """
     lived: list[float] = []
     command = [*vaekit(), *begin, str(run)]
     while len(lived) < kills:
@@ -68,7 +71,7 @@ def kill_often(begin: list[str], run: Path, kills: int, longest: float, moments:
             except subprocess.TimeoutExpired:
                 training.kill()
         if training.returncode >= 0:
-            sys.exit(f"{' '.join(command)} ended with {training.returncode} before it could be killed: more --steps")
+            sys.exit(f"{' '.join(command)} exited with {training.returncode} before it was killed: use more --steps")
         lived.append(time.monotonic() - started)
         print(f"killed after {lived[-1]:.1f} s; steps kept: {steps_kept(run)}", flush=True)
         command = [*vaekit(), "train", "--resume", str(run), "--quiet"]
@@ -77,14 +80,14 @@ def kill_often(begin: list[str], run: Path, kills: int, longest: float, moments:
 
 
 def wait_until_begun(training: subprocess.Popen[bytes], run: Path) -> None:
-    """Until the run's folder is there: before that there is nothing to go on with."""
+    """Wait until the run's folder exists; before that there is nothing to resume."""
     deadline = time.monotonic() + _FIRST_FILES_SECONDS
     while not (run / "config.json").exists() and training.poll() is None and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
 
 
 def steps_kept(run: Path) -> int | str:
-    """Of the run's checkpoint."""
+    """Return the step of the run's checkpoint."""
     from vaekit.training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(run)
@@ -92,17 +95,17 @@ def steps_kept(run: Path) -> int | str:
 
 
 def vaekit() -> list[str]:
-    """The command of this environment."""
+    """Return the `vaekit` command of this environment."""
     return [str(Path(sys.executable).with_name("vaekit"))]
 
 
 def names_in(folder: Path) -> set[str]:
-    """Files below a folder."""
+    """List the files below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two files are there with the same bytes."""
+    """Return whether both files exist and have the same bytes."""
     return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
 
 

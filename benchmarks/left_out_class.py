@@ -1,11 +1,11 @@
-"""Does a score tell what the model has never seen? Fashion-MNIST trained without one class, scored with all ten.
+"""Do scores detect a class that the model has never seen? Trains on Fashion-MNIST without one class, scores all ten.
 
     python benchmarks/left_out_class.py [--classes 5 8] [--steps 2400] [--json FILE]
 
-For each class left out, a model is trained on the others, exported, and `vaekit score` ranks the official test part:
-the AUROC says how often an image of the left-out class scores higher than one of the others. A baseline beside it: the
-mean squared distance to the training images' mean, which needs no model. One half is chance. Needs the extra `train`,
-Fashion-MNIST, and about three minutes a class.
+For each class left out, a model is trained on the other classes and exported, and `vaekit score` scores the official
+test part. The AUROC is the probability that an image of the left-out class scores higher than another image; 0.5 is
+chance. The baseline, which needs no model, is the mean squared distance to the mean of the training images. Needs the
+extra `train` and Fashion-MNIST. Takes about three minutes per class.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "
 def main() -> None:
     """Train, export and score for each class, and print the AUROC."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", type=int, nargs="+", default=[5, 8], help="numbers 0 to 9")
+    parser.add_argument("--classes", type=int, nargs="+", default=[5, 8], help="class numbers from 0 to 9")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def part(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images (N, 28, 28) and labels (N,) of ``train`` or ``t10k``."""
+    """Read images (N, 28, 28) and labels (N,) of ``train`` or ``t10k``."""
     images, labels = (next(folder.glob(f"{name}-{kind}-*")) for kind in ("images", "labels"))
     return read_idx(images), read_idx(labels)
 
@@ -72,7 +72,7 @@ def scores_without(
     test_images: NDArray[np.uint8],
     steps: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scores of the test images by a model that never saw a class, and which of them it flags above p99."""
+    """Train without one class; return scores of the test images, and which are above p99."""
     with tempfile.TemporaryDirectory() as scratch:
         training, test = Path(scratch, "training.npy"), Path(scratch, "test.npy")
         np.save(training, images[labels != left_out])
@@ -86,7 +86,7 @@ def scores_without(
 
 
 def vaekit(*arguments: str) -> None:
-    """Run a command quietly."""
+    """Run a `vaekit` command quietly."""
     subprocess.run([str(Path(sys.executable).with_name("vaekit")), *arguments, "--quiet"], check=True)
 
 

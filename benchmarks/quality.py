@@ -1,12 +1,12 @@
-"""Which network should be the default? Candidates trained alike on Fashion-MNIST, d = 16, by vaekit's own trainer.
+"""Which network should be the default? Trains candidates on Fashion-MNIST with vaekit's own trainer, d = 16.
 
     python benchmarks/quality.py [--minutes 2] [--candidates NAME …] [--json FILE]
 
-Each candidate trains alone, one after the other, for the same time, of which the trainer keeps some for the prior. For
-each: -ELBO on the test part in nats with sigma frozen over training images, and PSNR at z = mu; the size of both graphs
-at opset 17; and the decoder's latency in ONNX Runtime (medians over interleaved processes). A candidate stands on the
-Pareto front where no other is at least as good in bound, latency at batch 1 and size, and better in one. The defaults
-of `vaekit train` are read off it. With `--minutes 2` under twenty minutes.
+Candidates train one after the other for the same time, which includes fitting the prior. The measurements are: -ELBO on
+the test part in nats, with sigma computed on training images; PSNR at z = mu; the size of both graphs at opset 17; and
+the decoder's latency in ONNX Runtime (medians over interleaved processes). A candidate is on the Pareto front if no
+other is at least as good in -ELBO, latency at batch 1 and size, and better in one of them. The defaults of `vaekit
+train` were chosen from this table. Takes less than twenty minutes with `--minutes 2`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TIMED_RUNS = 50
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network and how it is trained."""
+    """A network and its training settings."""
 
     make: Callable[[], VAENetwork]
     batch_size: int = Config.batch_size
@@ -85,13 +85,13 @@ def main() -> None:
 
 
 def alone(*arguments: str) -> Any:
-    """What this file prints, in a process of its own, with those arguments."""
+    """Run this file with the arguments in a new process; return the JSON it prints."""
     done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def trained(candidate: Candidate, minutes: float, folder: Path) -> dict[str, Any]:
-    """Train a candidate, write its decoder to ``folder``, and say what it came to."""
+    """Train a candidate, write its decoder to ``folder``, and return its results."""
     from vaekit_export.onnx_export import export_onnx
 
     torch.set_num_threads(usable_cpus())
@@ -116,7 +116,7 @@ def trained(candidate: Candidate, minutes: float, folder: Path) -> dict[str, Any
 
 
 def latencies(path: Path) -> dict[str, float]:
-    """Milliseconds that a decoder takes for 1 and for 64 images, medians."""
+    """Return a decoder's median milliseconds for 1 and for 64 images."""
     from vaekit.ort.session import open_on_cpu
 
     graph = open_on_cpu("decoder", path.read_bytes())
@@ -133,13 +133,13 @@ def latencies(path: Path) -> dict[str, float]:
 
 
 def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether a is nowhere worse than b, and somewhere better."""
+    """Return whether a is at least as good as b in everything, and better in something."""
     pairs = [(a[key], b[key]) for key in ("minus_elbo", "ms_batch_1", "bytes")]
     return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
-    """The figures in Markdown."""
+    """Format the results as a Markdown table."""
     lines = [
         "| candidate | batch, lr | images seen | -ELBO | PSNR | decode 1 | decode 64 | size | front |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -154,12 +154,12 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def preset(name: PresetName) -> Callable[[], VAENetwork]:
-    """vaekit's own network, which doubles by transposed convolutions."""
+    """Return a builder of vaekit's own network, which has transposed convolutions."""
     return lambda: VAENetwork((1, 28, 28), LATENT, preset=name)
 
 
 def doubling_by(other: Callable[[nn.ConvTranspose2d], nn.Module]) -> Callable[[], VAENetwork]:
-    """vaekit's network `small` with each transposed convolution replaced."""
+    """Return a builder of vaekit's network `small` with transposed convolutions replaced."""
 
     def make() -> VAENetwork:
         network = VAENetwork((1, 28, 28), LATENT)
@@ -175,31 +175,31 @@ def doubling_by(other: Callable[[nn.ConvTranspose2d], nn.Module]) -> Callable[[]
 
 
 def upsampling(stage: nn.ConvTranspose2d) -> nn.Module:
-    """Nearest-neighbour upsampling and a 3 x 3 convolution."""
+    """Return nearest-neighbour upsampling followed by a 3 x 3 convolution."""
     convolution = nn.Conv2d(stage.in_channels, stage.out_channels, 3, 1, 1, bias=stage.bias is not None)
     return nn.Sequential(nn.Upsample(scale_factor=2), *cropped(stage), convolution)
 
 
 def shuffling(stage: nn.ConvTranspose2d) -> nn.Module:
-    """A 3 x 3 convolution to four times the channels, and a pixel shuffle."""
+    """Return a 3 x 3 convolution to four times the channels, and a pixel shuffle."""
     convolution = nn.Conv2d(stage.in_channels, 4 * stage.out_channels, 3, 1, 1, bias=stage.bias is not None)
     return nn.Sequential(convolution, nn.PixelShuffle(2), *cropped(stage))
 
 
 def cropped(stage: nn.ConvTranspose2d) -> list[nn.Module]:
-    """A row and a column less where the stage leads to an odd side."""
+    """Return a layer that crops the output if the stage's side is odd, else nothing."""
     return [Crop()] if stage.kernel_size[0] == 3 else []
 
 
 class Crop(nn.Module):
-    """All but the last row and column."""
+    """Remove the last row and column."""
 
     def forward(self, image: Tensor) -> Tensor:
         return image[..., :-1, :-1]
 
 
 def dense() -> VAENetwork:
-    """Fully connected: 784-1024-512 and back, with batch normalisation."""
+    """Build a fully connected network, 784-1024-512 and back, with batch normalisation."""
 
     def layer(ins: int, outs: int) -> nn.Module:
         return nn.Sequential(nn.Linear(ins, outs, bias=False), nn.BatchNorm1d(outs), nn.SiLU())

@@ -2,9 +2,9 @@
 
     python benchmarks/stream_memory.py [--model vae-onnx] [--counts 5000 50000] [--repeats 3] [--json FILE]
 
-Encodes folders of so many PNG files and samples the memory of the whole tree of processes, as the sum of their
-proportional set sizes (a page that several share is counted once). The peaks are compared with the least count's. Aim:
-within 15 %.
+Encodes folders with each of --counts PNG files and samples the memory of all processes. Memory is the sum of their
+proportional set sizes, so a shared page is counted once. Each peak is compared with the peak for the smallest count.
+Aim: within 15 %.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from timing import ratio, show, write_json
 from vaekit.bundle.reading import read_bundle
 
 _SAMPLE_SECONDS = 0.02
-_DISTINCT = 1000  # pictures; the others are further names of them
+_DISTINCT = 1000  # different pictures; all others are hard links to them
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def write_pictures(folder: Path, count: int, shape: tuple[int, int, int]) -> None:
-    """A folder of PNG files of noise; beyond the first thousand, hard links to these under other names."""
+    """Write a folder of noise PNG files; after the first thousand, hard links to them."""
     folder.mkdir()
     random = np.random.default_rng(0)
     channels, height, width = shape
@@ -74,7 +74,7 @@ def write_pictures(folder: Path, count: int, shape: tuple[int, int, int]) -> Non
 
 
 def encode(model: Path, folder: Path, output: Path) -> tuple[float, float]:
-    """Peak memory in MB of the tree of processes, and seconds."""
+    """Encode a folder; return the peak memory of all processes in MB, and the seconds."""
     script = Path(sys.executable).with_name("vaekit")
     started = time.perf_counter()
     command = [str(script), "encode", str(folder), "-m", str(model), "-o", str(output), "--quiet"]
@@ -82,7 +82,10 @@ def encode(model: Path, folder: Path, output: Path) -> tuple[float, float]:
 
 
 def peak_memory(command: list[str], sample_seconds: float) -> float:
-    """Run a command; the peak memory in MB of its tree of processes, looked at that often."""
+    """Run a command; return the peak memory of its processes in MB.
+
+    Memory is sampled every ``sample_seconds``.
+    """
     process = psutil.Popen(command)
     peak = 0.0
     while process.poll() is None:
@@ -94,7 +97,7 @@ def peak_memory(command: list[str], sample_seconds: float) -> float:
 
 
 def tree_memory(process: psutil.Process) -> float:
-    """Bytes of a process and all below it."""
+    """Return the bytes used by a process and all its descendants."""
     total = 0.0
     with suppress(psutil.Error):
         for one in (process, *process.children(recursive=True)):

@@ -1,12 +1,13 @@
-"""What each term of the loss does to the latent space: reconstruction only, KL only, and both.
+"""What does each term of the loss do to the latent space? Compares reconstruction only, KL only, and both.
 
     python benchmarks/three_objectives.py [--steps 1600] [-o objectives.png] [--json FILE]
 
-Three models with d = 2 learn Fashion-MNIST with `--objective autoencoder`, `prior-only` and `elbo`. Above, codes drawn
-from q(z|x) for 3,000 test images, coloured by class; below, what the plane decodes to. The first leaves holes that no
-image was ever near, and stretches far from where N(0, I) would draw; the second gives every image the same N(0, I), and
-so tells none from another; the third is smooth. A number says how much of the class the codes still hold: the share of
-images whose nearest other code has the same class. Needs the extras `train` and `plot`, and under five minutes.
+Three models with d = 2 are trained on Fashion-MNIST with `--objective autoencoder`, `prior-only` and `elbo`. The top
+row shows codes drawn from q(z|x) for 3,000 test images, coloured by class; the bottom row shows the decoded plane. The
+first latent space has holes without any images, and extends far beyond N(0, I). In the second, every image has the same
+posterior N(0, I), so images cannot be distinguished. The third is smooth. A number measures how well codes separate the
+classes: the share of images whose nearest other code has the same class. Needs the extras `train` and `plot`. Takes
+less than five minutes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _IMAGES = 3000
 
 
 def main() -> None:
-    """Train the three, and draw them side by side."""
+    """Train the three models and draw them side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("-o", "--output", type=Path, default=Path("objectives.png"))
@@ -68,19 +69,19 @@ def main() -> None:
 
 
 def trained(objective: str, steps: int, scratch: Path) -> vaekit.VAE:
-    """A model of two latent dimensions that learnt by this objective."""
+    """Train a model with two latent dimensions and this objective."""
     run, bundle = str(scratch / "run"), str(scratch / "bundle")
     command = str(Path(sys.executable).with_name("vaekit"))
     settings = ("--latent", "2", "--objective", objective, "--steps", str(steps), "-o", run, "--quiet")
     subprocess.run([command, "train", "fashion-mnist", *settings], check=True)
     subprocess.run([command, "export", run, "-o", bundle, "--quiet"], check=True)
     vae = vaekit.load(bundle)
-    vae.decode(np.zeros((1, 2), np.float32))  # opens the files before the folder goes
+    vae.decode(np.zeros((1, 2), np.float32))  # opens the graph before the folder is removed
     return vae
 
 
 def draws(vae: vaekit.VAE, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """z drawn from q(z|x) for each image, (N, 2)."""
+    """Draw z from q(z|x) for each image, (N, 2)."""
     mu, logvar = vae.encode(images[:, None].astype(np.float32) / 255)
     assert logvar is not None
     eps = np.random.default_rng(0).standard_normal(mu.shape, np.float32)
@@ -89,13 +90,13 @@ def draws(vae: vaekit.VAE, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def same_class(codes: NDArray[np.float32], labels: NDArray[np.uint8]) -> float:
-    """The share of codes whose nearest other one has the same class."""
+    """Return the share of codes whose nearest other code has the same class."""
     _, numbers = NearestNeighbors(n_neighbors=2).fit(codes).kneighbors(codes)
     return float((labels[numbers[:, 1]] == labels).mean())
 
 
 def panel(above: Axes, below: Axes, vae: vaekit.VAE, codes: NDArray[np.float32], names: list[str], title: str) -> None:
-    """One model: its codes above, and below what the plane decodes to, both out to the same distance."""
+    """Draw one model: its codes above, and the decoded plane of the same extent below."""
     reach = max(3.0, float(np.quantile(np.abs(codes), 0.995)))
     scatter(above, Projection(codes.astype(np.float64), ("z0", "z1")), names)
     above.set(title=title, xlim=(-reach, reach), ylim=(-reach, reach))

@@ -2,9 +2,9 @@
 
     python benchmarks/train_memory.py [--counts 20000 200000] [--steps 200] [--repeats 1] [--json FILE]
 
-Trains on folders of so many PNG files, as on a machine whose memory they do not fit in: the command is told that none
-is free, so that pictures are read while it trains. The memory of the whole tree of processes is sampled as in
-stream_memory.py, and the peaks are compared with the least count's. Aim: within 15 %.
+Trains on folders with each of --counts PNG files. The available memory is faked to be zero, so that pictures are read
+during training instead of being kept in memory. The memory of all processes is sampled as in stream_memory.py. Each
+peak is compared with the peak for the smallest count. Aim: within 15 %.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def train(folder: Path, run: Path, steps: int) -> float:
-    """Peak memory in MB of the tree of processes."""
+    """Train on a folder; return the peak memory of all processes in MB."""
     options = ["--steps", str(steps), "--device", "cpu", "-o", str(run), "--overwrite", "--quiet"]
     command = [sys.executable, "-c", _SHORT_OF_MEMORY, "train", str(folder), *options]
     return peak_memory(command, _SAMPLE_SECONDS)

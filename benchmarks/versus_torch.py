@@ -1,10 +1,10 @@
-"""How fast are a bundle's graphs in ONNX Runtime, against the same networks in PyTorch, eager, on this processor?
+"""How fast are a bundle's graphs in ONNX Runtime, compared with the same networks in eager PyTorch?
 
     python benchmarks/versus_torch.py [--run vae] [--model vae-onnx] [--rounds 7] [--json FILE]
 
-One process per backend, in turn, so that thread pools do not disturb each other; both use every processor they may.
-Times are medians within a process; ratios are PyTorch's time over ONNX Runtime's, so that more is better.
-Aims: at least 2.5 at batch 1, and never below 1.
+Each backend runs in its own process, one after the other, so that thread pools do not affect each other. Both use all
+usable processors. Times are medians within a process. A ratio is PyTorch's time divided by ONNX Runtime's, so higher is
+better. Aims: at least 2.5 at batch 1, and never below 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from timing import ratio, show, write_json
 
 BATCHES = (1, 16, 64)
 GRAPHS = ("encoder", "decoder")
-SECONDS = 0.7  # that each graph is timed for at each batch size
+SECONDS = 0.7  # to time each graph at each batch size
 
 Times = dict[str, float]
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def in_own_process(backend: str, options: argparse.Namespace) -> Times:
-    """One backend's times, measured in a process of its own."""
+    """Measure one backend's times in a new process."""
     command = [sys.executable, __file__, "--worker", backend, "--run", options.run, "--model", options.model]
     done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
     times: Times = json.loads(done.stdout)
@@ -67,7 +67,7 @@ def in_own_process(backend: str, options: argparse.Namespace) -> Times:
 
 
 def run_graph(backend: str, model: Path, run: Path) -> Callable[[str, Any], Any]:
-    """A function that runs a graph on rows of input, and the rows' shapes as attributes of the bundle."""
+    """Return a function that runs a graph on rows of input."""
     import vaekit
 
     vae = vaekit.load(model)
@@ -89,12 +89,12 @@ def run_graph(backend: str, model: Path, run: Path) -> Callable[[str, Any], Any]
 
 
 def rows(shape: tuple[int, ...], batch: int) -> Any:
-    """Input of one batch: uniform pixels or latents."""
+    """Draw one batch of input, uniform in [0, 1)."""
     return np.random.default_rng(0).random((batch, *shape), np.float32)
 
 
 def measure(prepare: Callable[[str, int], Callable[[], Any]]) -> Times:
-    """Median seconds of a call, by graph and batch."""
+    """Measure the median seconds of a call, by graph and batch size."""
     times = {}
     for graph in GRAPHS:
         for batch in BATCHES:

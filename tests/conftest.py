@@ -1,4 +1,4 @@
-"""What all tests share. Nothing here imports torch: the edge's tests run where it is not installed."""
+"""Fixtures for all tests. This file must not import torch, because the edge's tests run without it."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ import pytest
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-# A shell without job control starts what it puts in the background with Ctrl-C ignored, and commands inherit that.
+# A shell without job control starts background processes with SIGINT ignored, and the commands would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def bundles() -> Path:
-    """The folder of small real bundles; see the scripts there that made them."""
+    """Return the folder of small real bundles; scripts in that folder made them."""
     return Path(__file__).parent / "bundles"
 
 
 @pytest.fixture
 def tiny_bundle(bundles: Path) -> Path:
-    """A small real bundle of format 1."""
+    """Return a small real bundle of format 1."""
     return bundles / "tiny"
 
 
 @pytest.fixture
 def copied_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A copy of it, to damage."""
+    """Return a copy of that bundle that may be damaged."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture
 def newest_bundle(bundles: Path, tmp_path: Path) -> Path:
-    """A copy of the same bundle in the newest format, to change."""
+    """Return a copy of the same bundle in the newest format that may be changed."""
     return Path(shutil.copytree(bundles / "tiny-v3", tmp_path / "newest"))
 
 
@@ -68,7 +68,10 @@ def vaekit(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def assert_fails() -> Callable[..., None]:
-    """``assert_fails(result, code, *words)``: it exited so, its last line is `error: …` and holds each of the words."""
+    """Return ``assert_fails(result, code, *words)``.
+
+    It checks the exit code, and that the last line is `error: …` and contains each of the words.
+    """
 
     def check(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
         lines = result.stderr.strip().splitlines()

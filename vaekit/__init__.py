@@ -1,4 +1,4 @@
-"""vaekit: variational auto-encoders that leave the training machine.
+"""vaekit: train variational auto-encoders and run them anywhere.
 
 >>> import vaekit
 >>> vae = vaekit.load("vae-onnx")
@@ -21,7 +21,7 @@ __all__ = ["VAE", "VaekitError", "__version__", "errors", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # NumPy is imported when a bundle is first loaded, so that `vaekit --help` costs nothing.
+    # NumPy is imported only when a bundle is loaded, so that `vaekit --help` starts quickly.
     if name in ("VAE", "load"):
         from vaekit import vae as runtime
 

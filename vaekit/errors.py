@@ -1,34 +1,34 @@
 """Every error that vaekit raises on purpose.
 
-VaekitError            the work failed: files, data, machine (exit code 1)
-├── UsageError         an argument or option value is wrong (2)
-├── SourceError        images that are missing or cannot be read
+VaekitError            the work failed because of files, data or the machine (exit code 1)
+├── UsageError         an argument or option value is wrong (exit code 2)
+├── SourceError        images are missing or unreadable
 ├── RunError           not a run folder, or a damaged one, or a non-empty folder
-├── BundleError        a bundle that is missing, altered, newer or unsafe
+├── BundleError        a bundle is missing, altered, of a newer format, or unsafe
 ├── ProviderError      an execution provider, or ONNX Runtime itself, cannot run on this machine
-├── ExportError        the exporter could not write the graph that was asked for
+├── ExportError        the exporter could not write the graph
 ├── MissingExtraError  a package of an optional extra is not installed
-└── CheckError         a check did not hold (3)
-    └── ParityError    ONNX Runtime does not compute what PyTorch computed
+└── CheckError         a check failed (exit code 3)
+    └── ParityError    ONNX Runtime's results differ from PyTorch's
 """
 
 from __future__ import annotations
 
 
 class VaekitError(Exception):
-    """The work failed. Its message is one line that says what is wrong and what to do."""
+    """The base class. Its message is one line: what is wrong and what to do."""
 
     exit_code = 1
 
 
 class UsageError(VaekitError, ValueError):
-    """An argument is wrong."""
+    """An argument or option value is wrong."""
 
     exit_code = 2
 
 
 class SourceError(VaekitError):
-    """Images that cannot be found or read."""
+    """Images are missing or unreadable."""
 
 
 class RunError(VaekitError):
@@ -36,7 +36,7 @@ class RunError(VaekitError):
 
 
 class BundleError(VaekitError):
-    """A bundle that is missing, altered, of a newer format, or unsafe to load."""
+    """A bundle is missing, altered, of a newer format, or unsafe to load."""
 
 
 class ProviderError(VaekitError):
@@ -44,7 +44,7 @@ class ProviderError(VaekitError):
 
 
 class ExportError(VaekitError):
-    """The exporter could not write the graph that was asked for."""
+    """The exporter could not write the graph."""
 
 
 class MissingExtraError(VaekitError):
@@ -52,7 +52,7 @@ class MissingExtraError(VaekitError):
 
 
 class CheckError(VaekitError):
-    """A check did not hold."""
+    """A check failed."""
 
     exit_code = 3
 

@@ -1,4 +1,4 @@
-"""Running a bundle's graphs through ONNX Runtime. Nothing here needs PyTorch."""
+"""Run a bundle's encoder and decoder with ONNX Runtime. Nothing here needs PyTorch."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH_SIZE = 64
 
-_WIDEST_SPAN = 1e30  # standard deviations: latents further out are beyond float32
+_WIDEST_SPAN = 1e30  # standard deviations; a wider traversal would overflow float32
 
 
 class VAE:
     """A variational auto-encoder in a bundle, run by ONNX Runtime.
 
-    Images are float32 (N, C, H, W) in [0, 1]; latents are float32 (N, …), each of ``latent_shape``: (d,), or (c, h, w)
-    for models whose latent is a map. Work goes through the graphs ``batch_size`` rows at a time, so that memory beyond
-    the result does not grow with N.
+    Images are float32 (N, C, H, W) in [0, 1]. Latents are float32 (N, d) for models whose latent is a vector, and
+    float32 (N, c, h, w) for models whose latent is a map. The graphs process ``batch_size`` rows at a time, so memory
+    use, apart from the result, does not grow with N.
     """
 
     def __init__(
@@ -60,9 +60,10 @@ class VAE:
         self._at_own_size = self
 
     def at(self, height: int, width: int) -> VAE:
-        """The same model for images of another size, where the bundle leaves sizes free; the graphs are shared.
+        """Return the same model for images of another size.
 
-        Raises UsageError for a size that the model does not take.
+        The bundle must have been exported with free sizes. The new object shares this one's graphs. Raises UsageError
+        for a size that the model does not accept.
         """
         manifest = self._at_own_size.manifest.at_size(height, width)
         other = copy.copy(self)
@@ -72,34 +73,34 @@ class VAE:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images."""
+        """Return the shape of one image, (C, H, W)."""
         return self.manifest.image.shape
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Shape of one latent, (d,) or (c, h, w)."""
+        """Return the shape of one latent, (d,) or (c, h, w)."""
         return self.manifest.latent.shape
 
     @property
     def priors(self) -> tuple[PriorName, ...]:
-        """The priors that ``sample`` can draw from, the default one first."""
+        """Return the priors that ``sample`` can draw from, the default first."""
         return PRIORS if self.manifest.mixture is not None else ("normal",)
 
     @property
     def dimensions(self) -> tuple[int, ...]:
-        """The latent's dimensions, or a map's channels, the most active first.
+        """Return the latent's dimensions (or a map's channels), most active first.
 
-        By KL(q(z_j|x) ‖ N(0, 1)) over held-out images, or by mu's standard deviation over them where the encoder is
-        deterministic.
+        Activity is the mean KL(q(z_j|x) ‖ N(0, 1)) over held-out images. For a deterministic encoder it is the standard
+        deviation of mu over those images.
         """
         activity = self.manifest.latent.kl or self.manifest.latent.std
         return tuple(sorted(range(len(activity)), key=lambda j: -activity[j]))
 
     def encode(self, images: Floats) -> tuple[Array, Array | None]:
-        """mu and logvar (natural logarithm of the variance) of q(z|x), each float32 (N, d) or (N, c, h, w).
+        """Return mu and logvar of q(z|x), each float32 (N, d) or (N, c, h, w).
 
-        A deterministic encoder gives None for logvar. Raises UsageError unless ``images`` are finite floats
-        (N, C, H, W) in [0, 1].
+        logvar is the natural logarithm of the variance; it is None for a deterministic encoder. Raises UsageError
+        unless ``images`` are finite floats (N, C, H, W) in [0, 1].
         """
         checked = self._checked_images(images)
         names = list(self.manifest.encoder_outputs)
@@ -110,14 +111,17 @@ class VAE:
         return outputs[0], outputs[1] if len(outputs) > 1 else None
 
     def posterior(self, images: Floats) -> tuple[Array, Array]:
-        """mu and logvar as ``encode`` gives them. Raises UsageError where the encoder is deterministic."""
+        """Return mu and logvar as ``encode`` does. Raises UsageError if the encoder is deterministic."""
         mu, logvar = self.encode(images)
         if logvar is None:
-            raise UsageError(f"{self.bundle.path} has a deterministic encoder: it gives mu, and no logvar")
+            raise UsageError(f"{self.bundle.path} has a deterministic encoder: it gives mu but no logvar")
         return mu, logvar
 
     def decode(self, z: Floats) -> Array:
-        """The mean of p(x|z): images, float32 (N, C, H, W) in [0, 1]. Raises UsageError unless z is finite and fits."""
+        """Return the mean of p(x|z) as images, float32 (N, C, H, W) in [0, 1].
+
+        Raises UsageError unless z holds finite floats (N, d) or (N, c, h, w).
+        """
         checked = self._checked_latents(z)
         images = np.empty((len(checked), *self.image_shape), np.float32)
         for part in self._batches(len(checked)):
@@ -125,24 +129,28 @@ class VAE:
         return images
 
     def reconstruct(self, images: Floats) -> Array:
-        """Images decoded from their mu, float32 (N, C, H, W). Raises UsageError as ``encode`` does."""
+        """Encode images and decode their mu: float32 (N, C, H, W).
+
+        Raises UsageError as ``encode`` does.
+        """
         return self.decode(self.encode(images)[0])
 
     def sample(self, n: int = 1, *, seed: int = 0, prior: str | None = None, temperature: float = 1.0) -> Array:
-        """n images from the prior, float32 (n, C, H, W).
+        """Draw n images from the prior, float32 (n, C, H, W).
 
-        Image k of a seed does not depend on n: see ``sample_latents``, which also says what is raised.
+        Image k of a seed does not depend on n. The arguments and errors are those of ``sample_latents``.
         """
         return self.decode(self.sample_latents(n, seed=seed, prior=prior, temperature=temperature))
 
     def sample_latents(
         self, n: int = 1, *, seed: int = 0, prior: str | None = None, temperature: float = 1.0, start: int = 0
     ) -> Array:
-        """Latents ``start`` to ``start + n - 1`` of a seed from the prior, float32 (n, d) or (n, c, h, w).
+        """Draw n latents from the prior, float32 (n, d) or (n, c, h, w).
 
-        Latent k of a seed has the same bits on every machine. ``prior`` is ``mixture`` (fitted to the encoded training
-        images; the default where the bundle has one) or ``normal``, N(0, I). ``temperature`` scales standard
-        deviations. Raises UsageError for values out of range.
+        These are samples ``start`` to ``start + n - 1`` of the seed. Sample k of a seed has the same bits on every
+        machine. ``prior`` is ``mixture`` (fitted to the encoded training images; the default if the bundle has one) or
+        ``normal``, which is N(0, I). ``temperature`` scales the standard deviations. Raises UsageError for values out
+        of range.
         """
         if n < 1:
             raise UsageError(f"the number of samples must be 1 or more, not {n}")
@@ -155,15 +163,15 @@ class VAE:
             flat = draw_normal(self.manifest.latent.size, n, seed=seed, start=start, temperature=temperature)
             return flat.reshape(n, *self.latent_shape)
         if self.manifest.mixture is None:
-            raise UsageError(f"{self.bundle.path} carries no mixture prior: use the prior normal")
+            raise UsageError(f"{self.bundle.path} has no mixture prior: use the prior normal")
         return draw_mixture(self.manifest.mixture, n, seed=seed, start=start, temperature=temperature)
 
     def interpolate(self, a: Floats, b: Floats, steps: int = 8, *, mode: str = "linear") -> Array:
-        """Images on the way from a to b, float32 (steps, C, H, W), the decoded ends included.
+        """Decode latents on a path from a to b, float32 (steps, C, H, W).
 
-        a and b are each an image (C, H, W), of which mu is taken, or a latent of ``latent_shape``; ``mode`` is
-        ``linear`` or ``slerp`` (see ``vaekit.maths.latents.interpolate``). Raises UsageError for other shapes or modes,
-        or under two steps.
+        The path includes both ends. Each of a and b is an image (C, H, W), which is encoded to mu, or a latent of
+        ``latent_shape``. ``mode`` is ``linear`` or ``slerp`` (see ``vaekit.maths.latents.interpolate``). Raises
+        UsageError for other shapes or modes, or fewer than two steps.
         """
         return self.decode(latents.interpolate(self._as_latent(a), self._as_latent(b), steps, mode))
 
@@ -176,28 +184,33 @@ class VAE:
         span: float = 2.5,
         seed: int = 0,
     ) -> Array:
-        """One latent dimension after another moved through its range, float32 (dimensions, steps, C, H, W).
+        """Vary each latent dimension in turn, float32 (dimensions, steps, C, H, W).
 
-        ``base`` is an image (C, H, W), of which mu is taken, or a latent, from which all other dimensions keep
-        their values; by default sample 0 of ``seed``. ``dimensions`` are all by default, the most active first. Each
-        goes through ``span`` standard deviations of mu over the held-out images, at least ``span``, to either side of
-        its mean. Of a map (c, h, w) the channels are moved, each at all positions at once, to either side of what the
-        base has there. Raises UsageError for dimensions that are not there, under two steps or a span that is not
-        positive.
+        ``base`` is an image (C, H, W), which is encoded to mu, or a latent; by default it is sample 0 of ``seed``. All
+        other dimensions keep the base's values. ``dimensions`` defaults to all of them, most active first.
+
+        A dimension of a vector covers its mean ± ``span`` · max(std, 1), where mean and std are those of mu over the
+        held-out images. A channel of a map (c, h, w) is shifted by the same amounts at all positions, around the
+        base's own values.
+
+        Raises UsageError for unknown dimensions, fewer than two steps, or a span that is not positive.
         """
         chosen = self.dimensions if dimensions is None else tuple(dimensions)
         d = self.latent_shape[0]
         if not chosen or any(not 0 <= j < d for j in chosen):
             raise UsageError(f"the latent's dimensions are 0 to {d - 1}, not {', '.join(map(str, chosen)) or 'none'}")
         if steps < 2 or not (0 < span < _WIDEST_SPAN):
-            raise UsageError(f"a traversal takes 2 steps or more and a positive span, not {steps} and {span}")
+            raise UsageError(f"a traversal needs 2 steps or more and a positive span, not {steps} and {span}")
         latent = self.sample_latents(1, seed=seed)[0] if base is None else self._as_latent(base)
         move = latents.channel_shift if self.manifest.latent.is_map else latents.traversal
         rows = [move(latent, j, self.traversed_values(j, steps, span)) for j in chosen]
         return self.decode(np.concatenate(rows)).reshape(len(chosen), steps, *self.image_shape)
 
     def traversed_values(self, dimension: int, steps: int, span: float) -> NDArray[np.float64]:
-        """The values that ``traverse`` gives to a dimension, or adds to a map's channel, float64 (steps,)."""
+        """Return the values that ``traverse`` uses for a dimension, float64 (steps,).
+
+        A dimension of a vector is set to them; they are added to a map's channel.
+        """
         latent = self.manifest.latent
         middle = 0.0 if latent.is_map else latent.mean[dimension]
         reach = span * max(latent.std[dimension], 1.0)
@@ -206,9 +219,9 @@ class VAE:
     def elbo_terms(self, images: Floats, *, seed: int = 0) -> Terms:
         """Compute each image's reconstruction E_q log p(x|z) and KL(q ‖ N(0, I)).
 
-        Both are float64 (N,), in nats. One Monte Carlo sample (L = 1), with one eps for every image, sample 0 of the
-        seed: an image's terms do not depend on its neighbours. Raises UsageError as ``encode`` does, and with the
-        reason where the bundle has no ELBO: a deterministic encoder, or no likelihood.
+        Both are float64 (N,), in nats. The expectation is estimated from one Monte Carlo sample (L = 1). All images
+        share one eps, sample 0 of the seed, so an image's terms do not depend on the others. Raises UsageError as
+        ``encode`` does, and if the bundle has no ELBO (deterministic encoder, or no likelihood).
         """
         self.check_elbo()
         checked = self._checked_images(images)
@@ -222,20 +235,20 @@ class VAE:
     def score(self, images: Floats, *, seed: int = 0) -> NDArray[np.float64]:
         """Compute −ELBO of each image in nats, float64 (N,): see ``elbo_terms``.
 
-        The higher a score, the less likely the image is under the model.
+        A higher score means that the image is less likely under the model.
         """
         return -self.elbo_terms(images, seed=seed).elbo
 
     def check_elbo(self) -> None:
-        """Raise UsageError with the reason where images have no ELBO under this model, and so no score."""
+        """Raise UsageError with the reason if this model has no ELBO."""
         if reason := self.manifest.why_no_elbo:
             raise UsageError(f"{self.bundle.path} cannot score images: {reason}")
 
     def verify(self) -> Verification:
-        """Replay the golden vectors, which are of the usual size: see ``vaekit.verify.verify``."""
+        """Replay the golden vectors and compare: see ``vaekit.verify.verify``."""
         from vaekit.verify import Replay, verify
 
-        vae = self._at_own_size
+        vae = self._at_own_size  # the golden vectors have the bundle's own size
 
         def encode(images: Array) -> tuple[Array, ...]:
             mu, logvar = vae.encode(images)
@@ -249,9 +262,9 @@ class VAE:
         )
 
     def graph(self, name: GraphName) -> GraphSession:
-        """The loaded graph of ``encoder`` or ``decoder``, opened when it is first asked for.
+        """Return the session of ``encoder`` or ``decoder``, opening it on first use.
 
-        It says which provider runs it (``placement``). Raises ProviderError where the selected one cannot.
+        Its ``placement`` says which providers run its nodes. Raises ProviderError if the selected provider cannot.
         """
         if name not in self._graphs:
             model = self.bundle.files[self.manifest.graphs[name].file]
@@ -269,26 +282,29 @@ class VAE:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]
 
     def _as_latent(self, value: Floats) -> Array:
-        """mu of an image (C, H, W), or a latent as it is. Where their shapes are equal, it is taken for an image."""
+        """Encode an image (C, H, W) to mu, or return a latent unchanged.
+
+        If images and latents have the same shape, the value counts as an image.
+        """
         array = np.asarray(value)
         if array.shape == self.image_shape:
             return np.asarray(self.encode(array[None])[0][0])
         if array.shape == self.latent_shape:
             return np.asarray(self._checked_latents(array[None])[0])
         raise UsageError(
-            f"give an image of shape {self.image_shape} or a latent of shape {self.latent_shape}, not {array.shape}"
+            f"expected an image of shape {self.image_shape} or a latent of shape {self.latent_shape}, not {array.shape}"
         )
 
     def _checked_images(self, images: Floats) -> Array:
         array = _as_float32(images, "images", "(N, C, H, W) in [0, 1]", self.image_shape)
-        if array.size and not (array.min() >= 0 and array.max() <= 1):  # not (NaN >= 0)
-            raise UsageError("images must lie in [0, 1] and be finite: divide 8-bit values by 255")
+        if array.size and not (array.min() >= 0 and array.max() <= 1):  # written so that NaN fails
+            raise UsageError("images must be finite and in [0, 1]: divide 8-bit values by 255")
         return array
 
     def _checked_latents(self, z: Floats) -> Array:
         array = _as_float32(z, "latents", "(N, …)", self.latent_shape)
         if not np.isfinite(array).all():
-            raise UsageError("latents must be finite: these hold NaN or infinity")
+            raise UsageError("latents must be finite, but these contain NaN or infinity")
         return array
 
 
@@ -302,13 +318,18 @@ def load(
     batch_size: int = DEFAULT_BATCH_SIZE,
     spinning: bool = True,
 ) -> VAE:
-    """Load a bundle, a folder or a .zip of one.
+    """Load a bundle from a folder or a .zip file.
 
-    ``provider`` is ``auto``, a name in ``vaekit.ort.providers.PROVIDERS``, or one of ONNX Runtime's own, with
-    ``provider_options`` by ONNX Runtime's names. A named one is strict: it runs every node or, when a graph is first
-    used, ProviderError is raised; ``allow_fallback`` lets the CPU run the rest. ``threads`` defaults to the processors
-    that this process may use; ``spinning=False`` leaves processors to other work while threads wait.
-    Raises BundleError where a file is missing, altered, newer or unsafe, and UsageError for arguments out of range.
+    ``provider`` is ``auto``, a short name in ``vaekit.ort.providers.PROVIDERS``, or ONNX Runtime's own name of a
+    provider. ``provider_options`` are passed to that provider under ONNX Runtime's option names. A named provider is
+    strict: if it cannot run every node, ProviderError is raised when a graph is first used. With ``allow_fallback`` the
+    CPU runs the remaining nodes instead.
+
+    ``threads`` defaults to the number of processors that this process may use. ``spinning=False`` stops waiting threads
+    from using processor time.
+
+    Raises BundleError if a file is missing, altered, of a newer format or unsafe, and UsageError for arguments out of
+    range.
     """
     selection = Selection(provider, dict(provider_options or {}), allow_fallback)
     return VAE(read_bundle(path), selection=selection, threads=threads, batch_size=batch_size, spinning=spinning)
@@ -321,5 +342,5 @@ def _as_float32(array: Floats, what: str, axes: str, item_shape: tuple[int, ...]
     if array.shape[1:] != item_shape or array.ndim != len(item_shape) + 1:
         sizes = ", ".join(map(str, item_shape))
         raise UsageError(f"{what} must have the shape (N, {sizes}), not {array.shape}")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+    with np.errstate(over="ignore"):  # overflow gives infinity, which the callers reject
         return np.ascontiguousarray(array, dtype=np.float32)

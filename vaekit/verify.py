@@ -1,4 +1,4 @@
-"""Checks a device: runs a bundle's golden vectors on this machine's provider and compares."""
+"""Check a device: run a bundle's golden vectors on it and compare with PyTorch's results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _NO_VNNI = (
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """How far one output of one graph lies from PyTorch's on the golden vectors, at batch sizes of one and of many."""
+    """How far one output of a graph is from PyTorch's on the golden vectors.
+
+    The graph runs on the whole batch and on single rows; the worse of the two results is kept.
+    """
 
     graph: str
     output: str
@@ -35,18 +38,18 @@ class OutputCheck:
     """Whether |a − b| ≤ atol + rtol·|b| for every element, and all are finite."""
     finite: bool
     max_abs: float
-    """Largest |a − b|; infinite where a result is not finite."""
+    """Largest |a − b|; infinity if any result is not finite."""
     max_rel: float
-    """Largest |a − b| / |b| over elements that are not zero; large where one only crosses zero."""
+    """Largest |a − b| / |b| over elements with b ≠ 0. It can be large for values near zero."""
     psnr: float | None
-    """Peak signal-to-noise ratio in dB, the peak being 1 for images and else the range of PyTorch's values; None where
-    the results are equal."""
+    """Peak signal-to-noise ratio in dB; None if the results are equal. The peak is 1 for images, and the range of
+    PyTorch's values for other outputs."""
     differing_pixels: int | None
-    """For images: pixels that differ once rounded to 8 bits."""
+    """For images: the number of pixels that differ after rounding to 8 bits."""
     tolerance: Tolerance
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object: atol and rtol beside the rest, null for infinity, which JSON does not have."""
+        """Return the JSON object: atol and rtol as keys, infinity as null."""
         document = dataclasses.asdict(self)
         document |= document.pop("tolerance")
         infinite = [key for key, value in document.items() if isinstance(value, float) and not math.isfinite(value)]
@@ -55,18 +58,18 @@ class OutputCheck:
 
 @dataclass(frozen=True)
 class Verification:
-    """What ``verify`` found."""
+    """The result of ``verify``."""
 
     passed: bool
     provider: str
-    """The provider that ran the graphs, by vaekit's name where it has one."""
+    """The provider that ran the graphs, by vaekit's short name if it has one."""
     outputs: tuple[OutputCheck, ...]
     placement: dict[str, dict[str, int]]
-    """By graph, nodes by ONNX Runtime's name of the provider that they ran on."""
+    """For each graph, the number of nodes on each provider, by ONNX Runtime's names."""
     fell_back: tuple[str, ...]
-    """Why other providers were not taken, and what the one taken left to the CPU."""
+    """Why other providers were not used, and which nodes fell back to the CPU."""
     causes: tuple[str, ...]
-    """Likely causes, where it did not pass and one is known."""
+    """Known likely causes of a failure."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that ``vaekit verify --json`` prints."""
@@ -75,21 +78,21 @@ class Verification:
 
 @dataclass(frozen=True)
 class Replay:
-    """A graph on this machine's provider, and a function that runs it."""
+    """A graph opened on a provider, and a function that runs it."""
 
     graph: GraphSession
     run: Callable[[Array], tuple[Array, ...]]
-    """From rows of the graph's input to its outputs."""
+    """Takes rows of the graph's input and returns its outputs."""
 
 
 def verify(golden: Mapping[str, Array], manifest: Manifest, *, encoder: Replay, decoder: Replay) -> Verification:
-    """Run the golden vectors through both graphs and compare with what PyTorch computed.
+    """Run the golden vectors through both graphs and compare with PyTorch's results.
 
-    Those of a compressed bundle are what its own graphs computed where they were made: against PyTorch's vectors,
-    compression error would mask device error.
+    A compressed bundle's golden vectors were computed by its own graphs on the machine that compressed it, because
+    against PyTorch's vectors, compression error would mask device error.
 
-    The tolerances are the manifest's, for the precision of the graph and the class of the provider that runs it. Raises
-    ProviderError where the provider does not run.
+    The manifest gives the tolerances, by the precision of the graph and the class of the provider. Raises ProviderError
+    if the provider fails.
     """
     outputs = (
         *_check(encoder, golden["image"], manifest.encoder_outputs, golden, _tolerance(manifest, encoder.graph)),
@@ -110,7 +113,7 @@ def verify(golden: Mapping[str, Array], manifest: Manifest, *, encoder: Replay, 
 def _check(
     replay: Replay, rows: Array, names: tuple[str, ...], golden: Mapping[str, Array], tolerance: Tolerance
 ) -> list[OutputCheck]:
-    """Each output, the whole batch at once and row by row: the worse of the two."""
+    """Check each output on the whole batch and row by row, and keep the worse result."""
     singly = [np.concatenate(parts) for parts in zip(*(replay.run(row[None]) for row in rows), strict=True)]
     checks = []
     for name, together, alone in zip(names, replay.run(rows), singly, strict=True):
@@ -121,14 +124,14 @@ def _check(
 
 
 def _tolerance(manifest: Manifest, graph: GraphSession) -> Tolerance:
-    """The loosest of those for the classes of provider that hold nodes of the graph."""
+    """Return the loosest tolerance among the classes of provider that run nodes of the graph."""
     classes = {provider_class(name) for name in graph.placement}
     loosest = max(classes, key=PROVIDER_CLASSES.index)
     return manifest.tolerances[manifest.graphs[graph.name].precision][loosest]
 
 
 def compare(graph: str, output: str, actual: Array, expected: Array, tolerance: Tolerance) -> OutputCheck:
-    """Compare an output with PyTorch's, both float32 of one shape; for images both lie in [0, 1]."""
+    """Compare an output with PyTorch's, both float32 and of equal shape; images in [0, 1]."""
     a, b = actual.astype(np.float64), expected.astype(np.float64)
     finite = bool(np.isfinite(a).all())
     with np.errstate(invalid="ignore", over="ignore"):
@@ -151,14 +154,17 @@ def compare(graph: str, output: str, actual: Array, expected: Array, tolerance: 
 
 
 def _differing_pixels(actual: Array, expected: Array) -> int:
-    """Pixels of images (N, C, H, W) that differ in any channel once rounded to 8 bits; NaN and infinity differ."""
+    """Count pixels of images (N, C, H, W) that differ in any channel after rounding to 8 bits.
+
+    A pixel with NaN or infinity counts as different.
+    """
     finite = np.isfinite(actual)
     differ = (to_uint8(np.where(finite, actual, 0.0)) != to_uint8(expected)) | ~finite
     return int(differ.any(axis=1).sum())
 
 
 def _causes(manifest: Manifest, graphs: Mapping[str, GraphSession], outputs: tuple[OutputCheck, ...]) -> list[str]:
-    """Likely causes of failed outputs, in words."""
+    """Return likely causes of the failed outputs, as text."""
     causes: dict[str, None] = {}
     for check in outputs:
         if check.passed:
@@ -168,10 +174,10 @@ def _causes(manifest: Manifest, graphs: Mapping[str, GraphSession], outputs: tup
         if precision == "int8" and CPU in graph.placement and flags and not has_fast_int8(flags):
             causes[_NO_VNNI] = None
         if precision == "fp16" and (not check.finite or check.max_abs > _LARGEST_FLOAT16 / 2):
-            causes["numbers beyond 65504 overflow in float16: use the fp32 bundle on this device"] = None
+            causes["numbers above 65504 overflow in float16: use the fp32 bundle on this device"] = None
         for name in graph.placement:
             if provider_class(name) == "reduced":
-                causes[f"{display_name(name)} computes in less than float32"] = None
+                causes[f"{display_name(name)} computes at lower precision than float32"] = None
         if graph.options.get("use_tf32") == "1":
-            causes["use_tf32=1 rounds products to 10 bits: leave that option out"] = None
+            causes["use_tf32=1 rounds inputs to 10-bit mantissas: remove that option"] = None
     return list(causes)

@@ -1,4 +1,4 @@
-"""`python -m vaekit_cli` is `vaekit`."""
+"""Run `vaekit` as `python -m vaekit_cli`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What the commands that run a bundle share: the options that choose it and what runs it, and where it runs."""
+"""Options shared by the commands that run a bundle, and messages about where it runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Runtime:
-    """The options that choose a bundle and what runs it."""
+    """The options that choose a bundle and how to run it."""
 
     model: Path
     provider: str
@@ -43,11 +43,11 @@ class Runtime:
 
     @property
     def again(self) -> tuple[tuple[str, object, object], ...]:
-        """The options that name the model, for ``command_line``."""
+        """Return the options that choose the model, for ``command_line``."""
         return ("-m", self.model, DEFAULT_MODEL), ("--size", self.size, None)
 
     def load(self, *, spinning: bool = True) -> VAE:
-        """Load the bundle; ``spinning=False`` where other processes work beside the graphs."""
+        """Load the bundle. Use ``spinning=False`` if other processes need the processors."""
         from vaekit.vae import load
 
         size = parse_size(self.size)
@@ -76,7 +76,7 @@ def _runtime_options(
 
 
 def runs_a_bundle(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of ``_runtime_options`` instead of its parameter ``runtime``."""
+    """Replace a command's parameter ``runtime`` by the options of ``_runtime_options``."""
     shared = inspect.signature(_runtime_options, eval_str=True)
     own = inspect.signature(command, eval_str=True)
 
@@ -92,7 +92,10 @@ def runs_a_bundle(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def say_where(vae: VAE, say: Say, *graphs: GraphName) -> str:
-    """Open graphs, say where they run unless that is the CPU, and return the provider's name."""
+    """Open graphs, report where they run, and return the provider's name.
+
+    Nothing is reported if they run on the CPU, as requested.
+    """
     opened = [vae.graph(name) for name in graphs]
     for graph in opened:
         for reason in graph.fell_back:

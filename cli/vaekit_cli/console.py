@@ -1,4 +1,4 @@
-"""Words for people go to stderr; stdout is for results alone."""
+"""Messages, results and progress bars. Messages go to stderr; stdout is only for results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PATIENCE_SECONDS = 2.0
 
 
 def speaker(quiet: bool) -> Callable[[str], None]:
-    """A function that says a line on stderr, or nothing when quiet."""
+    """Return a function that prints a line on stderr unless ``quiet``."""
 
     def say(line: str) -> None:
         if not quiet:
@@ -41,7 +41,10 @@ def announced(what: str, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def command_line(command: str, *options: tuple[str, object, object]) -> str:
-    """A command to type next, with those of its options (name, value, default) that are not at their default."""
+    """Format a command with its options (name, value, default).
+
+    Options at their default are left out.
+    """
     words: list[str] = []
     for name, value, default in options:
         if value != default:
@@ -58,14 +61,17 @@ class Advance(Protocol):
     """Moves a progress bar."""
 
     def __call__(self, done: int, total: int | None = None, text: str = "") -> None:
-        """Show the number done, of ``total`` once that is known, and a ``text`` of figures behind the bar."""
+        """Show the number done, and a ``text`` behind the bar.
+
+        ``total`` sets the total once it is known.
+        """
 
 
 @contextmanager
 def progress_bar(what: str, total: int | None, quiet: bool, done: int = 0) -> Iterator[Advance]:
-    """Show a bar on stderr with rate and time left, if stderr is a terminal; yield what moves it.
+    """Show a progress bar on stderr, if it is a terminal; yield an ``Advance``.
 
-    ``total`` is None while it is unknown; ``done`` of it were done before.
+    ``total`` is None while it is unknown. ``done`` is the number already done.
     """
     if quiet or not sys.stderr.isatty():
         yield lambda done, total=None, text="": None
@@ -86,13 +92,13 @@ def progress_bar(what: str, total: int | None, quiet: bool, done: int = 0) -> It
         def render(self, task: Task) -> Text:
             return Text("" if task.speed is None or task.fields["text"] else f"{task.speed:,.0f}/s")
 
-    # With a text of figures but no description, it fits a terminal of 80 columns.
+    # With a text but no description, the bar fits a terminal of 80 columns.
     described, text = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
     columns = (described, BarColumn(10), MofNCompleteColumn(), Rate(), TimeRemainingColumn(), text)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total, completed=done, text="")
 
         def advance(done: int, total: int | None = None, text: str = "") -> None:
-            bar.update(task, completed=done, total=total, text=text)  # which leaves a total of None as it was
+            bar.update(task, completed=done, total=total, text=text)  # a total of None changes nothing
 
         yield advance

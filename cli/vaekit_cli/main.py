@@ -1,4 +1,4 @@
-"""The command's entry: which commands there are, and how failures end."""
+"""The entry point of `vaekit`: its commands, and its exit codes and errors."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ COMMANDS = (
     "bench",
     "doctor",
 )
-"""Each has a module of its name, which holds a function of its name."""
+"""Each command has a module of the same name, with a function of the same name."""
 
 _INTERRUPTED = 128 + signal.SIGINT
 
-_received: list[int] = []  # signals that asked to end
+_received: list[int] = []  # signals received so far
 
 
 class _Terminated(BaseException):
@@ -46,7 +46,7 @@ class _Terminated(BaseException):
 
 
 def main() -> NoReturn:
-    """Run the command and exit with its code; every failure is one line on stderr."""
+    """Run the command and exit with its code. An error is one line on stderr."""
     _received.clear()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about harmless metadata; what matters raises
     signal.signal(signal.SIGTERM, _end)
@@ -55,7 +55,7 @@ def main() -> NoReturn:
     try:
         code = _app(sys.argv[1:])(standalone_mode=False)
         sys.stdout.flush()
-        if code == _INTERRUPTED:  # typer's answer to Ctrl-C
+        if code == _INTERRUPTED:  # typer returns this after Ctrl-C
             code = _fail("interrupted", _INTERRUPTED)
     except typer.TyperException as error:
         code = _fail(f"{error.format_message().rstrip('.')}; see {_help_of(error)}", error.exit_code)
@@ -65,26 +65,27 @@ def main() -> NoReturn:
         code = _fail("interrupted", _INTERRUPTED)
     except _Terminated:
         code = _fail("terminated", 128 + signal.SIGTERM)
-    except BrokenPipeError:  # whoever read our results has gone
+    except BrokenPipeError:  # the reader of stdout has exited
         _drop_stdout()
         code = 1
     except OSError as error:
         code = _fail_of_files(error)
     except MemoryError:
         code = _fail("out of memory: try a smaller --batch-size or --size", 1)
-    except Exception as error:  # noqa: BLE001 — a fault in vaekit itself, but users still get one line
-        code = _fail(f"{type(error).__name__}: {error} (VAEKIT_DEBUG=1 shows where)", 1)
+    except Exception as error:  # noqa: BLE001 — a bug in vaekit, but users should still see one line
+        code = _fail(f"{type(error).__name__}: {error} (set VAEKIT_DEBUG=1 for a traceback)", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _app(arguments: list[str]) -> typer.Typer:
-    """Build the command line: only the command that the arguments begin with, or all commands.
+    """Build the command line.
 
-    Building the options of all commands takes longer than some commands need to run.
+    If the arguments begin with a command, only that command is added, because building all commands takes longer than
+    some commands run.
     """
     app = typer.Typer(
         name="vaekit",
-        help="Train a variational auto-encoder, export it to ONNX with proof, and run it anywhere without PyTorch.",
+        help="Train a variational auto-encoder, export it to verified ONNX, and run it anywhere without PyTorch.",
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -110,7 +111,7 @@ def _top(
 
 
 def _fail(message: str, code: int) -> int:
-    if _received:  # whatever the signal's exception became on its way: imports turn it into ImportError
+    if _received:  # the signal's exception may have become another one: an import turns it into ImportError
         code = 128 + _received[0]
         message = "terminated" if _received[0] == signal.SIGTERM else "interrupted"
     if os.environ.get("VAEKIT_DEBUG") == "1":
@@ -135,7 +136,7 @@ def _fail_of_files(error: OSError) -> int:
 
 
 def _drop_stdout() -> None:
-    """Keep Python from complaining, as it exits, about results that cannot be written."""
+    """Redirect stdout, so that Python prints no second error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values are read."""
+"""Options shared by several commands, and parsers of their values."""
 
 from __future__ import annotations
 
@@ -9,40 +9,38 @@ import typer
 
 from vaekit.errors import UsageError
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results and errors.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only results and errors.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Image k of a seed is always the same.")]
 ModelOption = Annotated[
     Path,
-    typer.Option(
-        "-m", "--model", envvar="VAEKIT_MODEL", metavar="BUNDLE", help="The bundle: a folder, or a .zip of it."
-    ),
+    typer.Option("-m", "--model", envvar="VAEKIT_MODEL", metavar="BUNDLE", help="The bundle, a folder or a .zip file."),
 ]
 ProviderOption = Annotated[
     str,
     typer.Option(
         envvar="VAEKIT_PROVIDER",
         metavar="NAME",
-        help="What runs the graphs: auto, cpu, cuda, tensorrt, openvino, directml, coreml, migraphx, webgpu, qnn, "
-        "xnnpack, or a name of ONNX Runtime's own. A named one runs every node or fails.",
+        help="The provider that runs the graphs: auto, cpu, cuda, tensorrt, openvino, directml, coreml, migraphx, "
+        "webgpu, qnn, xnnpack, or one of ONNX Runtime's own names. A named provider runs every node or fails.",
     ),
 ]
 ProviderOptionsOption = Annotated[
     list[str] | None,
-    typer.Option("--provider-option", metavar="KEY=VALUE", help="An option of the provider's; may be given again."),
+    typer.Option("--provider-option", metavar="KEY=VALUE", help="An option for the provider; may be repeated."),
 ]
 FallbackOption = Annotated[
-    bool, typer.Option("--allow-fallback", help="Let the CPU run what the named provider does not, and say so.")
+    bool, typer.Option("--allow-fallback", help="Let the CPU run nodes that the named provider cannot, and say so.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Threads for the graphs.", show_default="the processors that may be used")
+    int | None, typer.Option(min=1, help="Threads for the graphs.", show_default="the usable processors")
 ]
-BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows that go through a graph at a time.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows that a graph processes at a time.")]
 
 ImageSizeOption = Annotated[
     str | None,
     typer.Option(
-        "--size", metavar="N|HxW", help="Of the images, where the bundle leaves it free.", show_default="its usual"
+        "--size", metavar="N|HxW", help="Size of the images, if the bundle leaves it free.", show_default="the bundle's"
     ),
 ]
 
@@ -50,8 +48,8 @@ PriorOption = Annotated[
     str | None,
     typer.Option(
         metavar="mixture|normal",
-        help="mixture, fitted to the encoded training images, or normal, N(0, I).",
-        show_default="mixture where the bundle has one",
+        help="mixture, fitted to the encoded training images, or normal, which is N(0, I).",
+        show_default="mixture if the bundle has one",
     ),
 ]
 
@@ -59,7 +57,7 @@ DEFAULT_MODEL = Path("vae-onnx")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """(height, width) from ``N`` or ``HxW``. Raises UsageError for anything else."""
+    """Parse (height, width) from ``N`` or ``HxW``. Raises UsageError for anything else."""
     if text is None:
         return None
     sides = text.lower().split("x")
@@ -69,7 +67,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_sigma(text: str) -> float | None:
-    """A fixed standard deviation, or None for ``optimal``. Raises UsageError for anything else."""
+    """Parse a positive standard deviation, or ``optimal`` to None. Raises UsageError otherwise."""
     if text == "optimal":
         return None
     try:
@@ -82,7 +80,7 @@ def parse_sigma(text: str) -> float | None:
 
 
 def parse_provider_options(texts: list[str] | None) -> dict[str, str]:
-    """Options of a provider from ``key=value`` each. Raises UsageError for anything else."""
+    """Parse provider options, ``key=value`` each. Raises UsageError for anything else."""
     options = {}
     for text in texts or []:
         key, equals, value = text.partition("=")

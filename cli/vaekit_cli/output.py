@@ -1,4 +1,4 @@
-"""Where commands put their pictures: one grid in a file, or a folder of one PNG each."""
+"""Write a command's images to one grid, or to a folder with one PNG per image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def check_pictures_target(output: Path, count: int, columns: int | None, image_shape: tuple[int, int, int]) -> None:
-    """Raise UsageError or VaekitError, before any work is done, where ``count`` images could not be written."""
+    """Check, before any work, that ``count`` images can be written.
+
+    Raises UsageError or VaekitError.
+    """
     if is_folder(output):
         check_new_folder(output)
         return
@@ -31,7 +34,7 @@ def write_pictures(
     columns: int | None,
     progress: Callable[[int], None],
 ) -> None:
-    """Write ``count`` images, in batches (n, C, H, W) in [0, 1], into a folder or one grid."""
+    """Write ``count`` images in [0, 1], in batches (n, C, H, W), to a folder or grid."""
     import numpy as np
 
     if is_folder(output):
@@ -41,5 +44,5 @@ def write_pictures(
 
 
 def is_folder(output: Path) -> bool:
-    """Whether an output names a folder: one that is there, or a name without a suffix, but no picture."""
+    """Return whether an output is a folder: an existing one, or a name without suffix."""
     return output.suffix.lower() not in FORMATS and (os.path.isdir(output) or not output.suffix)

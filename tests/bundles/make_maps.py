@@ -1,9 +1,9 @@
-"""Make map, deterministic and free: latents are maps (2, 4, 3), of untrained networks for 16 x 12 pixels.
+"""Make the bundles map, deterministic and free, from untrained networks for 16 x 12 pixels.
 
-The last leaves height and width free.
+Their latents are maps (2, 4, 3). The bundle free leaves height and width free.
 
-Needs the extra `train`. The bundles beside this file are of format 2 and stay as they are, as proof that such
-bundles are read: see make_newest.py. This script made them, and shows how to make others like them.
+Needs the extra `train`. The bundles beside this file have format 2 and must not change, because they prove that such
+bundles can be read (see make_newest.py). This script documents how they were made.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ def decoder() -> nn.Module:
 
 
 def main() -> None:
-    """Export them beside this file."""
+    """Export the bundles beside this file."""
     images = draw_shapes(64, (16, 12)).images
     for name in ("map", "deterministic", "free"):
         deterministic = name == "deterministic"

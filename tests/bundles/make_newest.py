@@ -1,7 +1,7 @@
-"""Make tiny-v3: the bundle tiny, whose manifest is of format 1, with its manifest in format 3.
+"""Make tiny-v3: the bundle tiny (format 1) with its manifest converted to format 3.
 
-tiny (format 1) and map, deterministic and free (format 2) stay as the vaekits of their time wrote them: they prove that
-old bundles are read. Run `python tests/bundles/make_newest.py` when format 3 gains something that tiny can say.
+tiny (format 1) and map, deterministic and free (format 2) must stay as older versions of vaekit wrote them, because
+they prove that old bundles can be read. Run `python tests/bundles/make_newest.py` when format 3 gains a key.
 """
 
 import shutil
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Write it beside this file."""
+    """Write the bundle beside this file."""
     target = HERE / "tiny-v3"
     shutil.copytree(HERE / "tiny", target, dirs_exist_ok=True)
     manifest = read_bundle(target).manifest

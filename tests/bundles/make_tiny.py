@@ -1,7 +1,7 @@
-"""Make tiny, the bundle that the edge's tests run: real 8 x 8 digits, through the real commands.
+"""Make the bundle tiny for the edge's tests, from real 8 x 8 digits and with the real commands.
 
-Needs the extra `train`. The bundle beside this file is of format 1 and stays as it is, as proof that such bundles are
-read: see make_newest.py. This script made it, and shows how to make another like it.
+Needs the extra `train`. The bundle beside this file has format 1 and must not change, because it proves that such
+bundles can be read (see make_newest.py). This script documents how it was made.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Train for a minute at most, and export beside this file."""
+    """Train for at most a minute, and export beside this file."""
     with tempfile.TemporaryDirectory() as folder:
         digits, run = Path(folder, "digits.npy"), Path(folder, "run")
         np.save(digits, load_digits().images.astype(np.float32) / 16)

@@ -1,4 +1,4 @@
-"""Ways to run the command that are quicker than a process each."""
+"""Fixtures that run the command faster than in a new process each time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Read as PyTorch loads: threads that spin while they wait starve beside other work, and tests do not run alone.
+# PyTorch reads this when it loads. Waiting threads must not spin, because tests share the processors with other work.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np
@@ -23,7 +23,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """What the console script calls, in this process: importing PyTorch anew would take seconds a time."""
+    """Run the command in this process, because importing PyTorch in a new one takes seconds."""
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         monkeypatch.chdir(tmp_path)
@@ -43,7 +43,7 @@ def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
-    """150 coloured shapes of 12 x 9 pixels, as shapes.npy in the folder that commands run in."""
+    """Write 150 coloured shapes of 12 x 9 pixels to shapes.npy, in the folder where commands run."""
     path = tmp_path / "shapes.npy"
     np.save(path, draw_shapes(150, (12, 9)).images)
     return path

@@ -1,4 +1,4 @@
-"""`vaekit compress`, as people type it."""
+"""`vaekit compress` on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vaekit evaluate`, as people type it, and the objectives of `vaekit train`."""
+"""`vaekit evaluate` on the command line, and the objectives of `vaekit train`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vaekit export --module`, `--diffusers` and `--pythae`, as people type them."""
+"""`vaekit export --module`, `--diffusers` and `--pythae` on the command line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def make():
     return Encoder(vae), Decoder(vae), DESCRIPTION, vae
 
 
-def halves():
+def modules():
     return make()[:3]
 
 
@@ -101,7 +101,7 @@ LAYERS = {"fc1": (108, 16), "fc21": (16, 3), "fc22": (16, 3), "fc3": (3, 16), "f
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with a module of factories, weights, and images."""
+    """Write a Python module with factories, weights and images to a folder."""
     (tmp_path / "mymodels.py").write_text(textwrap.dedent(FACTORY))
     (tmp_path / "needy.py").write_text("import package_that_is_not_there\n")
     (tmp_path / "wrong.py").write_text("def make(:\n")
@@ -148,11 +148,11 @@ def test_the_network_in_the_readme_becomes_a_bundle(in_process: Run, tmp_path: P
     assert vae.sample(2).shape == (2, 1, 28, 28)
 
 
-def test_weights_may_be_those_of_the_two_halves(in_process: Run, project: Path) -> None:
+def test_weights_may_be_those_of_encoder_and_decoder(in_process: Run, project: Path) -> None:
     both = ("encoder", "decoder")
-    halves = {f"{half}.vae.{key}": value.clone() for key, value in shapes_of(LAYERS).items() for half in both}
-    save_file(halves, project / "halves.safetensors")
-    done = in_process("export", "--module", "mymodels:halves", "--weights", "halves.safetensors", *GIVEN, "--json")
+    weights = {f"{module}.vae.{key}": value.clone() for key, value in shapes_of(LAYERS).items() for module in both}
+    save_file(weights, project / "modules.safetensors")
+    done = in_process("export", "--module", "mymodels:modules", "--weights", "modules.safetensors", *GIVEN, "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     document = json.loads(done.stdout)
@@ -163,11 +163,11 @@ def test_weights_may_be_those_of_the_two_halves(in_process: Run, project: Path) 
 WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "no images": (("--module", "mymodels:make"), 2, ("--module needs --images SOURCE",)),
     "images of nothing": (("--module", "mymodels:make", "--images", "none.npy"), 1, ("there is no source none.npy",)),
-    "images for a run": (("vae", *GIVEN), 2, ("--images belongs to --module, --diffusers and --pythae",)),
-    "a run as well": (("vae", "--module", "mymodels:make", *GIVEN), 2, ("RUN and --module", "give one")),
-    "two libraries": (("--pythae", "a", "--diffusers", "b", *GIVEN), 2, ("--diffusers and --pythae", "give one")),
-    "weights of nothing": (("--weights", "w.safetensors"), 2, ("--weights belongs to --module",)),
-    "a size for a module": (("--module", "mymodels:make", "--size", "8", *GIVEN), 2, ("--size belongs to",)),
+    "images for a run": (("vae", *GIVEN), 2, ("--images only applies to --module, --diffusers and --pythae",)),
+    "a run as well": (("vae", "--module", "mymodels:make", *GIVEN), 2, ("RUN and --module", "give only one")),
+    "two libraries": (("--pythae", "a", "--diffusers", "b", *GIVEN), 2, ("--diffusers and --pythae", "give only one")),
+    "weights of nothing": (("--weights", "w.safetensors"), 2, ("--weights only applies to --module",)),
+    "a size for a module": (("--module", "mymodels:make", "--size", "8", *GIVEN), 2, ("--size only applies to",)),
     "no factory named": (("--module", "mymodels", *GIVEN), 2, ("package.module:factory",)),
     "no such module": (("--module", "yours.models:make", *GIVEN), 2, ("there is no module yours",)),
     "no such factory": (("--module", "mymodels:build", *GIVEN), 2, ("no factory build", "broken", "make")),
@@ -183,8 +183,8 @@ WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "weights of another kind": (
         ("--module", "mymodels:make", "--weights", "mymodels.py", *GIVEN), 1, ("no .safetensors file", "save_file")
     ),
-    "weights of the whole for the halves": (
-        ("--module", "mymodels:halves", "--weights", "w.safetensors", *GIVEN),
+    "weights of the whole model for encoder and decoder": (
+        ("--module", "mymodels:modules", "--weights", "w.safetensors", *GIVEN),
         1,
         ("do not fit", "lacks decoder.vae.fc1.bias", "and 17 more", "has besides fc1.bias", "fourth item"),
     ),

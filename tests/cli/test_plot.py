@@ -28,6 +28,6 @@ def test_few_dimensions_are_drawn_as_they_are_and_two_beside_their_decoded_plane
         width, height = picture.size
         pixels = np.asarray(picture.convert("RGB"))
     assert (width > 2 * height) is (d == 2)
-    if d == 2:  # an untrained decoder's grey fills the plane on the right
+    if d == 2:  # the grey images of an untrained decoder fill the plane on the right
         right = pixels[height // 4 : 3 * height // 4, 2 * width // 3 : 9 * width // 10]
         assert (right.min(axis=2) < 250).mean() > 0.9

@@ -1,4 +1,4 @@
-"""`vaekit train --resume` and `--config`, as people type them."""
+"""`vaekit train --resume` and `--config` on the command line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def kill_when(command: list[str], folder: Path, ready: Callable[[], bool]) -> None:
-    """Run a training and kill it, with SIGKILL, as soon as something is so."""
+    """Run a training and kill it with SIGKILL as soon as a condition holds."""
     script = Path(sys.executable).with_name("vaekit")
     with subprocess.Popen([str(script), *command], cwd=folder, stderr=subprocess.PIPE, text=True) as training:
         deadline = time.monotonic() + 120
@@ -85,7 +85,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(in_process: Run, 
 
 
 def unfinished(in_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose training ended, without a word, after its second step."""
+    """Return an unfinished run that stopped silently after its second step."""
     from vaekit.training.trainer import Trainer
 
     with monkeypatch.context() as patched:
@@ -137,7 +137,7 @@ def test_a_run_is_not_resumed_with_other_settings(
 def test_a_run_that_is_there_is_kept_and_resuming_it_is_offered(
     in_process: Run, assert_fails: Fails, finished: Path
 ) -> None:
-    assert_fails(in_process("train", "shapes.npy", *SHORT), 1, "already holds a run", "--resume vae", "--overwrite")
+    assert_fails(in_process("train", "shapes.npy", *SHORT), 1, "already contains a run", "--resume vae", "--overwrite")
 
 
 def config_of(run: Path) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def test_a_share_or_a_source_is_measured(in_process: Run, assert_fails: Fails, s
 
     for val in ("0", "1", "-0.5", "nan"):
         assert_fails(in_process("train", shapes.name, "-o", "none", "--val", val), 2, "--val", "no images to measure")
-    assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "0.001"), 2, "--val 0.001", "leaves 0 to")
+    assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "0.001"), 2, "--val 0.001", "holds out 0")
     assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "nowhere"), 1, "there is no source nowhere")
     assert_fails(in_process("train", shapes.name, "-o", "none", "--val", "grey.npy"), 1, "grey.npy", "RGB")
     assert not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""`vaekit train` and `vaekit export`, as people type them."""
+"""`vaekit train` and `vaekit export` on the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def next_command(result: subprocess.CompletedProcess[str]) -> list[str]:
-    """The arguments of the command that the last line says to type."""
+    """Return the arguments of the command that the last line suggests."""
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("next: vaekit "), result.stderr
     return shlex.split(last)[2:]
@@ -153,7 +153,7 @@ def test_a_run_is_kept_unless_overwriting_is_asked_for(
 ) -> None:
     assert in_process("train", shapes, *SHORT).returncode == 0
     before = files_of(tmp_path / "vae")
-    assert_fails(in_process("train", shapes, *SHORT, "--seed", "1"), 1, "already holds a run", "--overwrite")
+    assert_fails(in_process("train", shapes, *SHORT, "--seed", "1"), 1, "already contains a run", "--overwrite")
     assert files_of(tmp_path / "vae") == before
     assert in_process("train", shapes, *SHORT, "--seed", "1", "--overwrite").returncode == 0
     after = files_of(tmp_path / "vae")

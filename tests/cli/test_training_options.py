@@ -1,4 +1,4 @@
-"""The options of `vaekit train` are those of the training's settings."""
+"""The options of `vaekit train` match the training settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HIDDEN = "import sys; from vaekit_cli.main import main; sys.modules['torch'] = N
 
 @pytest.fixture
 def text(in_process: Run) -> str:
-    """The help of `vaekit train`, a space between words."""
+    """Return the help of `vaekit train` with single spaces between words."""
     return " ".join(in_process("train", "--help").stdout.split())
 
 

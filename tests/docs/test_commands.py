@@ -1,15 +1,15 @@
-"""Every command block of the README, CONTRIBUTING.md and docs/ runs, or says why it does not.
+"""Every command block of the README, CONTRIBUTING.md and docs/ runs, or states why it cannot.
 
-The rule for writers: blocks marked ``sh`` and ``python`` are run, page by page and in order, in one folder. It holds
+Rules for writers: blocks marked ``sh`` and ``python`` run in one folder, page by page and in order. The folder contains
 
 - ``photos/``, 200 pictures of 16 x 16 pixels in two subfolders, and ``grey.npy``, images (200, 28, 28) of uint8;
-- ``vae`` and ``vae-onnx``, the run and the bundle that the README's quick start has made there.
+- ``vae`` and ``vae-onnx``, the run and the bundle that the README's quick start has made.
 
-A Python block is a program of its own; one with ``title="NAME.py"`` is a file instead, for the blocks after it. A block
-that cannot run has a line ``<!-- illustration: REASON -->`` right above it.
+Each Python block is a separate program. With ``title="NAME.py"`` it is written to a file for the following blocks. A
+block that cannot run has a line ``<!-- illustration: REASON -->`` directly above it.
 
-One thing is shortened: ``vaekit train`` learns 30 steps unless the block says how long, and learns ``photos`` where the
-block names no source. The default source and length are tested in tests/cli and measured in benchmarks/.
+Training is shortened: ``vaekit train`` runs 30 steps unless the block sets a length, and uses ``photos`` unless the
+block names a source. The default source and length are tested in tests/cli and measured in benchmarks/.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BLOCK = re.compile(r"^(?P<above>[^\n]*)\n```(?P<info>[^\n]*)\n(?P<code>.*?)^```
 _ILLUSTRATION = re.compile(r"<!-- illustration: (.{10,}) -->")
 _COMMAND = re.compile(r"^(?: {4}|\t)\s*(?:vaekit|python3?|pip|bash|torchrun|\.venv|source) ", re.MULTILINE)
 
-# What `vaekit` is while the blocks run: the console script, with a training that takes seconds instead of minutes.
+# Replaces `vaekit` while the blocks run, so that training takes seconds instead of minutes.
 _SHORTENED = """\
 #!/bin/sh
 if [ "$1" = train ]; then
@@ -55,16 +55,16 @@ class Block:
     """A fenced block of a page."""
 
     place: str
-    """Page and line, for messages."""
+    """Return page and line, for messages."""
     language: str
     title: str
     code: str
     reason: str | None
-    """Why it is not run; None where it is."""
+    """Return why the block is not run, or None if it is."""
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """All fenced blocks of a page, in order."""
+    """Return all fenced blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")
     for found in _BLOCK.finditer(text):
         line = text.count("\n", 0, found.start("info")) + 1
@@ -80,7 +80,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def run_page(page: Path, folder: Path) -> int:
-    """Run a page's blocks in a folder, and fail at the first that fails; how many were run."""
+    """Run a page's blocks in a folder; return their number, or fail at the first failure."""
     count = 0
     for block in blocks(page):
         if block.reason is not None or block.language not in RUN:
@@ -107,16 +107,16 @@ def run_page(page: Path, folder: Path) -> int:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The blocks' environment: this Python's commands, with the shortened `vaekit` before them."""
+    """Return the blocks' environment: this Python's commands, after the shortened `vaekit`."""
     path = os.pathsep.join((str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]))
     mine = {name: value for name, value in os.environ.items() if not name.startswith("VAEKIT_")}
-    # Threads that spin while they wait starve what else runs.
+    # Waiting threads must not spin, because other work shares the processors.
     return mine | {"PATH": path, "OMP_WAIT_POLICY": "PASSIVE", "MPLBACKEND": "agg"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that all blocks run in, once the README's have."""
+    """Return the folder in which all blocks run, after running the README's blocks."""
     place = tmp_path_factory.mktemp("docs")
     pixels = draw_shapes(200, (16, 16)).images
     for number, image in enumerate(pixels):

@@ -22,7 +22,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     mine = {name: value for name, value in os.environ.items() if not name.startswith("VAEKIT_")}
     folders = {name: str(tmp_path / "jupyter") for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
-    # nbclient in a process of its own: sockets that it leaves open are no concern of these tests.
+    # nbclient runs in a separate process, because it leaves sockets open.
     result = subprocess.run(
         [sys.executable, "-c", "from nbclient.cli import main; main()", "--timeout=120", NOTEBOOK.name],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""Bundles that leave height and width free: every verb works at other sizes, and says which sizes there are."""
+"""Bundles with free height and width: every command works at other sizes, or says which sizes are possible."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pictures(count: int = 5) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def vae() -> VAE:
-    """The bundle at a size that is not its usual one."""
+    """Return the model at a size that is not its default."""
     return package.load(FREE, provider="cpu").at(*SIZE)
 
 
@@ -55,7 +55,7 @@ def test_scores_are_of_that_size(vae: VAE) -> None:
     terms = vae.elbo_terms(pictures())
     assert np.allclose(terms.kl, kl_standard_normal(*vae.posterior(pictures())).sum(axis=(1, 2, 3)))
     assert terms.reconstruction.shape == (5,)
-    best = log_likelihood(pictures(), pictures(), vae.manifest.likelihood)  # of an exact reconstruction
+    best = log_likelihood(pictures(), pictures(), vae.manifest.likelihood)  # the likelihood of an exact reconstruction
     assert (terms.reconstruction < best).all()
     assert vae.manifest.scores is None
 
@@ -98,7 +98,7 @@ def test_a_bundle_of_one_size_takes_no_other() -> None:
 
 @pytest.mark.parametrize(
     ("step", "complaint"),
-    [(5, "no multiples of 5"), (0, "no multiples of 0"), ("x", "damaged"), (None, "contradicts itself")],
+    [(5, "not a multiple of 5"), (0, "not a multiple of 0"), ("x", "damaged"), (None, "contradicts itself")],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path, step: Any, complaint: str) -> None:
     copy = Path(shutil.copytree(FREE, tmp_path / "edited"))
@@ -130,8 +130,8 @@ def test_commands_refuse_what_has_no_such_size(vaekit: Run, assert_fails: Fails,
     np.save(tmp_path / "images.npy", draw_shapes(6, SIZE).images)
     assert_fails(vaekit("sample", "-m", FREE, "--size", "24x9"), 2, "multiples of 4")
     assert_fails(vaekit("sample", "-m", MAP, "--size", "24x8"), 2, "exported with free sizes")
-    assert_fails(vaekit("verify", "-m", FREE, "--size", "24x8"), 2, "verify takes no --size")
+    assert_fails(vaekit("verify", "-m", FREE, "--size", "24x8"), 2, "verify accepts no --size")
     flagged = vaekit("score", "images.npy", "--flag-above", "p99", "-m", FREE, "--size", "24x8")
     assert_fails(flagged, 2, "no held-out scores of such images", "nats")
     told = vaekit("info", "-m", FREE)
-    assert "--size takes any multiples of 4" in told.stdout
+    assert "--size may be any multiples of 4" in told.stdout

@@ -1,4 +1,4 @@
-"""Bundles of latents that are maps (c, h, w), and of deterministic encoders: every verb works, or says why not."""
+"""Bundles with latent maps (c, h, w) or deterministic encoders: every command works, or says why not."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ both = pytest.mark.parametrize("bundle", [MAP, DETERMINISTIC], ids=lambda path: 
 
 
 def pictures(count: int, start: int = 64) -> Array:
-    """Shapes that the bundles have not seen, float32 (count, 3, 16, 12)."""
+    """Draw shapes that the bundles were not exported with, float32 (count, 3, 16, 12)."""
     return draw_shapes(count, IMAGE[1:], start=start).images.astype(np.float32) / np.float32(255)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """70 pictures, as images.npy in the folder that commands run in."""
+    """Write 70 pictures to images.npy, in the folder where commands run."""
     path = tmp_path / "images.npy"
     np.save(path, draw_shapes(70, IMAGE[1:], start=64).images)
     return path
@@ -55,7 +55,7 @@ def load(bundle: Path) -> VAE:
 
 
 def edited(bundle: Path, folder: Path, change: Change) -> Path:
-    """A copy of a bundle with another manifest."""
+    """Return a copy of a bundle with a changed manifest."""
     copy = Path(shutil.copytree(bundle, folder / "edited"))
     document = json.loads((copy / "manifest.json").read_text())
     change(document)
@@ -85,7 +85,7 @@ def test_the_scaling_of_the_latents_is_kept() -> None:
 
 def test_statistics_are_of_channels() -> None:
     vae = load(MAP)
-    seen = pictures(64, start=0)  # which the bundle was exported with
+    seen = pictures(64, start=0)  # the images that the bundle was exported with
     mu, logvar = vae.posterior(seen)
     latent = vae.manifest.latent
     assert latent.mean == pytest.approx(mu.mean(axis=(0, 2, 3), dtype=np.float64), abs=1e-4)
@@ -99,7 +99,7 @@ DAMAGES: dict[str, Change] = {
     "an empty latent": lambda document: document["latent"].update(shape=[2, 0, 3]),
     "statistics of one channel": lambda document: document["latent"].update(mean=[0.0]),
     "another posterior": lambda document: document.update(posterior="deterministic"),
-    "a likelihood that is none of ours": lambda document: document["likelihood"].update(name="laplace"),
+    "an unknown likelihood": lambda document: document["likelihood"].update(name="laplace"),
     "a gaussian without sigma": lambda document: document["likelihood"].update(sigma=None),
     "scores without a likelihood": lambda document: document.update(likelihood={"name": "none", "sigma": None}),
     "a scaling without its shift": lambda document: document["latent"]["scaling"].pop("shift"),
@@ -273,7 +273,7 @@ def test_latents_that_are_not_finite_are_named_by_row(vaekit: Run, assert_fails:
     assert_fails(vaekit("decode", "z.npy", "-m", MAP), 1, "row 2")
 
 
-def test_an_interrupted_encode_of_maps_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_encode_of_maps_resumes(tmp_path: Path) -> None:
     mu = load(DETERMINISTIC).encode(pictures(6))[0]
     paths = tuple(f"{k}.png".encode() for k in range(6))
 

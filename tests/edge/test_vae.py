@@ -165,7 +165,7 @@ def test_a_bundle_without_a_mixture_draws_from_the_normal_prior(without_mixture:
     assert without_mixture.priors == ("normal",)
     expected = without_mixture.sample_latents(3, prior="normal")
     assert np.array_equal(without_mixture.sample_latents(3), expected)
-    with pytest.raises(UsageError, match="carries no mixture"):
+    with pytest.raises(UsageError, match="has no mixture"):
         without_mixture.sample(1, prior="mixture")
 
 
@@ -241,7 +241,7 @@ def test_samples_out_of_range_are_refused(vae: VAE, what: str) -> None:
         ({"batch_size": 0}, "batch size"),
         ({"provider": "abacus"}, "abacus"),
         ({"provider_options": {"a": "1"}}, "provider"),
-        ({"provider": "cpu", "provider_options": {"a": "1"}}, "cpu takes no options"),
+        ({"provider": "cpu", "provider_options": {"a": "1"}}, "cpu has no options"),
         ({"provider": ""}, "provider"),
     ],
 )
@@ -286,7 +286,7 @@ def test_a_name_that_the_package_has_not_is_an_attribute_error() -> None:
 
 @pytest.fixture
 def digits(golden: dict[str, Array]) -> Array:
-    """Images that the model knows."""
+    """Return images like those of the training."""
     return golden["image"]
 
 
@@ -361,7 +361,7 @@ def test_dimensions_come_the_most_active_first(vae: VAE) -> None:
 
 
 def traversed(vae: VAE, base: Array, dimensions: tuple[int, ...], steps: int, span: float) -> Array:
-    """What a traversal must show, said another way."""
+    """Compute the expected traversal in another way."""
     statistics = vae.manifest.latent
     rows = []
     for j in dimensions:
@@ -480,7 +480,7 @@ def test_samples_may_start_anywhere(vae: VAE, prior: str) -> None:
 
 
 def imported(statement: str) -> set[str]:
-    """The modules that a statement imports in a fresh interpreter."""
+    """Return the modules that a statement imports in a new interpreter."""
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     return set(done.stdout.split())

@@ -1,4 +1,4 @@
-"""A device that computes what PyTorch computed passes; any other is found out, and told where and how far off it is."""
+"""A device that reproduces PyTorch's results passes; for any other, verify reports where and how far it is off."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def edit_manifest(bundle: Path, change: Callable[[dict[str, Any]], object]) -> N
 
 
 def put_golden(bundle: Path, data: bytes) -> None:
-    """Put other bytes in the place of golden.npz, with a manifest whose hash agrees."""
+    """Replace golden.npz, and update the hash in the manifest."""
     (bundle / "golden.npz").write_bytes(data)
     edit_manifest(bundle, lambda document: document["golden"].update(sha256=hashlib.sha256(data).hexdigest()))
 
@@ -58,7 +58,7 @@ def alter_golden(bundle: Path, change: Callable[[Golden], object]) -> None:
 
 
 def declare(bundle: Path, precision: str, *graphs: str) -> None:
-    """Declare graphs as of another precision, with tolerances of their own."""
+    """Declare another precision for graphs, with its own tolerances."""
 
     def change(document: dict[str, Any]) -> None:
         for graph in graphs:
@@ -71,7 +71,7 @@ def declare(bundle: Path, precision: str, *graphs: str) -> None:
 
 
 def pretend(vae: VAE, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """The bundle's graphs as they would be elsewhere: placed otherwise, or with other results."""
+    """Simulate graphs on another machine, with other placements or results."""
     graphs = {name: vae.graph(name) for name in ("encoder", "decoder")}
     results: Callable[[str, Array], Array] | None = changes.pop("results", None)
     for name, graph in graphs.items():
@@ -81,7 +81,7 @@ def pretend(vae: VAE, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 
 
 class _Session:
-    """A session whose results are altered, output by output."""
+    """A session whose outputs are changed."""
 
     def __init__(self, session: Any, alter: Callable[[str, Array], Array]) -> None:
         self._session, self._alter = session, alter
@@ -256,7 +256,7 @@ def test_a_provider_that_does_not_run_is_no_result(vae: VAE, monkeypatch: pytest
 
 
 def blame(bundle: Path, monkeypatch: pytest.MonkeyPatch, off: float = 0.7, **changes: Any) -> str:
-    """The causes that are named where the mean latents are off by so much."""
+    """Return the reported causes if mu is off by this much."""
     alter_golden(bundle, lambda golden: golden["mu"].__iadd__(np.float32(off)))
     vae = load(bundle, provider="cpu")
     pretend(vae, monkeypatch, **changes)
@@ -291,7 +291,7 @@ def test_a_processor_is_not_blamed_for_what_it_has_no_part_in(
 ) -> None:
     declare(copied_bundle, precision, "decoder")
     monkeypatch.setattr(verification, "processor_flags", lambda: frozenset({"avx2"}))
-    assert blame(copied_bundle, monkeypatch) == ""  # it is the encoder that is off
+    assert blame(copied_bundle, monkeypatch) == ""  # the error is in the encoder
 
 
 def test_nothing_is_blamed_where_all_is_well(copied_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ def test_infinities_of_float16_are_blamed_on_it(copied_bundle: Path, monkeypatch
 
 def test_a_provider_of_fewer_bits_is_blamed(copied_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = blame(copied_bundle, monkeypatch, placement={COREML: 5, CUDA: 2})
-    assert text == "CoreML computes in less than float32"
+    assert text == "CoreML computes at lower precision than float32"
 
 
 @pytest.mark.parametrize(("option", "blamed"), [("1", True), ("0", False)])
@@ -362,7 +362,7 @@ def npy() -> bytes:
 
 
 def broken_stream(whole: bytes) -> bytes:
-    """An archive whose first member does not decompress."""
+    """Return an archive whose first member cannot be decompressed."""
     data = bytearray(whole)
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         start = 30 + len(archive.infolist()[0].filename) + int.from_bytes(data[28:30], "little")

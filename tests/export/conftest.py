@@ -1,4 +1,4 @@
-"""One tiny run, trained once, and its two graphs, exported once for each opset."""
+"""A tiny run, trained once, and its two graphs, exported once per opset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable
 
-# Read as PyTorch loads: threads that spin while they wait starve beside other work, and tests do not run alone.
+# PyTorch reads this when it loads. Waiting threads must not spin, because tests share the processors with other work.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np
@@ -27,7 +27,7 @@ MakeGraph = Callable[..., ExportedGraph]
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on 200 coloured shapes of 16 x 13 pixels with two latent dimensions, read back."""
+    """Return a run on 200 coloured shapes of 16 x 13 pixels with two latent dimensions."""
     folder = tmp_path_factory.mktemp("tiny")
     source, path = folder / "secret-shapes.npy", folder / "run"
     np.save(source, draw_shapes(200, (16, 13)).images)
@@ -51,7 +51,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def make_graph(tiny_run: Run) -> MakeGraph:
-    """``make_graph("encoder", 17)``: that part of the tiny run beside its ONNX file."""
+    """Return ``make_graph("encoder", 17)``: a module of the tiny run and its ONNX file."""
 
     @functools.cache
     def make(name: GraphName, opset: int = 17) -> ExportedGraph:
@@ -67,5 +67,5 @@ def make_graph(tiny_run: Run) -> MakeGraph:
 
 @pytest.fixture(scope="session")
 def published(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """The tiny run's bundle. Not to be altered."""
+    """Return the tiny run's bundle. Tests must not change it."""
     return export_run(tiny_run.path, tmp_path_factory.mktemp("published") / "bundle")

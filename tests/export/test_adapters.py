@@ -1,4 +1,4 @@
-"""VAEs of other libraries, as these libraries make them, with random weights."""
+"""VAEs created by other libraries, with random weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pictures(size: tuple[int, int] = (16, 24), count: int = 12) -> Pixels:
 
 @pytest.fixture
 def kl() -> Any:
-    """A small AutoencoderKL that halves images once."""
+    """Return a small AutoencoderKL with one downsampling by two."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     return diffusers.AutoencoderKL(
@@ -54,7 +54,7 @@ def kl() -> Any:
 
 @pytest.fixture
 def tiny() -> Any:
-    """A small AutoencoderTiny that halves images once."""
+    """Return a small AutoencoderTiny with one downsampling by two."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     return diffusers.AutoencoderTiny(
@@ -66,7 +66,7 @@ def tiny() -> Any:
 
 
 def assert_same_results(vae: VAE, kl: Any, images: NDArray[np.float32]) -> None:
-    """A bundle encodes and decodes as the AutoencoderKL that it was made of does."""
+    """Check that a bundle encodes and decodes like its AutoencoderKL."""
     with torch.inference_mode():
         posterior = kl.encode(2 * torch.from_numpy(images) - 1).latent_dist
         decoded = (kl.decode(posterior.mean).sample / 2 + 0.5).clamp(0, 1)
@@ -190,7 +190,7 @@ def test_folders_that_are_no_diffusers_vae_are_refused(kl: Any, tmp_path: Path) 
 
 
 def pythae_model(name: str = "VAE", **options: Any) -> Any:
-    """A pythae model of grey 8 x 6 images with five latent dimensions."""
+    """Return a pythae model for grey 8 x 6 images with five latent dimensions."""
     models = pytest.importorskip("pythae.models")
     torch.manual_seed(0)
     config = getattr(models, f"{name}Config" if name != "WAE_MMD" else "WAE_MMD_Config")

@@ -1,4 +1,4 @@
-"""Where PyTorch and ONNX Runtime part ways is found, named and drawn."""
+"""The first difference between PyTorch and ONNX Runtime is found, named and drawn."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def altered(graph: ExportedGraph, change: Change) -> ExportedGraph:
 
 
 def nodes_with_weights(graph: ExportedGraph) -> list[str]:
-    """Names of nodes that multiply by weights, in the order of the graph."""
+    """Return the names of nodes that multiply by weights, in the graph's order."""
     nodes = onnx.load_from_string(graph.onnx).graph.node
     return [node.name for node in nodes if node.op_type in ("Conv", "ConvTranspose", "Gemm")]
 
@@ -124,7 +124,7 @@ def test_one_row_is_enough(make_graph: MakeGraph) -> None:
 
 @pytest.fixture
 def sabotaged(make_graph: MakeGraph, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Exports give a decoder with its first layer altered; the name of that node."""
+    """Make exports change the decoder's first layer; return the name of its node."""
     victim = nodes_with_weights(make_graph("decoder"))[0]
 
     def export(module: object, example: object, *, input_name: str, **rest: object) -> bytes:
@@ -192,7 +192,7 @@ def test_a_module_that_is_no_chain_is_located_as_well() -> None:
 
 
 class Twice(nn.Module):
-    """A block that is called twice, and with it the layers in it."""
+    """A block that is called twice, so its layers are too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ def test_values_between_modules_are_compared_too() -> None:
 
 
 def test_outputs_are_compared_with_the_module_itself() -> None:
-    """A module whose weights changed after its export: PyTorch's captured graph has the new ones, as the module has."""
+    """A module whose weights changed after export. PyTorch's captured graph has the new weights too."""
     graph, rows = twice()
     with torch.no_grad():
         graph.module.last.bias += 1  # type: ignore[operator, union-attr]

@@ -1,4 +1,4 @@
-"""Any encoder and decoder become a bundle that works at the edge, or one line says what is wrong with them."""
+"""Any encoder and decoder can be exported and run at the edge, or one line says what is wrong."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ SMALL = VAEDescription((3, 8, 6), (4,))
 
 @pytest.fixture(scope="module")
 def digits() -> Pixels:
-    """40 grey pictures, uint8 (40, 1, 28, 28)."""
+    """Return 40 grey pictures, uint8 (40, 1, 28, 28)."""
     return draw_shapes(40, (28, 28)).images[:, :1]
 
 
 @pytest.fixture(scope="module")
 def plain(digits: Pixels, tmp_path_factory: pytest.TempPathFactory) -> tuple[PlainEncoder, PlainDecoder, Export]:
-    """The plain network and its bundle."""
+    """Return the plain network and its bundle."""
     torch.manual_seed(0)
     encoder, decoder = PlainEncoder(), PlainDecoder()
     target = tmp_path_factory.mktemp("plain") / "bundle"
@@ -70,7 +70,7 @@ def plain(digits: Pixels, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pla
 
 
 class SmallEncoder(nn.Module):
-    """image (B, 3, 8, 6) → mu and logvar (B, 4), by whatever ``change`` makes of them."""
+    """image (B, 3, 8, 6) → mu and logvar (B, 4), changed by ``change``."""
 
     def __init__(self, change: Callable[[Tensor, Tensor], Any] = lambda mu, logvar: (mu, logvar)) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class SmallEncoder(nn.Module):
 
 
 class SmallDecoder(nn.Module):
-    """z (B, 4) → image (B, 3, 8, 6), by whatever ``change`` makes of it."""
+    """z (B, 4) → image (B, 3, 8, 6), changed by ``change``."""
 
     def __init__(self, change: Callable[[Tensor], Any] = torch.sigmoid) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def nothing_in(folder: Path) -> bool:
     return not list(folder.iterdir())
 
 
-# What comes out
+# Results
 
 
 def test_a_plain_network_gives_at_the_edge_what_it_gives_in_pytorch(
@@ -212,11 +212,11 @@ def test_golden_vectors_may_be_samples(tmp_path: Path) -> None:
     assert vaekit.load(done.path, provider="cpu").verify().passed
 
 
-# What is refused
+# Errors
 
 
 class Sampling(SmallEncoder):
-    """Samples z inside."""
+    """An encoder that samples z itself."""
 
     def forward(self, image: Tensor) -> Any:
         mu, logvar = super().forward(image)
@@ -227,21 +227,21 @@ class Sampling(SmallEncoder):
 
 
 class Dropping(SmallEncoder):
-    """Forgets that dropout is for training."""
+    """An encoder that always applies dropout."""
 
     def forward(self, image: Tensor) -> Any:
         return super().forward(functional.dropout(image, 0.5))
 
 
 class Gambling(SmallEncoder):
-    """Draws from NumPy."""
+    """An encoder that uses NumPy's random numbers."""
 
     def forward(self, image: Tensor) -> Any:
         return super().forward(image + float(np.random.default_rng().random()))
 
 
 class Branching(SmallEncoder):
-    """Branches on what it sees."""
+    """An encoder with a branch that depends on data."""
 
     def forward(self, image: Tensor) -> Any:
         return super().forward(image if image.mean() > 0.5 else 1 - image)
@@ -342,7 +342,7 @@ def test_what_is_in_the_way_or_out_of_range_is_refused_before_any_work(tmp_path:
 
 
 class MapEncoder(nn.Module):
-    """image (B, 3, H, W) → mu (B, 2, H/4, W/4), by whatever ``change`` makes of it."""
+    """image (B, 3, H, W) → mu (B, 2, H/4, W/4), changed by ``change``."""
 
     def __init__(self, change: Callable[[Tensor], Tensor] = lambda mu: mu) -> None:
         super().__init__()

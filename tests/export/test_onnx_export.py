@@ -1,4 +1,4 @@
-"""PyTorch modules become the ONNX files that were asked for, or an error."""
+"""PyTorch modules are exported as requested, or an error is raised."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_opset_17_asks_for_ir_version_8() -> None:
 
 
 class Affine(nn.Module):
-    """What may be exported: y = 2x + 1."""
+    """A module that can be exported: y = 2x + 1."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x + 1
@@ -106,7 +106,7 @@ class Two(nn.Module):
 
 
 class Mean(nn.Module):
-    """A mean whose operator has another form in opset 17, which PyTorch's converter does not reach."""
+    """A mean. Its operator has another form in opset 17, which PyTorch's converter does not support."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(1, keepdim=True)
@@ -135,7 +135,7 @@ class Bessel(nn.Module):
 
 
 class Halves(nn.Module):
-    """Two outputs of one layer, as encoders often give mu and logvar: parts as large as asked for."""
+    """Two outputs of one layer, as encoders often have for mu and logvar, with given sizes."""
 
     def __init__(self, sizes: tuple[int, int]) -> None:
         super().__init__()
@@ -147,21 +147,21 @@ class Halves(nn.Module):
 
 
 class Pair(nn.Module):
-    """Made for a batch of two."""
+    """A module that only works for a batch of two."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(2, 3) + x.reshape(3, 2).reshape(2, 3)
 
 
 class First(nn.Module):
-    """The batch axis is lost."""
+    """A module that drops the batch axis."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x[:1]
 
 
 class Branching(nn.Module):
-    """What depends on data and cannot be traced."""
+    """A module that depends on data and cannot be traced."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 1 if x.sum() > 0 else x - 1
@@ -188,7 +188,7 @@ def test_an_output_without_the_batch_axis_is_refused() -> None:
 
 
 def ran(module: nn.Module, data: bytes, names: Sequence[str]) -> None:
-    """ONNX Runtime gives what the module gives, at batch sizes of one and five."""
+    """Check that ONNX Runtime's results equal the module's at batch sizes of one and five."""
     torch.manual_seed(0)
     for count in (1, 5):
         x = torch.randn(count, 3)
@@ -249,7 +249,7 @@ def test_a_module_in_training_mode_is_exported_for_inference() -> None:
     assert ("", "Dropout") not in read_onnx(data).operators
 
 
-# What check_onnx refuses, on y = 2x + 1 written by hand.
+# Models that check_onnx refuses: variants of y = 2x + 1 written by hand.
 
 FLOAT = TensorProto.FLOAT
 X, Y = TensorInfo("x", "float32", ("batch", 3)), TensorInfo("y", "float32", ("batch", 3))

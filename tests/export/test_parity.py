@@ -1,4 +1,4 @@
-"""The parity gate lets pass what agrees, and nothing else."""
+"""The parity gate passes graphs that agree with PyTorch, and no others."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_agrees_passes_and_says_by_how_much(make_graph: MakeGraph) -> None:
 
 
 def weights_of(graph: ExportedGraph) -> list[str]:
-    """Names of the weights; scalars, such as the bounds of logvar, are none."""
+    """Return the names of the weights. Scalars, such as the bounds of logvar, do not count."""
     initializers = onnx.load_from_string(graph.onnx).graph.initializer
     return [weight.name for weight in initializers if weight.data_type == TensorProto.FLOAT and weight.dims]
 
@@ -116,11 +116,11 @@ def test_a_module_left_in_training_mode_is_compared_in_evaluation(make_graph: Ma
     check_parity(graph, {"some": latents()}, Tolerances())
 
 
-# A graph and a module that return whatever their inputs say: rows are pairs (ONNX Runtime's result, PyTorch's).
+# A graph and a module whose results are given by the input: rows are pairs (ONNX Runtime's result, PyTorch's).
 
 
 class Second(nn.Module):
-    """Returns the second of each pair."""
+    """A module that returns the second of each pair."""
 
     def forward(self, pairs: Tensor) -> Tensor:
         return pairs[:, 1]
@@ -128,7 +128,7 @@ class Second(nn.Module):
 
 @functools.cache
 def puppet() -> ExportedGraph:
-    """Its file returns the first of each pair."""
+    """Return the module, and a graph that returns the first of each pair."""
     graph = helper.make_graph(
         [helper.make_node("Gather", ["pairs", "first"], ["y"], axis=1)],
         "decoder",
@@ -156,7 +156,7 @@ def test_agreement_is_a_difference_within_the_tolerances(
     pairs: list[tuple[float, float, bool]], atol: float, rtol: float
 ) -> None:
     expected = np.array([[b] for _, b, _ in pairs], np.float32)
-    # Some differ by anything, some by about what is allowed.
+    # Some values differ by any amount, some by about the tolerance.
     allowed = atol + rtol * np.abs(expected.astype(np.float64))
     near = [[b + a / 500 * limit] for (a, b, _), limit in zip(pairs, allowed[:, 0], strict=True)]
     anywhere = [[a] for a, _, _ in pairs]
@@ -218,7 +218,7 @@ def test_results_that_are_the_same_agree_without_tolerance() -> None:
 
 
 class Wide(nn.Module):
-    """One column more than the file's."""
+    """A module with one column more than the graph."""
 
     def forward(self, pairs: Tensor) -> Tensor:
         return torch.cat((pairs[:, 1], pairs[:, 1, :1]), 1)
@@ -231,7 +231,7 @@ def test_results_of_another_shape_never_pass() -> None:
 
 
 class BatchMean(nn.Module):
-    """Right for a batch of one, wrong for any other."""
+    """A module that differs unless the batch size is one."""
 
     def forward(self, pairs: Tensor) -> Tensor:
         return pairs[:, 1].mean(0, keepdim=True).expand(len(pairs), -1)

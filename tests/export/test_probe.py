@@ -1,4 +1,4 @@
-"""The doctor's probe model, which the edge carries as bytes because it has no package onnx to make it with."""
+"""The doctor's probe model, which is stored as bytes because the edge has no package onnx."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vaekit_export.passes.metadata import lowest_ir_version
 
 
 def made_anew() -> onnx.ModelProto:
-    """sigmoid(convolution of x (batch, 1, 4, 4) with a 3x3 kernel of ninths, padded by one), opset 17, IR 8."""
+    """Build sigmoid(conv(x)) for x (batch, 1, 4, 4) with a 3x3 kernel of ninths; opset 17, IR 8."""
     shape: list[str | int | None] = ["batch", 1, 4, 4]
     graph = helper.make_graph(
         [

@@ -1,4 +1,4 @@
-"""A run becomes a bundle that proves itself, or nothing changes."""
+"""A run is exported to a bundle that passes its checks, or nothing changes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def manifest_of(bundle: Path) -> dict[str, Any]:
 
 
 def strings(value: object) -> Iterator[str]:
-    """Every string in a JSON document, keys included."""
+    """Yield every string in a JSON document, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -64,7 +64,7 @@ def golden_of(bundle: Path) -> dict[str, NDArray[np.float32]]:
 
 @pytest.fixture
 def ready_graphs(make_graph: MakeGraph, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports take the graphs that were exported before, which saves seconds."""
+    """Make exports reuse graphs that were exported before, which saves seconds."""
 
     def ready(module: object, example: object, *, input_name: str, **rest: object) -> bytes:
         return make_graph("encoder" if input_name == "image" else "decoder").onnx
@@ -74,7 +74,7 @@ def ready_graphs(make_graph: MakeGraph, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def sabotaged_decoder(make_graph: MakeGraph, ready_graphs: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports give a decoder with one weight altered."""
+    """Make exports change one weight of the decoder."""
 
     def sabotaged(module: object, example: object, *, input_name: str, **rest: object) -> bytes:
         if input_name == "image":
@@ -92,7 +92,7 @@ def sabotaged_decoder(make_graph: MakeGraph, ready_graphs: None, monkeypatch: py
 
 @pytest.fixture
 def older_bundle(published: Export, tmp_path: Path) -> tuple[Path, Files]:
-    """A bundle that stands where the next is to go, alone in its folder, and its files."""
+    """Return a bundle at the target of the next export, alone in its folder, and its files."""
     place = tmp_path / "place" / "bundle"
     place.mkdir(parents=True)
     files = files_of(published.path)
@@ -245,7 +245,7 @@ def test_provenance_names_tools_and_settings_but_no_place(published: Export, tin
 
 
 def test_exporting_again_gives_the_same_graphs(published: Export, make_graph: MakeGraph) -> None:
-    """Other examples, drawn from other seeds, were exported with then; tests/cli compares two processes."""
+    """Both exports used different example inputs. tests/cli compares two processes."""
     for name in ("encoder", "decoder"):
         assert apply((published.path / f"{name}.onnx").read_bytes(), tidy) == make_graph(name).onnx  # but for metadata
 
@@ -281,7 +281,7 @@ def test_tolerances_decide(tiny_run: Run, tmp_path: Path, ready_graphs: None) ->
     loose.mkdir()
     export_run(tiny_run.path, loose, tolerances=Tolerances(0.01, 0.02))
     assert manifest_of(loose)["parity"]["atol"] == 0.01
-    for tolerance in read_bundle(loose).manifest.tolerances["fp32"].values():  # devices may differ by no less
+    for tolerance in read_bundle(loose).manifest.tolerances["fp32"].values():  # tolerances for devices are not smaller
         assert tolerance.atol >= 0.01
         assert tolerance.rtol >= 0.02
 

@@ -1,4 +1,4 @@
-"""What a manifest says in numbers holds at the edge: scores, tolerances and golden vectors."""
+"""The manifest's numbers hold at the edge: scores, tolerances and golden vectors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_scores_of_held_out_images_are_kept_by_percentile(published: Export, tin
     assert (values[0], values[-1]) == pytest.approx((scores.min(), scores.max()), abs=0.01)
     np.testing.assert_allclose(values, np.percentile(scores, percentiles), atol=0.01)
     assert statistics.quantiles["p50"] == pytest.approx(np.median(scores), abs=0.01)
-    assert scores.std() > 1  # or the figures above would say nothing
+    assert scores.std() > 1  # otherwise the checks above would be trivial
 
 
 def test_the_seed_of_the_scores_is_the_one_that_score_takes(published: Export, tiny_run: Run) -> None:

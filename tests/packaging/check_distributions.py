@@ -1,6 +1,6 @@
-"""Check what the wheel and the sdist hold: `python tests/packaging/check_distributions.py dist`.
+"""Check the contents of the wheel and the sdist: `python tests/packaging/check_distributions.py dist`.
 
-`twine check --strict dist/*` checks beside it that the long description renders.
+In addition, `twine check --strict dist/*` checks that the long description renders.
 """
 
 import re
@@ -23,7 +23,7 @@ def sources(root: Path) -> set[str]:
 
 
 def check_description(wheel: Path) -> None:
-    """Exit with a complaint where the long description points at files that are not beside it on a package index."""
+    """Exit with an error if the long description links to files that a package index does not have."""
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         text = archive.read(metadata).decode()
@@ -32,7 +32,7 @@ def check_description(wheel: Path) -> None:
 
 
 def main(dist: Path) -> None:
-    """Exit with a complaint unless the wheel holds every module and nothing else, and the sdist can be built from."""
+    """Exit with an error unless the wheel has exactly the modules, and the sdist can be built."""
     root = Path(__file__).parents[2]
     (wheel,) = dist.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

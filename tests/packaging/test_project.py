@@ -20,13 +20,13 @@ def pyproject() -> dict[str, Any]:
 
 
 def pins() -> dict[str, str]:
-    """constraints.txt, version by name."""
+    """Read constraints.txt as versions by name."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return dict(line.split("==", 1) for line in lines if line.strip() and not line.startswith("#"))
 
 
 def requirements(pyproject: dict[str, Any]) -> dict[str, str]:
-    """Every requirement's specifier by its name, those of other extras left out."""
+    """Return each requirement's specifier by name, without those of other extras."""
     project = pyproject["project"]
     every = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     every += pyproject["build-system"]["requires"]

@@ -1,4 +1,4 @@
-"""Tiny images and settings, so that a training takes a second."""
+"""Tiny images and settings, with which training takes a second."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Read as PyTorch loads: threads that spin while they wait starve beside other work, and tests do not run alone.
+# PyTorch reads this when it loads. Waiting threads must not spin, because tests share the processors with other work.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import numpy as np
@@ -39,7 +39,7 @@ _BASE = Config(
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    """240 coloured shapes of 12 x 9 pixels."""
+    """Return 240 coloured shapes of 12 x 9 pixels."""
     path = tmp_path_factory.mktemp("source") / "shapes.npy"
     np.save(path, draw_shapes(240, (12, 9)).images)
     return open_source(str(path))
@@ -47,7 +47,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 
 @pytest.fixture
 def make_config() -> MakeConfig:
-    """Settings that fit ``images``, with changes: ``make_config(steps=3)``."""
+    """Return ``make_config(steps=3)``, which makes settings for ``images`` with changes."""
 
     def make(**changes: Any) -> Config:
         return dataclasses.replace(_BASE, **changes)
@@ -57,6 +57,6 @@ def make_config() -> MakeConfig:
 
 @pytest.fixture(scope="session")
 def trained(images: Images, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """A run of sixty steps, and what it came to."""
+    """Return a run of sixty steps, and its outcome."""
     path = tmp_path_factory.mktemp("trained") / "run"
     return path, Trainer(dataclasses.replace(_BASE, steps=60), images, path).run()

@@ -1,4 +1,4 @@
-"""What each step sees: which images, in which form, with which noise."""
+"""The images and noise of each training step."""
 
 from __future__ import annotations
 

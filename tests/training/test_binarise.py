@@ -1,4 +1,4 @@
-"""Binary images: what each way of drawing them keeps and what it follows from."""
+"""Binary images: what each kind of draw preserves, and what it depends on."""
 
 from __future__ import annotations
 

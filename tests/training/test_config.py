@@ -1,4 +1,4 @@
-"""The settings: what they allow, and config.json."""
+"""The settings: allowed values, and config.json."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MakeConfig = Callable[..., Config]
 
 @pytest.fixture
 def run(tmp_path: Path, make_config: MakeConfig) -> Path:
-    """A folder with a config.json alone."""
+    """Write a folder that contains only a config.json."""
     save_config(tmp_path, make_config())
     return tmp_path
 
@@ -40,7 +40,7 @@ def change_config(run: Path, **changes: Any) -> None:
 
 
 def refused(load: Callable[[], object], *words: str) -> None:
-    """Loading raises RunError with one line that holds each of the words."""
+    """Check that loading raises RunError with one line that contains each of the words."""
     with pytest.raises(RunError) as caught:
         load()
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Evaluation against a model solved by hand, against itself at other batch sizes, and on models with known faults."""
+"""Evaluation of a model with a known solution, at several batch sizes, and of models with known faults."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _LinearDecoder(Decoder):
 
 
 class _LinearEncoder(Encoder):
-    """The exact posterior's mean, and a variance that is too large and has no covariances."""
+    """The exact posterior's mean, with variances that are too large and without covariances."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
@@ -50,7 +50,7 @@ class _LinearEncoder(Encoder):
 
 
 def linear_run(make_config: MakeConfig) -> Run:
-    """x ~ N(½, W Wᵀ + sigma² I) of 2 x 2 pixels, with an encoder that is not quite right."""
+    """Return the model x ~ N(½, W Wᵀ + sigma² I) of 2 x 2 pixels, with an inexact encoder."""
     network = VAENetwork((1, 8, 8), 2)
     network.encoder, network.decoder = _LinearEncoder(), _LinearDecoder()
     config = make_config(channels=1, height=2, width=2, latent=2, sigma=_SIGMA)
@@ -59,7 +59,7 @@ def linear_run(make_config: MakeConfig) -> Run:
 
 @pytest.fixture
 def pixels() -> NDArray[np.uint8]:
-    """200 images of the linear model, uint8 (200, 1, 2, 2)."""
+    """Draw 200 images from the linear model, uint8 (200, 1, 2, 2)."""
     torch.manual_seed(0)
     x = MultivariateNormal(torch.full((4,), 0.5), _COVARIANCE).sample((200,))
     return np.asarray((x * 255).round().clamp(0, 255).to(torch.uint8).reshape(-1, 1, 2, 2))

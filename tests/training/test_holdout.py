@@ -1,4 +1,4 @@
-"""Which images are trained on and which are held out."""
+"""The split into training images and held-out images."""
 
 from __future__ import annotations
 

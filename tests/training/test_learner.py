@@ -1,4 +1,4 @@
-"""Learning in lower precision."""
+"""Training at lower precision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MakeConfig = Callable[..., Config]
 
 
 class Killed(BaseException):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

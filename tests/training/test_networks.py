@@ -1,4 +1,4 @@
-"""Encoder and decoder: any height and width from 8, one or three channels."""
+"""Encoder and decoder, for sides of 8 or more and one or three channels."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_an_isotropic_posterior_has_one_variance_for_all_dimensions(latent: int)
         mu, logvar = encoder(torch.rand(6, 1, 8, 8))
     assert mu.shape == logvar.shape == (6, latent)
     assert torch.equal(logvar, logvar[:, :1].expand(6, latent))
-    assert len(set(logvar[:, 0].tolist())) == 6  # and it follows the image
+    assert len(set(logvar[:, 0].tolist())) == 6  # it depends on the image
 
 
 def test_a_diagonal_posterior_has_a_variance_for_each_dimension() -> None:

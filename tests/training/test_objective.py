@@ -1,4 +1,4 @@
-"""The evidence lower bound against other people's densities, numerical integrals, and a model solved by hand."""
+"""The ELBO compared with library densities, numerical integrals, and a model with a known solution."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_kl_is_never_negative_and_vanishes_at_the_prior_alone(mu: Array, logvar:
 
 
 def _covariance(root: Array) -> Tensor:
-    """A positive definite matrix (4, 4) from any matrix."""
+    """Make a positive definite matrix (4, 4) from any matrix."""
     return torch.from_numpy(root @ root.T + 0.1 * np.eye(4))
 
 
@@ -110,7 +110,7 @@ def test_kl_from_the_prior_is_the_general_one_of_a_diagonal_gaussian(mu: Array, 
 
 @given(mu=finite, logvar=st.floats(-3, 3))
 def test_kl_of_an_isotropic_gaussian_has_the_trace_d_sigma_squared(mu: Array, logvar: float) -> None:
-    """The notes' special case with its slips mended: the trace is d·sigma², not (sigma²)^d, and −d stays."""
+    """The notes' special case, corrected: the trace is d·sigma², not (sigma²)^d, and −d is kept."""
     d, variance = 4, math.exp(logvar)
     expected = 0.5 * (d * variance + (mu**2).sum() - d - d * logvar)
     mean = torch.from_numpy(mu)
@@ -210,7 +210,10 @@ def _numpy_pair(pair: tuple[Tensor, Tensor]) -> tuple[NDArray[np.float32], NDArr
 
 
 def _draws(error: Tensor, *, kl: Tensor | None = None) -> Draws:
-    """Draws (S, B) with that reconstruction error, no log ratio, and posteriors N(m, 1) with ½ m² = kl (B, d)."""
+    """Return draws (S, B) with this reconstruction error, a log ratio of zero and this KL.
+
+    The posteriors are N(m, 1) with ½ m² = kl (B, d).
+    """
     samples, images = error.shape
     mu = torch.zeros(images, 3) if kl is None else torch.sqrt(2 * kl)
     return Draws(mu, torch.zeros_like(mu), mu.expand(samples, *mu.shape), torch.zeros_like(error), error)
@@ -236,7 +239,7 @@ def test_the_iwae_variance_is_where_the_bound_is_highest(factor: float) -> None:
     draws = _draws(error)._replace(log_ratio=log_ratio)
     highest = iwae_bound(draws, TrainingLikelihood("gaussian", 20, best)).mean()
     assert iwae_bound(draws, TrainingLikelihood("gaussian", 20, best * factor)).mean() < highest
-    assert best < optimal_variance(error, 20)  # the draws that weigh most fit best
+    assert best < optimal_variance(error, 20)  # the draws with the largest weights fit best
 
 
 def test_the_iwae_gradient_with_the_fitted_variance_held_is_that_of_the_bound_at_its_highest() -> None:
@@ -327,8 +330,8 @@ def test_joined_draws_are_those_of_all_images() -> None:
         torch.testing.assert_close(one, other)
 
 
-# A linear Gaussian model, x ~ N(½, W Wᵀ + sigma² I), whose log p(x) is known. W's columns are orthogonal, so that the
-# exact posterior is diagonal; they are short, so that the decoder's mean stays within (0, 1).
+# A linear Gaussian model, x ~ N(½, W Wᵀ + sigma² I), with a known log p(x). W's columns are orthogonal, which makes the
+# exact posterior diagonal, and short, which keeps the decoder's mean within (0, 1).
 
 _PIXELS, _LATENT, _SIGMA = 4, 2, 0.05
 _W = torch.tensor([[0.05, 0.02], [0.05, -0.02], [0.03, 0.03], [-0.03, -0.03]], dtype=torch.float64)
@@ -359,7 +362,7 @@ class _LinearEncoder(Encoder):
 
 
 def _linear_model(shift: float, factor: float) -> tuple[VAENetwork, MultivariateNormal]:
-    """The model with such an encoder, and its exact p(x)."""
+    """Return the model with this encoder, and its exact p(x)."""
     network = VAENetwork((1, 8, 8), _LATENT)
     network.encoder, network.decoder = _LinearEncoder(shift, factor), _LinearDecoder()
     covariance = _W @ _W.T + _SIGMA**2 * torch.eye(_PIXELS, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Runs that were written before: they load, and an interrupted one resumes."""
+"""Runs from older versions of vaekit: they load, and an interrupted one resumes."""
 
 from __future__ import annotations
 

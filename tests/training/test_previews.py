@@ -1,4 +1,4 @@
-"""The pictures that a training leaves in its run."""
+"""The pictures that training writes to its run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes that train one model, against one that trains it alone."""
+"""Training with two processes, compared with a single one."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_command_trains_in_two_processes(tmp_path: Path, images: Images) -> 
     run_two("-m", "vaekit_cli", "train", images.name, *options, "-o", tmp_path / "two")
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [(record["step"], record["split"]) for record in two] == [(r["step"], r["split"]) for r in one]
-    assert two[-1]["elbo"] == pytest.approx(one[-1]["elbo"], abs=12)  # of some 300 that both have gained
+    assert two[-1]["elbo"] == pytest.approx(one[-1]["elbo"], abs=12)  # small compared with the gain of about 300
     files = [{path.name for path in (tmp_path / run).rglob("*")} for run in ("one", "two")]
     assert files[0] == files[1]
 

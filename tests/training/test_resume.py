@@ -1,4 +1,4 @@
-"""Trainings that are killed, go on, and come to the same bytes."""
+"""Trainings that are killed and resumed give the same bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MakeConfig = Callable[..., Config]
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing in vaekit catches it."""
+    """Simulates a kill, because nothing in vaekit catches it."""
 
 
 def kill_at(step: int) -> Callable[[Progress], None]:
@@ -51,7 +51,7 @@ def resumed(images: Images, run: Path, **options: Any) -> Trainer:
 
 @pytest.fixture(scope="module")
 def unbroken(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 130 steps, with a validation at 50 and 100 and an epoch every 6, that was never stopped."""
+    """Return an uninterrupted run of 130 steps, with validations at 50 and 100 and epochs of 6 steps."""
     path = tmp_path_factory.mktemp("unbroken") / "run"
     Trainer(_CONFIG, images, path).run()
     return path
@@ -93,7 +93,7 @@ def test_a_killed_training_comes_to_the_same_files(
 def test_a_training_killed_between_two_files_comes_to_the_same(
     tmp_path: Path, images: Images, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each of the training's file replacements in turn, as a kill may fall just before it takes effect."""
+    """Kill training just before each of its file replacements in turn."""
     real, replaced = os.replace, 0
 
     def replace(source: Any, target: Any) -> None:
@@ -240,7 +240,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     def fsync(descriptor: int) -> None:
         nonlocal synced
         synced += 1
-        if synced == 3:  # those of steps 0 and 35 were written
+        if synced == 3:  # the checkpoints of steps 0 and 35 were written
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:

@@ -1,4 +1,4 @@
-"""The run folder: what is written comes back, and what is damaged is named in one line."""
+"""The run folder can be written and read, and damage is reported in one line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SUMMARY = {"steps": 7, "validation": {"elbo": -1.5}}
 
 @pytest.fixture(scope="module")
 def network() -> VAENetwork:
-    """Random weights, and batch statistics that are not those of a new network."""
+    """Return a network with random weights and random batch statistics."""
     torch.manual_seed(1)
     network = VAENetwork((3, 12, 9), 2)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def network() -> VAENetwork:
 
 @pytest.fixture
 def run(tmp_path: Path, network: VAENetwork, make_config: Callable[..., Config]) -> Path:
-    """A whole run, not trained."""
+    """Return a complete run without training."""
     path = tmp_path / "run"
     start_folder(path)
     save_config(path, make_config())
@@ -65,7 +65,7 @@ def change_config(run: Path, **changes: Any) -> None:
 
 
 def refused(load: Callable[[], object], *words: str) -> None:
-    """Loading raises RunError with one line that holds each of the words."""
+    """Check that loading raises RunError with one line that contains each of the words."""
     with pytest.raises(RunError) as caught:
         load()
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""When things happen: the learning rate, the KL's weight, and deadlines."""
+"""Schedules: the learning rate, the KL's weight, and deadlines."""
 
 from __future__ import annotations
 

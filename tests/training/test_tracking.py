@@ -20,11 +20,11 @@ MakeConfig = Callable[..., Config]
 
 
 class Killed(BaseException):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 def scalars(run: Path, tag: str) -> dict[int, float]:
-    """What TensorBoard reads back: figures by step."""
+    """Read TensorBoard's values by step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(run / "tensorboard"))

@@ -1,4 +1,4 @@
-"""Whole trainings, as small as they can be."""
+"""Complete trainings of minimal size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MakeConfig = Callable[..., Config]
 
 
 def strict_json(text: str) -> Any:
-    """JSON proper: Python's own NaN and Infinity are none."""
+    """Parse strict JSON, which does not allow Python's NaN and Infinity."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -100,7 +100,7 @@ def test_the_frozen_variance_is_not_refitted_on_held_out_images(
     _, holdout = split_numbers(len(images), 0)
 
     def read(indices: Any) -> Any:
-        """Held-out images are noise, which no model could reconstruct."""
+        """Make the held-out images noise, which no model can reconstruct."""
         pixels = images.read(indices).copy()
         noise = np.random.default_rng(0).integers(0, 2, pixels.shape, np.uint8) * 255
         pixels[np.isin(indices, holdout)] = noise[np.isin(indices, holdout)]
@@ -237,7 +237,7 @@ def test_free_bits_keep_dimensions_from_dying(tmp_path: Path, images: Images, ma
         for nats in (1.0, 0.0)
     )
     assert none.kl < 0.2
-    assert free.kl > 0.7  # near a nat in a dimension costs nothing
+    assert free.kl > 0.7  # the floor of almost a nat per dimension costs nothing
 
 
 def test_the_checkpoint_kept_is_the_best_by_what_is_maximised(
@@ -319,7 +319,7 @@ def test_a_new_training_leaves_nothing_of_the_old_one(tmp_path: Path, images: Im
 
 def test_three_images_are_enough(tmp_path: Path, images: Images, make_config: MakeConfig) -> None:
     outcome = Trainer(make_config(batch_size=2), subset(images, 3), tmp_path / "run").run()
-    assert outcome.components == 0  # and N(0, I) is what is sampled from
+    assert outcome.components == 0  # samples come from N(0, I)
     assert load_run(tmp_path / "run").mixture is None
 
 

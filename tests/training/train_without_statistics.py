@@ -1,4 +1,4 @@
-"""A training without batch normalisation, for torchrun: python train_without_statistics.py SOURCE RUN SETTINGS."""
+"""Train without batch normalisation, for torchrun: python train_without_statistics.py SOURCE RUN SETTINGS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vaekit.training.trainer import Trainer
 
 
 class WithoutStatistics(VAENetwork):
-    """The network, with nothing in it that looks at other images of the batch."""
+    """A network in which no layer depends on other images of the batch."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

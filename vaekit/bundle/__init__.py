@@ -1,1 +1,1 @@
-"""The bundle: what `vaekit export` writes, its manifest, and the checks a bundle passes before it is used."""
+"""The bundle that `vaekit export` writes: its manifest, its files, and the checks before use."""

@@ -1,22 +1,22 @@
 """manifest.json: everything needed to use a bundle's graphs, as dataclasses and as JSON.
 
-Format 3 is meant to last: later versions of vaekit add to it without raising its number. Old and new programs read each
-other's bundles because both keep these rules.
+Later versions of vaekit extend format 3 without raising its number. Old and new programs can read each other's bundles
+because both follow these rules:
 
-- A reader ignores every key that it does not know, at any depth. What an older program may ignore is therefore added as
-  a key of its own.
-- ``requires`` lists the features that a reader must know. A reader refuses the bundle when one of them is not among its
-  own ``FEATURES``, before it reads anything else. A writer lists a feature where an older program would misuse the
-  bundle or fail on it: a further input of the decoder, a new word for a precision, posterior or likelihood, a key that
-  changes what another key means.
-- ``graphs`` holds ``encoder``, ``decoder`` and any others, by name. Every graph is checked (its file, hash, operators
-  and tensors). One whose name a reader does not know is otherwise left alone, unless ``requires`` says more.
-- A file that the manifest names has a plain name (``PLAIN_NAME``) and stands beside the manifest. Other files in the
-  folder are left alone.
-- A program that makes one bundle from another writes only the keys that it knows, as the others may no longer hold.
+- A reader ignores unknown keys at any depth. New information that older programs may ignore is added as a new key.
+- ``requires`` lists the features that a reader must know. A reader checks this list first and refuses the bundle if a
+  feature is not in its own ``FEATURES``. A writer lists a feature if an older program would misuse the bundle or fail
+  on it. Examples are another decoder input, a new name for a precision, posterior or likelihood, and a key that changes
+  the meaning of another key.
+- ``graphs`` maps names to graphs: ``encoder``, ``decoder`` and possibly others. A reader checks every graph (its file,
+  hash, operators and tensors). It does not use a graph whose name it does not know.
+- Every file that the manifest names has a plain name (``PLAIN_NAME``) and is in the manifest's folder. A reader ignores
+  other files in that folder.
+- A program that makes one bundle from another writes only the keys that it knows, because other keys may no longer be
+  true.
 
-Formats 1 and 2 are read as well. They have no ``requires``. Format 2 added latents that are maps, deterministic
-encoders and models without a likelihood.
+Formats 1 and 2 can be read too. They have no ``requires``. Format 2 added latent maps, deterministic encoders and
+models without a likelihood.
 """
 
 from __future__ import annotations
@@ -50,42 +50,46 @@ from vaekit.types import (
 FORMAT = "vaekit-bundle"
 FORMAT_VERSION = 3
 FEATURES: frozenset[str] = frozenset()
-"""What ``requires`` may list for this vaekit to use the bundle. None has been needed yet."""
+"""The features that this version of vaekit knows. None has been needed yet."""
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-"""Names of a bundle's files: no folders, no hidden files, and nothing that differs between systems."""
+"""Names of a bundle's files: no folders, no hidden files, and only characters that work on every system."""
 MANIFEST, ENCODER, DECODER, GOLDEN = "manifest.json", "encoder.onnx", "decoder.onnx", "golden.npz"
 
 IMAGE_AXES, LATENT_AXES = ("height", "width"), ("latent_height", "latent_width")
-"""Names of the axes of images and of latent maps whose sizes are free."""
+"""Names of the free axes of images and of latent maps."""
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The images that the graphs take and give: float32 (batch, channels, height, width) in [0, 1]."""
+    """The images that the graphs read and write: float32 (batch, channels, height, width) in [0, 1]."""
 
     channels: int
     height: int
     width: int
     preprocessing: str
-    """The one rule by which any picture becomes such an image, in words."""
+    """A description of how any picture is converted to such an image."""
     multiple_of: int | None = None
-    """Where height and width are free: they may be any multiples of this, and those above are the usual ones."""
+    """If height and width are free, they may be any multiples of this number, and ``height`` and ``width`` above are
+    the defaults. None if sizes are fixed."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Return (C, H, W)."""
         return self.channels, self.height, self.width
 
     @property
     def axes(self) -> tuple[int | str, ...]:
-        """The same as graphs declare it: names where sizes are free."""
+        """Return (C, H, W) as graphs declare it, with names for free sizes."""
         return self.shape if self.multiple_of is None else (self.channels, *IMAGE_AXES)
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a model that was trained on the latents takes them: (z − shift) · factor. The graphs' own z is without it."""
+    """The scaling (z − shift) · factor that a model trained on the latents expects.
+
+    The graphs' own z is not scaled.
+    """
 
     factor: float
     shift: float
@@ -95,7 +99,7 @@ class Scaling:
 class LatentSpec:
     """The latent, a vector (d,) or a map (c, h, w), and its statistics over the held-out images.
 
-    The statistics are one number for each dimension of a vector or channel of a map, over all positions of it.
+    Each statistic has one number per dimension of a vector, or one per channel of a map, taken over all positions.
     """
 
     shape: tuple[int, ...]
@@ -104,29 +108,29 @@ class LatentSpec:
     std: tuple[float, ...]
     """Standard deviation of mu."""
     kl: tuple[float, ...]
-    """KL(q(z_j|x) ‖ N(0, 1)) in nats, summed over positions and averaged over the images; empty where the encoder is
-    deterministic."""
+    """KL(q(z_j|x) ‖ N(0, 1)) in nats, summed over positions and averaged over images. Empty for a deterministic
+    encoder."""
     scaling: Scaling | None = None
 
     @property
     def is_map(self) -> bool:
-        """Whether a latent is a map (c, h, w)."""
+        """Return whether a latent is a map (c, h, w)."""
         return len(self.shape) == 3
 
     @property
     def size(self) -> int:
-        """Numbers in one latent."""
+        """Return the count of numbers in one latent."""
         return math.prod(self.shape)
 
     def describe(self) -> str:
-        """The shape in words."""
+        """Describe the shape in words."""
         sizes = " x ".join(map(str, self.shape))
         return f"maps of {sizes} (channels x height x width)" if self.is_map else f"{sizes} dimensions"
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What the manifest declares of one ONNX file."""
+    """What the manifest declares about one ONNX file."""
 
     file: str
     sha256: str
@@ -147,81 +151,82 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class ScoreStatistics:
-    """Scores (−ELBO in nats) of held-out images, so that a threshold means something on the device."""
+    """Scores (−ELBO in nats) of held-out images, from which a device can choose a threshold."""
 
     images: int
-    """How many images were scored."""
+    """The number of images scored."""
     seed: int
-    """Of the one eps that all of them shared."""
+    """The seed of the eps that all images share."""
     quantiles: dict[str, float]
-    """Scores by percentile: ``p0``, ``p1`` … ``p100`` and some between."""
+    """Scores by percentile. The keys are ``p0``, ``p1`` … ``p100`` and some between them."""
 
     def percentile(self, percent: float) -> float:
-        """Return the score at a percentile from 0 to 100, interpolated between those that are kept."""
+        """Return the score at a percentile from 0 to 100, by linear interpolation."""
         known = np.array(sorted((float(name[1:]), score) for name, score in self.quantiles.items()))
         return float(np.interp(percent, known[:, 0], known[:, 1]))
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Results a and b agree where |a − b| ≤ atol + rtol·|b|, b being PyTorch's."""
+    """A result a agrees with PyTorch's result b if |a − b| ≤ atol + rtol·|b|."""
 
     atol: float
     rtol: float
 
 
 Tolerances = dict[PrecisionName, dict[ProviderClass, Tolerance]]
-"""What ``verify`` allows, by the precision of a graph and the class of the provider that runs it."""
+"""The tolerances of ``verify``, by a graph's precision and the class of the provider that runs it."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json: everything needed to use the graphs."""
+    """The contents of manifest.json: everything needed to use the graphs."""
 
     image: ImageSpec
     latent: LatentSpec
     posterior: PosteriorName
     likelihood: Likelihood
     mixture: Mixture | None
-    """The fitted prior; None without one."""
+    """The fitted prior, if there is one."""
     graphs: dict[str, GraphSpec]
-    """By name: ``encoder``, ``decoder`` and, written by later vaekits, any others."""
+    """By name: ``encoder`` and ``decoder``, and possibly others written by later versions of vaekit."""
     golden: FileSpec
     parity: dict[str, Any]
-    """What the parity gate measured, with its tolerances."""
+    """The measurements of the parity gate, and its tolerances."""
     tolerances: Tolerances
     scores: ScoreStatistics | None
-    """None where the model has no scores."""
+    """None if the model has no scores."""
     minimum_onnxruntime: str
-    """The oldest ONNX Runtime that was found to load graphs of this opset and IR version."""
+    """The oldest ONNX Runtime known to load graphs of this opset and IR version."""
     provenance: dict[str, Any]
-    """Versions of the tools, data set, settings and results of the training."""
+    """Versions of the tools, and the data set, settings and results of the training."""
     requires: tuple[str, ...] = ()
-    """Features without which the bundle cannot be used."""
+    """Features that a reader must know to use the bundle."""
 
     @property
     def declared_files(self) -> tuple[GraphSpec | FileSpec, ...]:
-        """Every file that the manifest names, with its hash."""
+        """Return every file that the manifest names, with its hash."""
         return (*self.graphs.values(), self.golden)
 
     @property
     def encoder_outputs(self) -> tuple[str, ...]:
-        """What the encoder gives: ``mu``, and ``logvar`` unless it is deterministic."""
+        """Return the encoder's outputs: ``mu``, and ``logvar`` unless it is deterministic."""
         return ("mu",) if self.posterior == "deterministic" else ("mu", "logvar")
 
     @property
     def why_no_elbo(self) -> str | None:
-        """Why images have no ELBO under this model, in words; None where they have one."""
+        """Return why this model has no ELBO, or None if it has one."""
         if self.posterior == "deterministic":
-            return "its encoder is deterministic (mu without logvar), so there is no q(z|x) to take an ELBO of"
+            return "its encoder is deterministic (mu without logvar), so there is no q(z|x) and no ELBO"
         if self.likelihood.name == "none":
             return "it states no likelihood p(x|z), so there is no ELBO; export it with one, such as --sigma 0.1"
         return None
 
     def at_size(self, height: int, width: int) -> Manifest:
-        """The same for images of another size, where sizes are free; without scores, which are of the usual size.
+        """Return the manifest for images of another size.
 
-        Raises UsageError for a size that the model does not take.
+        It has no scores, because those were measured at the default size. Raises UsageError for a size that the model
+        does not accept.
         """
         step = self.image.multiple_of
         if (height, width) == self.image.shape[1:]:
@@ -229,10 +234,10 @@ class Manifest:
         if step is None:
             raise UsageError(
                 f"the model's images are {self.image.height} x {self.image.width}; only a bundle that was exported "
-                "with free sizes takes others"
+                "with free sizes accepts other sizes"
             )
         if min(height, width) < step or height % step or width % step:
-            raise UsageError(f"the model takes heights and widths that are multiples of {step}, not {height}x{width}")
+            raise UsageError(f"heights and widths must be multiples of {step} for this model, not {height}x{width}")
         channels, high, wide = self.latent.shape
         latent = (channels, height * high // self.image.height, width * wide // self.image.width)
         return dataclasses.replace(
@@ -243,7 +248,7 @@ class Manifest:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as a JSON object."""
+        """Return the manifest as a JSON object."""
         prior: dict[str, Any] = {"default": "normal" if self.mixture is None else "mixture"}
         if self.mixture is not None:
             prior["mixture"] = {
@@ -274,7 +279,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Manifest:
-        """Read a manifest's JSON object. Raises KeyError, TypeError or ValueError where it is not a manifest."""
+        """Parse a manifest's JSON object. Raises KeyError, TypeError or ValueError if invalid."""
         image, latent = document["image"], document["latent"]
         likelihood, golden = document["likelihood"], document["golden"]
         mixture = document["prior"].get("mixture")
@@ -298,7 +303,7 @@ class Manifest:
 
 
 def dump_json(document: Mapping[str, Any]) -> str:
-    """JSON for people: indented, but with each list of plain numbers on one line."""
+    """Format as indented JSON, with each list of plain numbers on one line."""
     return _formatted(document, "") + "\n"
 
 
@@ -322,7 +327,7 @@ def _image_from_json(document: Mapping[str, Any]) -> ImageSpec:
         None if step is None else int(step),
     )
     if step is not None and (step < 1 or image.height % step or image.width % step):
-        raise ValueError(f"images of {image.height} x {image.width} are no multiples of {step}")
+        raise ValueError(f"image size {image.height} x {image.width} is not a multiple of {step}")
     return image
 
 
@@ -333,7 +338,7 @@ def _without_none(document: dict[str, Any]) -> dict[str, Any]:
 def _latent_from_json(document: Mapping[str, Any]) -> LatentSpec:
     shape = tuple(int(size) for size in document["shape"])
     if len(shape) not in (1, 3) or min(shape) < 1:
-        raise ValueError(f"a latent is a vector (d,) or a map (c, h, w), not of shape {shape}")
+        raise ValueError(f"the latent's shape must be (d,) or (c, h, w), not {shape}")
     scaling = document.get("scaling")
     mean, std, kl = (tuple(float(number) for number in document[key]) for key in ("mean", "std", "kl"))
     return LatentSpec(
@@ -346,7 +351,7 @@ def _latent_from_json(document: Mapping[str, Any]) -> LatentSpec:
 
 
 def _graphs_from_json(document: Mapping[str, Mapping[str, Any]]) -> dict[str, GraphSpec]:
-    """All graphs: encoder and decoder, which must be there, and the others in their order."""
+    """Parse all graphs: encoder and decoder, which are required, then any others in order."""
     names = dict.fromkeys((*GRAPHS, *document))
     return {name: _graph_from_json(document[name]) for name in names}
 
@@ -370,7 +375,7 @@ def _tensors_from_json(document: list[Mapping[str, Any]]) -> tuple[TensorInfo, .
 def _tolerance_from_json(document: Mapping[str, Any]) -> Tolerance:
     atol, rtol = float(document["atol"]), float(document["rtol"])
     if not (0 <= atol < math.inf and 0 <= rtol < math.inf):
-        raise ValueError(f"tolerances are finite and not negative, not atol {atol}, rtol {rtol}")
+        raise ValueError(f"tolerances must be finite and not negative, not atol {atol}, rtol {rtol}")
     return Tolerance(atol, rtol)
 
 
@@ -386,9 +391,9 @@ def _tolerances_from_json(document: Mapping[str, Any]) -> Tolerances:
 def _scores_from_json(document: Mapping[str, Any]) -> ScoreStatistics:
     quantiles = {str(name): float(score) for name, score in document["quantiles"].items()}
     if not quantiles or not all(math.isfinite(score) for score in quantiles.values()):
-        raise ValueError("the quantiles of scores are not finite numbers")
+        raise ValueError("the scores' quantiles are not finite numbers")
     if not all(name.startswith("p") and 0 <= float(name[1:]) <= 100 for name in quantiles):
-        raise ValueError("the quantiles of scores are not named p0 to p100")
+        raise ValueError("the scores' quantiles are not named p0 to p100")
     return ScoreStatistics(int(document["images"]), int(document["seed"]), quantiles)
 
 
@@ -405,7 +410,7 @@ def _finite(value: Any) -> float:
 
 def _plain_name(value: Any) -> str:
     if not isinstance(value, str) or not PLAIN_NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is not a file's plain name")
+        raise ValueError(f"{value!r} is not a plain file name")
     return value
 
 

@@ -1,6 +1,6 @@
-"""Reads what an ONNX file says of itself, without the onnx package: the edge checks a graph before it runs it.
+"""Read an ONNX file's metadata without the onnx package, to check a graph before running it.
 
-ONNX files are protocol buffers; the field numbers below are those of onnx.proto3. Weights are passed over, not copied.
+ONNX files are protocol buffers; the field numbers below are those of onnx.proto3. Weights are skipped, not copied.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 
-_Field = tuple[int, "int | memoryview"]  # number; a varint's value, or the bytes of anything else
+_Field = tuple[int, "int | memoryview"]  # field number, and its value: an int for varints, bytes for other types
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class TensorInfo:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
-    """Sizes; a name where the size is free, "" where the file says nothing."""
+    """A size for each axis. A free size has a name, or "" if the file states neither."""
 
 
 @dataclass
 class OnnxInfo:
-    """What an ONNX file says of itself."""
+    """An ONNX file's metadata."""
 
     ir_version: int = 0
     opsets: dict[str, int] = field(default_factory=dict)
@@ -34,13 +34,13 @@ class OnnxInfo:
     inputs: list[TensorInfo] = field(default_factory=list)
     outputs: list[TensorInfo] = field(default_factory=list)
     operators: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Nodes by (domain, operator), subgraphs and functions included."""
+    """Number of nodes by (domain, operator), including those in subgraphs and functions."""
     external_data: bool = False
-    """Whether any tensor names a file outside this one."""
+    """Whether any tensor is stored in another file."""
 
 
 def read_onnx(data: bytes) -> OnnxInfo:
-    """Read an ONNX file's own account of itself. Raises ValueError for bytes that are no ONNX file."""
+    """Read an ONNX file's metadata. Raises ValueError if it is not a complete ONNX file."""
     info = OnnxInfo()
     try:
         for number, value in _fields(memoryview(data)):
@@ -53,9 +53,9 @@ def read_onnx(data: bytes) -> OnnxInfo:
             elif number == 25:
                 _read_function(_nested(value), info)
     except (IndexError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError("it is not a whole ONNX file") from error
+        raise ValueError("it is not a complete ONNX file") from error
     if not info.ir_version or not info.opsets or not info.outputs:
-        raise ValueError("it is not a whole ONNX file")
+        raise ValueError("it is not a complete ONNX file")
     return info
 
 
@@ -106,7 +106,7 @@ def _read_attribute(message: memoryview, info: OnnxInfo) -> None:
 
 
 def _read_function(message: memoryview, info: OnnxInfo) -> None:
-    """A function of the model's own: its nodes are field 7, its attributes' defaults field 11."""
+    """Read a model's local function. Its nodes are field 7, its attributes' defaults field 11."""
     for number, value in _fields(message):
         if number == 7:
             _read_node(_nested(value), info)
@@ -115,21 +115,24 @@ def _read_function(message: memoryview, info: OnnxInfo) -> None:
 
 
 def _read_sparse_tensor(message: memoryview, info: OnnxInfo) -> None:
-    """Its values are field 1, its indices field 2."""
+    """Read a sparse tensor. Its values are field 1, its indices field 2."""
     for number, value in _fields(message):
         if number in (1, 2):
             _read_tensor(_nested(value), info)
 
 
 def _read_tensor(message: memoryview, info: OnnxInfo) -> None:
-    # 13 lists where external data lies; 14 says that it is external (1).
+    # Field 13 gives the location of external data; field 14 is 1 if the data is external.
     for number, value in _fields(message):
         if number == 13 or (number == 14 and value == 1):
             info.external_data = True
 
 
 def _tensor_info(message: memoryview) -> TensorInfo:
-    """A ValueInfoProto: name (1) and type (2), whose tensor type (1) has an element type (1) and a shape (2)."""
+    """Read a ValueInfoProto. Its name is field 1 and its type field 2.
+
+    The tensor type is field 1 of the type, with the element type in field 1 and the shape in field 2.
+    """
     name, dtype = "", ""
     shape: tuple[int | str, ...] = ()
     for number, value in _fields(message):
@@ -163,7 +166,7 @@ def _dimension(message: memoryview) -> int | str:
 
 
 def _fields(message: memoryview) -> Iterator[_Field]:
-    """The fields of one message. Raises IndexError where it is cut short and ValueError where it is no message."""
+    """Yield a message's fields. Raises IndexError if it is truncated, ValueError if it is invalid."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
@@ -177,7 +180,7 @@ def _fields(message: memoryview) -> Iterator[_Field]:
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
         else:
-            raise ValueError("it is not a whole ONNX file")
+            raise ValueError("it is not a complete ONNX file")
         if at + size > len(message):
             raise IndexError
         yield key >> 3, message[at : at + size]
@@ -194,18 +197,18 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise ValueError("it is not a whole ONNX file")
+            raise ValueError("it is not a complete ONNX file")
 
 
 def _integer(value: int | memoryview) -> int:
     if not isinstance(value, int):
-        raise ValueError("it is not a whole ONNX file")
+        raise ValueError("it is not a complete ONNX file")
     return value
 
 
 def _nested(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("it is not a whole ONNX file")
+        raise ValueError("it is not a complete ONNX file")
     return value
 
 

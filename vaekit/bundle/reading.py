@@ -1,6 +1,6 @@
-"""Reading a bundle, a folder or a .zip of one, and the checks that it must pass before it is used.
+"""Read a bundle from a folder or .zip file, and check it before use.
 
-The hashes in the manifest prove that the files are whole and belong together. They do not prove who made them.
+The hashes in the manifest prove that the files are complete and belong together. They do not prove who made them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vaekit.types import GRAPHS, Array
 if TYPE_CHECKING:
     import zipfile
 
-_LARGEST_FILE = 2**31  # protocol buffers, and so single-file ONNX, end at two gigabytes
+_LARGEST_FILE = 2**31  # protocol buffers, and so single-file ONNX models, are limited to two gigabytes
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,16 @@ class Bundle:
     path: Path
     manifest: Manifest
     document: dict[str, Any]
-    """manifest.json as it stands, unknown keys included."""
+    """The parsed manifest.json, including unknown keys."""
     files: dict[str, bytes]
-    """Contents of the manifest and of every file that it names; what was hashed is what is run."""
+    """Contents of the manifest and of every file that it names. The hashed bytes are the ones that run."""
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read and check a bundle, a folder or a .zip of one. Raises BundleError naming what does not hold."""
+    """Read and check a bundle, a folder or a .zip file.
+
+    Raises BundleError that names the failed check.
+    """
     path = Path(path)
     if not os.path.lexists(path):
         from vaekit.system.files import recover_folder  # here, as it is hardly ever needed
@@ -66,8 +69,11 @@ def read_bundle(path: str | Path) -> Bundle:
 
 
 def read_golden(bundle: Bundle) -> dict[str, Array]:
-    """The golden vectors of a bundle, float32, by name. Raises BundleError where they cannot be read or do not fit."""
-    from vaekit.system.npz import NPZ_ERRORS  # here, as it imports zipfile, and most commands need no golden vectors
+    """Return a bundle's golden vectors, float32, by name.
+
+    Raises BundleError if they are unreadable or do not fit the manifest.
+    """
+    from vaekit.system.npz import NPZ_ERRORS  # local import: it loads zipfile, and few commands need golden vectors
 
     file = bundle.manifest.golden.file
     path = bundle.path / file
@@ -94,7 +100,7 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a folder's manifest says that it is a bundle, even a damaged one."""
+    """Return whether a folder's manifest declares it a bundle, even if it is damaged."""
     try:
         return bool(json.loads((path / MANIFEST).read_bytes())["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -102,28 +108,28 @@ def is_bundle(path: Path) -> bool:
 
 
 def _read_files(path: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Files of a bundle by their names, which are plain ones."""
-    if os.path.isdir(path):  # which, unlike Path's, says no to a name that is too long
+    """Read files of a bundle by their plain names."""
+    if os.path.isdir(path):  # False for a name that is too long, where Path raises
         if not (path / MANIFEST).is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}. `vaekit export` writes one.")
         return {name: _read_file(path / name) for name in names}
     if os.path.isfile(path):
         return _read_zip(path, names)
-    raise BundleError(f"there is no bundle at {path}: `vaekit export -o {path}` writes one, -m BUNDLE names another")
+    raise BundleError(f"there is no bundle at {path}: write one with `vaekit export -o {path}`, or name one with -m")
 
 
 def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise BundleError(f"{path} is missing: export the bundle again, or copy it whole") from None
+        raise BundleError(f"{path} is missing: export the bundle again, or copy all of its files") from None
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _read_zip(path: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Files of the bundle in a .zip, which stands at its top or in its one folder."""
-    import zipfile  # here, as most bundles are folders and a cold start should not pay for it
+    """Read files of the bundle in a .zip, which may be at its root or in a folder."""
+    import zipfile  # local import: most bundles are folders, and this would slow down a cold start
 
     from vaekit.system.npz import NPZ_ERRORS
 
@@ -132,49 +138,50 @@ def _read_zip(path: Path, names: Sequence[str]) -> dict[str, bytes]:
             found = _bundle_entries(path, archive.infolist())
             for name in names:
                 if name not in found:
-                    raise BundleError(f"{path} is not a whole bundle: it has no {name}")
+                    raise BundleError(f"{path} is not a complete bundle: it has no {name}")
                 if found[name].file_size > _LARGEST_FILE:
-                    raise BundleError(f"{path} holds a {name} of more than two gigabytes")
+                    raise BundleError(f"{name} in {path} is larger than two gigabytes")
             return {name: archive.read(found[name]) for name in names}
     except NPZ_ERRORS as error:
-        raise BundleError(f"{path} is neither a bundle's folder nor a .zip of one: {error}") from error
+        raise BundleError(f"{path} is neither a bundle's folder nor a readable .zip file: {error}") from error
 
 
 def _bundle_entries(path: Path, entries: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """The entries beside the manifest, by their names there. Raises BundleError for none or several manifests."""
+    """Return the entries in the manifest's folder by name.
+
+    Raises BundleError unless the .zip has exactly one manifest.
+    """
     by_folder: dict[str, dict[str, zipfile.ZipInfo]] = {}
     for entry in entries:
         folder, _, name = entry.filename.rpartition("/")
         by_folder.setdefault(folder, {})[name] = entry
     bundles = [files for files in by_folder.values() if MANIFEST in files]
     if not bundles:
-        raise BundleError(f"{path} is not a whole bundle: it has no {MANIFEST}")
+        raise BundleError(f"{path} is not a complete bundle: it has no {MANIFEST}")
     if len(bundles) > 1:
-        raise BundleError(f"{path} holds {len(bundles)} files {MANIFEST}: pack one bundle alone")
+        raise BundleError(f"{path} contains {len(bundles)} bundles: put only one bundle in a .zip file")
     return bundles[0]
 
 
 def _parse_manifest(path: Path, data: bytes) -> dict[str, Any]:
-    """The manifest's JSON object, once it is known that this vaekit can read it."""
+    """Parse the manifest, and check that this version of vaekit can read it."""
     try:
         document = json.loads(data)
         kind, version, features = document["format"], document["format_version"], document.get("requires", [])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(
-            f"{path / MANIFEST} is damaged or not of a vaekit bundle. Export the bundle again."
-        ) from error
+        raise BundleError(f"{path / MANIFEST} is damaged or not a vaekit manifest. Export the bundle again.") from error
     if kind != FORMAT:
-        raise BundleError(f"{path / MANIFEST} is not of a vaekit bundle: its format is {kind!r}")
+        raise BundleError(f"{path / MANIFEST} is not a vaekit manifest: its format is {kind!r}")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise BundleError(
-            f"{path} has bundle format {version}; this vaekit reads up to {FORMAT_VERSION}. Upgrade it: "
+            f"{path} has bundle format {version}; this vaekit reads up to {FORMAT_VERSION}. Upgrade vaekit: "
             "pip install -U vaekit"
         )
     if not isinstance(features, list) or not all(isinstance(name, str) for name in features):
         raise BundleError(f"{path / MANIFEST} is damaged: requires is not a list of names. Export the bundle again.")
     if unknown := [name for name in features if name not in FEATURES]:
         raise BundleError(
-            f"{path} needs {', '.join(unknown)}, which this vaekit does not know. Upgrade it: pip install -U vaekit"
+            f"{path} requires unknown features: {', '.join(unknown)}. Upgrade vaekit: pip install -U vaekit"
         )
     assert isinstance(document, dict)
     return document
@@ -192,13 +199,13 @@ def _check_hashes(path: Path, manifest: Manifest, files: Mapping[str, bytes]) ->
     for declared in manifest.declared_files:
         if hashlib.sha256(files[declared.file]).hexdigest() != declared.sha256:
             raise BundleError(
-                f"{path / declared.file} is not the file that was exported: its sha256 differs from the manifest's. "
+                f"{path / declared.file} was changed after export: its sha256 differs from the manifest's. "
                 "Copy or export the bundle again."
             )
 
 
 def _check_declarations(path: Path, manifest: Manifest) -> None:
-    """The manifest's parts must fit each other: sizes, the graphs' tensors and the mixture."""
+    """Check that the manifest's sizes, tensors, statistics and mixture agree."""
     image = TensorInfo("image", "float32", ("batch", *manifest.image.axes))
     latent_axes = (
         manifest.latent.shape if manifest.image.multiple_of is None else (manifest.latent.shape[0], *LATENT_AXES)
@@ -214,7 +221,7 @@ def _check_declarations(path: Path, manifest: Manifest) -> None:
     for what, (declared, expected) in wanted.items():
         if declared != expected:
             raise BundleError(
-                f"{path} contradicts itself: {what} are declared as {_describe(declared)}, where its sizes ask for "
+                f"{path} contradicts itself: {what} are declared as {_describe(declared)}, but its sizes require "
                 f"{_describe(expected)}"
             )
     if missing := {encoder.precision, decoder.precision} - set(manifest.tolerances):
@@ -222,9 +229,9 @@ def _check_declarations(path: Path, manifest: Manifest) -> None:
     latent, d = manifest.latent, manifest.latent.shape[0]
     kl = 0 if manifest.posterior == "deterministic" else d
     if (len(latent.mean), len(latent.std), len(latent.kl)) != (d, d, kl):
-        raise BundleError(f"{path} contradicts itself: its latent statistics are not of {d} dimensions")
+        raise BundleError(f"{path} contradicts itself: its latent statistics do not have {d} dimensions")
     if manifest.mixture is not None and manifest.mixture.means.shape[1:] != latent.shape:
-        raise BundleError(f"{path} contradicts itself: its mixture prior has not the latent's {d} dimensions")
+        raise BundleError(f"{path} contradicts itself: its mixture prior does not have {d} dimensions")
     if manifest.scores is not None and manifest.why_no_elbo is not None:
         raise BundleError(f"{path} contradicts itself: it has scores, but {manifest.why_no_elbo}")
 
@@ -235,7 +242,7 @@ def _check_graph(path: Path, declared: GraphSpec, data: bytes) -> None:
     except ValueError as error:
         raise BundleError(f"{path} cannot be used: {error}") from error
     if info.external_data:
-        raise BundleError(f"{path} names data outside its own file; vaekit loads single files only")
+        raise BundleError(f"{path} stores tensors in other files; vaekit only loads single-file models")
     if unknown := sorted(domain for domain, _ in info.operators if domain):
         raise BundleError(f"{path} has operators of an unknown domain: {', '.join(unknown)}")
     for kind, found, wanted in (("inputs", info.inputs, declared.inputs), ("outputs", info.outputs, declared.outputs)):

@@ -1,4 +1,4 @@
-"""Writing a bundle: whole, read back and checked, then put in its place."""
+"""Write a bundle: to a temporary folder, read back and checked, then renamed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vaekit.system.files import check_writable, replacing_folder
 def check_bundle_target(target: Path) -> None:
     """Check, before any work, that a bundle can be written there.
 
-    Raises BundleError where something else than a bundle or an empty folder is in the way, VaekitError where the place
-    is not writable.
+    Raises BundleError if ``target`` exists and is neither a bundle nor an empty folder, and VaekitError if it is not
+    writable.
     """
     empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not empty and not is_bundle(target):
@@ -25,10 +25,11 @@ def check_bundle_target(target: Path) -> None:
 def write_bundle(
     target: Path, files: Mapping[str, bytes], prove: Callable[[Bundle], None] = lambda bundle: None
 ) -> None:
-    """Write a bundle's files, by name, in the place of an older bundle, or change nothing.
+    """Write a bundle's files, by name, replacing an older bundle.
 
-    They are written to a temporary folder and read back. ``prove`` may raise what it likes to refuse the bundle. Raises
-    VaekitError where the bundle does not pass its own checks or cannot be written.
+    The files are written to a temporary folder and read back; on any error the target stays unchanged. ``prove`` may
+    raise any exception to reject the bundle. Raises VaekitError if the bundle fails its own checks or cannot be
+    written.
     """
     with replacing_folder(target) as folder:
         for name, data in files.items():
@@ -36,5 +37,5 @@ def write_bundle(
         try:
             bundle = read_bundle(folder)
         except BundleError as error:
-            raise VaekitError(f"the bundle does not pass its own checks, nothing was published: {error}") from error
+            raise VaekitError(f"the bundle failed its own checks, nothing was published: {error}") from error
         prove(bundle)

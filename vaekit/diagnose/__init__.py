@@ -1,1 +1,1 @@
-"""What this machine can run, and how fast a bundle is on it."""
+"""Find out what this machine can run, and how fast it runs a bundle."""

@@ -1,4 +1,7 @@
-"""How fast a bundle is on this machine, each setting in its own process so that thread pools do not interfere."""
+"""Measure how fast this machine runs a bundle.
+
+Each setting runs in a separate process, so that thread pools do not affect each other.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ _LEAST_RUNS = 10
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of running the encoder or the decoder."""
+    """A batch size and number of threads for the encoder or decoder."""
 
     operation: Operation
     batch: int
@@ -38,15 +41,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a setting took."""
+    """The measured speed of a setting."""
 
     setting: Setting
     provider: str
     images_per_second: float
     p50_ms: float
-    """Median milliseconds of a batch."""
+    """Median time per batch, in milliseconds."""
     p95_ms: float
-    """95th percentile of the same."""
+    """95th percentile of the time per batch, in milliseconds."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of one row of ``vaekit bench --json``."""
@@ -61,16 +64,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class Results:
-    """The timings of all settings, at least one of each operation."""
+    """The timings of all settings, with at least one per operation."""
 
     timings: Sequence[Timing]
 
     def of(self, operation: Operation) -> list[Timing]:
-        """The timings of one operation."""
+        """Return the timings of one operation."""
         return [timing for timing in self.timings if timing.setting.operation == operation]
 
     def best(self, operation: Operation) -> Timing:
-        """The timing of most images a second."""
+        """Return the timing with the most images per second."""
         return max(self.of(operation), key=lambda timing: timing.images_per_second)
 
     def to_json(self) -> dict[str, Any]:
@@ -83,18 +86,18 @@ class Results:
 
 
 def default_threads() -> tuple[int, ...]:
-    """One thread, doubled up to the processors that may be used, and these."""
+    """Return 1, 2, 4 … up to the number of usable processors, which is included."""
     cpus = usable_cpus()
     return tuple(sorted({*(2**power for power in range(cpus.bit_length()) if 2**power <= cpus), cpus}))
 
 
 def settings(batches: Iterable[int], threads: Iterable[int]) -> list[Setting]:
-    """All combinations, encode before decode."""
+    """Return all combinations, encode before decode."""
     return [Setting(operation, b, t) for operation in OPERATIONS for b in batches for t in threads]
 
 
 def bench(path: Path, selection: Selection, chosen: list[Setting], *, seconds: float) -> Iterator[Timing]:
-    """Time settings one after the other, each for about ``seconds`` and in a new process."""
+    """Time the settings in turn, each for about ``seconds`` in a new process."""
     for setting in chosen:
         with SpawnedPool(1) as pool:
             try:
@@ -132,7 +135,10 @@ def _measure(path: Path, selection: Selection, setting: Setting, seconds: float)
 
 
 def _work(vae: VAE, setting: Setting) -> tuple[GraphName, list[str], dict[str, np.ndarray]]:
-    """The graph to run, its outputs and its inputs: samples of the prior, or images of uniform noise."""
+    """Return the graph to run, its output names and its inputs.
+
+    The decoder's inputs are samples from the prior, the encoder's are images of uniform noise.
+    """
     if setting.operation == "decode":
         return "decoder", ["image"], {"z": vae.sample_latents(setting.batch)}
     images = np.random.default_rng(0).random((setting.batch, *vae.image_shape), np.float32)

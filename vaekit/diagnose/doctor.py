@@ -1,4 +1,4 @@
-"""What this machine can run: interpreter, processor, ONNX Runtime's wheels, and which providers load and run."""
+"""Examine this machine: Python, the processor, ONNX Runtime's wheels, and which providers work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from vaekit.system.machine import available_memory, has_fast_int8, processor_fla
 from vaekit.types import one_of
 
 State = Literal["runs", "fails", "missing"]
-"""Of a provider: it ran all nodes of the probe correctly; it does not load or run; it is not installed."""
+"""The state of a provider. ``runs``: it ran all nodes of the probe correctly. ``fails``: it is installed but does not
+load, run or compute correctly. ``missing``: it is not installed."""
 STATES: tuple[State, ...] = get_args(State)
 
 _TELLING_FLAGS = (
@@ -39,8 +40,8 @@ _TELLING_FLAGS = (
 )  # fmt: skip
 _PROBE_SECONDS = 120
 
-# sigmoid(convolution of x (batch, 1, 4, 4) with a 3x3 kernel of ninths, padded by one), opset 17, IR 8: the test that
-# makes it anew from these words is tests/export/test_probe.py.
+# y = sigmoid(conv(x)) for x (batch, 1, 4, 4), with a 3x3 kernel of ninths and a padding of one; opset 17, IR 8.
+# tests/export/test_probe.py builds this model again and compares.
 PROBE_MODEL = base64.b64decode(
     "CAg6tQEKIgoBeAoBdxIBYyIEQ29udioRCgRwYWRzQAFAAUABQAGgAQcKDwoBYxIBeSIHU2lnbW9pZBIFcHJvYmUqMwgBCAEIAwgDEAFCAXdKJD"
     "mO4z05juM9OY7jPTmO4z05juM9OY7jPTmO4z05juM9OY7jPVogCgF4EhsKGQgBEhUKBxIFYmF0Y2gKAggBCgIIBAoCCARiIAoBeRIbChkIARIV"
@@ -53,17 +54,17 @@ class ProviderReport:
     """The result of trying a provider."""
 
     name: str
-    """vaekit's name of it, or else ONNX Runtime's own."""
+    """vaekit's short name, or ONNX Runtime's own name without one."""
     state: State
     detail: str
-    """Placement, or why it does not run and what it needs."""
+    """Node placement, or why it does not run and what it needs."""
     install: str
-    """How to install it; empty where it is installed."""
+    """How to install it; empty if it is installed."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What this machine is and can run."""
+    """A description of this machine and what it can run."""
 
     vaekit: str
     python: str
@@ -72,22 +73,22 @@ class Report:
     flags: tuple[str, ...]
     """Instruction sets that matter to inference."""
     fast_int8: bool
-    """Whether 8-bit products are summed in 32 bits at once (VNNI, ARM's dot product)."""
+    """Whether the processor sums 8-bit products in 32 bits in one instruction (VNNI, or ARM's dot product)."""
     cpus: int
     """Processors that this process may use."""
     memory_gb: float
-    """That can still be taken."""
+    """Available memory."""
     onnxruntime: str | None
     wheels: tuple[str, ...]
     """Installed distributions that own the folder ``onnxruntime``, with their versions."""
     plugins: tuple[str, ...]
-    """Providers that installed plugin packages carry."""
+    """Providers in installed plugin packages."""
     problems: tuple[str, ...]
     providers: tuple[ProviderReport, ...]
 
 
 def examine() -> Report:
-    """Look at the machine, and try each provider that is installed in a process of its own."""
+    """Examine the machine, and try each installed provider in a separate process."""
     flags = processor_flags()
     wheels = _wheels()
     version, problems = _onnxruntime_state(wheels)
@@ -109,7 +110,7 @@ def examine() -> Report:
 
 
 def probe(name: str) -> tuple[State, str]:
-    """Run the probe model on a provider in this process: its state and the detail."""
+    """Run the probe model on a provider in this process; return state and detail."""
     image = np.ones((1, 1, 4, 4), np.float32)
     reach = np.array([2.0, 3.0, 3.0, 2.0])  # pixels of the image that the kernel covers, along one axis
     expected = 1 / (1 + np.exp(-np.outer(reach, reach) / 9))
@@ -119,12 +120,12 @@ def probe(name: str) -> tuple[State, str]:
     except VaekitError as error:
         return "fails", str(error)
     if not np.allclose(result[0, 0], expected, atol=2e-2):
-        return "fails", f"it computes {result[0, 0, 0, 0]:.4g} where {expected[0, 0]:.4g} is right"
+        return "fails", f"it computes {result[0, 0, 0, 0]:.4g} instead of {expected[0, 0]:.4g}"
     return "runs", graph.describe()
 
 
 def _wheels() -> dict[str, str]:
-    """Versions of the distributions that own files of the package onnxruntime, by name."""
+    """Return name and version of each distribution that owns files of onnxruntime."""
     found = {}
     for distribution in metadata.distributions():
         name = (distribution.metadata.get_all("Name") or [""])[0]
@@ -136,12 +137,12 @@ def _wheels() -> dict[str, str]:
 
 
 def _onnxruntime_state(wheels: dict[str, str]) -> tuple[str | None, list[str]]:
-    """ONNX Runtime's version, None where it cannot be used, and what is wrong with it, in words."""
+    """Return ONNX Runtime's version (None if unusable) and its problems, in words."""
     problems = []
     if len(wheels) > 1:
         problems.append(
             f"{' and '.join(wheels)} own the same files and overwrite each other: pip uninstall {' '.join(wheels)}; "
-            "then install the one that is wanted"
+            "then install only one of them"
         )
     try:
         return str(import_onnxruntime().__version__), problems
@@ -163,10 +164,10 @@ def _try(name: str, installed: bool) -> ProviderReport:
 
 
 def _probe_elsewhere(name: str) -> tuple[State, str]:
-    """``probe`` in a process of its own: a provider's library may end the process that loads it."""
+    """Run ``probe`` in a separate process, because a provider's library may crash it."""
     command = [sys.executable, "-P", "-m", "vaekit.diagnose.doctor", name]  # -P: nothing from the current folder
     try:
-        done = subprocess.run(  # noqa: S603 — this very module
+        done = subprocess.run(  # noqa: S603 — runs this module
             command,
             capture_output=True,
             encoding="utf-8",
@@ -177,13 +178,13 @@ def _probe_elsewhere(name: str) -> tuple[State, str]:
     except subprocess.TimeoutExpired:
         return "fails", f"it did not answer within {_PROBE_SECONDS} seconds"
     if done.returncode < 0:
-        return "fails", f"its process was ended by {signal.Signals(-done.returncode).name}"
+        return "fails", f"its process was killed by {signal.Signals(-done.returncode).name}"
     try:
-        answer = json.loads(done.stdout.splitlines()[-1])  # after whatever the provider's library printed
+        answer = json.loads(done.stdout.splitlines()[-1])  # earlier lines may come from the provider's library
     except (ValueError, IndexError):
         answer = None
     if not isinstance(answer, list) or len(answer) != 2 or answer[0] not in STATES:
-        return "fails", f"its process ended with code {done.returncode} and no answer"
+        return "fails", f"its process ended with code {done.returncode} and without a result"
     return one_of(STATES, answer[0], "state"), str(answer[1])
 
 

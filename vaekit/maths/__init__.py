@@ -1,1 +1,1 @@
-"""Arrays in, arrays out: noise, priors, the ELBO and paths through the latent space. No files and no sessions."""
+"""Functions of arrays: noise, priors, the ELBO and paths through the latent space."""

@@ -1,6 +1,7 @@
-"""The ELBO and its terms in NumPy, in nats per image: what the objective is, without PyTorch.
+"""Compute the ELBO and its terms with NumPy, in nats per image.
 
-All arithmetic is float64; all constants are kept (Kingma and Welling, "Auto-Encoding Variational Bayes", 2014).
+All arithmetic is float64 and all constants are kept (Kingma and Welling, "Auto-Encoding Variational Bayes", 2014). The
+training objective computes the same quantities with PyTorch.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from vaekit.types import LIKELIHOODS, Array, LikelihoodName, one_of
 
 @dataclass(frozen=True)
 class Likelihood:
-    """p(x|z): ``gaussian`` with a variance sigma² shared over pixels, ``bernoulli``, or ``none`` where none is known.
+    """p(x|z): ``gaussian`` with one variance sigma² for all pixels, ``bernoulli``, or ``none`` if unknown.
 
-    The last two have no sigma.
+    Only ``gaussian`` has a sigma.
     """
 
     name: LikelihoodName
@@ -29,7 +30,7 @@ class Likelihood:
     def __post_init__(self) -> None:
         one_of(LIKELIHOODS, self.name, "likelihood")
         if self.name == "gaussian" and not (self.sigma is not None and 0 < self.sigma < math.inf):
-            raise ValueError(f"the sigma of a gaussian likelihood is a positive number, not {self.sigma}")
+            raise ValueError(f"the sigma of a gaussian likelihood must be a positive number, not {self.sigma}")
         if self.name != "gaussian" and self.sigma is not None:
             raise ValueError(f"the likelihood {self.name} has no sigma")
 
@@ -42,14 +43,15 @@ class Terms(NamedTuple):
 
     @property
     def elbo(self) -> NDArray[np.float64]:
-        """reconstruction − kl, (N,)."""
+        """Return reconstruction − kl, (N,)."""
         return self.reconstruction - self.kl
 
 
 def posterior_sample(mu: Array, logvar: Array, *, seed: int = 0) -> Array:
-    """Draw one z from each q(z|x) with the same eps for all: (N, …) each → float32 (N, …).
+    """Draw one z from each q(z|x) with a shared eps: (N, …) → float32 (N, …).
 
-    eps is sample 0 of the seed. As all images share it, a score does not depend on an image's place in a list.
+    eps is sample 0 of the seed. Because all images share it, an image's score does not depend on its position in a
+    list.
     """
     shape = mu.shape[1:]
     eps = noise.standard_normal(seed, 0, 1, math.prod(shape)).reshape(shape)
@@ -59,28 +61,28 @@ def posterior_sample(mu: Array, logvar: Array, *, seed: int = 0) -> Array:
 def elbo_terms(images: Array, mu: Array, logvar: Array, decoded: Array, likelihood: Likelihood) -> Terms:
     """Compute the ELBO's terms of images (N, C, H, W) with one Monte Carlo sample each.
 
-    mu and logvar are the encoder's outputs for the images, (N, d) or (N, c, h, w). ``decoded`` are the decoder's images
-    (N, C, H, W) for their ``posterior_sample``.
+    mu and logvar are the encoder's outputs for the images, (N, d) or (N, c, h, w). ``decoded`` is the decoder's output
+    (N, C, H, W) for ``posterior_sample(mu, logvar)``.
     """
     kl = kl_standard_normal(mu, logvar).reshape(len(mu), -1).sum(axis=1)
     return Terms(log_likelihood(images, decoded, likelihood), kl)
 
 
 def kl_standard_normal(mu: Array, logvar: Array) -> NDArray[np.float64]:
-    """KL(N(mu, exp(logvar)) ‖ N(0, 1)) of each dimension in nats: (N, …) → float64 (N, …)."""
+    """Compute KL(N(mu, exp(logvar)) ‖ N(0, 1)) per dimension, in nats: (N, …) → float64 (N, …)."""
     mean, log_variance = mu.astype(np.float64), logvar.astype(np.float64)
     return 0.5 * (np.exp(log_variance) + mean**2 - 1.0 - log_variance)
 
 
 def log_likelihood(images: Array, means: Array, likelihood: Likelihood) -> NDArray[np.float64]:
-    """log p(x|z) in nats, float64 (N,), of images (N, C, H, W) under the decoder's means of the same shape.
+    """Compute log p(x|z) in nats, float64 (N,).
 
-    The likelihood is gaussian or bernoulli.
+    ``images`` and ``means``, the decoder's output, are (N, C, H, W). The likelihood is gaussian or bernoulli.
     """
     x = images.reshape(len(images), -1).astype(np.float64)
     mean = means.reshape(len(means), -1).astype(np.float64)
     if likelihood.sigma is None:
-        mean = np.clip(mean, 1e-7, 1.0 - 1e-7)  # a float32 sigmoid rounds to 0 and 1
+        mean = np.clip(mean, 1e-7, 1.0 - 1e-7)  # a float32 sigmoid can round to 0 or 1
         cross_entropy: NDArray[np.float64] = (x * np.log(mean) + (1.0 - x) * np.log1p(-mean)).sum(axis=1)
         return cross_entropy
     variance = likelihood.sigma**2

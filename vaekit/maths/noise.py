@@ -1,13 +1,13 @@
-"""Noise that is the same everywhere: one Philox-4x64 stream per seed, one block of its counter per sample.
+"""Noise with the same bits on every machine: one Philox-4x64 stream per seed, one block per sample.
 
-Sample ``k`` of a seed owns ``block_words(d)`` consecutive 64-bit words of the stream, whatever the batch it is drawn
-in. Words become 53-bit uniforms, and pairs of uniforms become pairs of normals by Box and Muller's transform (1958,
-"A note on the generation of random normal deviates"). The last word of a block is kept for choosing a mixture
-component and never feeds a normal.
+Sample ``k`` of a seed uses ``block_words(d)`` consecutive 64-bit words of the stream, whatever batch it is drawn in.
+Words become 53-bit uniforms, and pairs of uniforms become pairs of normals by Box and Muller's transform (1958, "A note
+on the generation of random normal deviates"). The last word of a block is reserved for choosing a mixture component and
+is never used for a normal.
 
-The logarithm, sine and cosine are written out in IEEE-754 additions, multiplications, divisions and square roots,
-each of which is exactly rounded: every NumPy version, processor and JavaScript engine gives the same bits. (The
-libraries' own ``log`` and ``cos`` differ in the last place between builds, and between vector lanes and their tail.)
+The logarithm, sine and cosine use only IEEE-754 additions, multiplications, divisions and square roots. These are
+exactly rounded, so every NumPy version, processor and JavaScript engine computes the same bits. (NumPy's own ``log``
+and ``cos`` differ in the last place between builds, and between vectorised elements and the remainder of an array.)
 
 Philox: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -21,24 +21,25 @@ from numpy.typing import NDArray
 
 from vaekit.errors import UsageError
 
-_WORDS_PER_COUNT = 4  # Philox-4x64 yields four words each time its counter is raised
+_WORDS_PER_COUNT = 4  # Philox-4x64 produces four words for each value of its counter
 _LN2 = math.log(2.0)
 _SQRT_HALF = math.sqrt(0.5)
 _HALF_PI = math.pi / 2
-_LOG_TERMS = 12  # |s| <= 0.172: the first term left out is below 2e-19
-_TRIG_TERMS = 9  # |a| <= pi/4: the first term left out is below 2e-18
+_LOG_TERMS = 12  # |s| <= 0.172: the first omitted term is below 2e-19
+_TRIG_TERMS = 9  # |a| <= pi/4: the first omitted term is below 2e-18
 
 
 def block_words(dimensions: int) -> int:
-    """Words of the stream that one sample of ``dimensions`` normals owns: a multiple of four."""
+    """Return how many words a sample of ``dimensions`` normals uses, a multiple of four."""
     needed = 2 * -(-dimensions // 2) + 1
     return _WORDS_PER_COUNT * -(-needed // _WORDS_PER_COUNT)
 
 
 def words(seed: int, start: int, count: int, width: int) -> NDArray[np.uint64]:
-    """Raw words of samples ``start`` to ``start + count - 1``, shape (count, width), dtype uint64.
+    """Return the raw words of consecutive samples, uint64 (count, width).
 
-    ``width`` is a multiple of four. Raises UsageError for a seed outside 0 … 2**64 - 1.
+    These are samples ``start`` to ``start + count - 1``. ``width`` must be a multiple of four. Raises UsageError for a
+    seed outside 0 … 2**64 - 1.
     """
     if not 0 <= seed < 2**64:
         raise UsageError(f"seed {seed} is out of range: choose one from 0 to 2**64 - 1")
@@ -47,14 +48,14 @@ def words(seed: int, start: int, count: int, width: int) -> NDArray[np.uint64]:
 
 
 def uniforms(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """53-bit uniforms in [0, 1), float64, of the same shape: the upper 53 bits of each word."""
+    """Convert words to uniforms in [0, 1), float64, from their upper 53 bits."""
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def normals(raw: NDArray[np.uint64], dimensions: int) -> NDArray[np.float64]:
-    """Standard normals, shape (n, dimensions), float64, from the words of n blocks.
+    """Convert the words of n blocks to standard normals, float64 (n, dimensions).
 
-    Words 2i and 2i + 1 give normals 2i and 2i + 1: with u, v their uniforms and r = sqrt(-2 ln(1 - u)), these are
+    Words 2i and 2i + 1 become the uniforms u and v. With r = sqrt(-2 ln(1 - u)), normals 2i and 2i + 1 are
     r cos(2 pi v) and r sin(2 pi v).
     """
     pairs = -(-dimensions // 2)
@@ -66,12 +67,18 @@ def normals(raw: NDArray[np.uint64], dimensions: int) -> NDArray[np.float64]:
 
 
 def standard_normal(seed: int, start: int, count: int, dimensions: int) -> NDArray[np.float64]:
-    """Normals of samples ``start`` to ``start + count - 1`` of a seed, shape (count, dimensions), float64."""
+    """Draw standard normals for consecutive samples of a seed, float64 (count, dimensions).
+
+    These are samples ``start`` to ``start + count - 1``.
+    """
     return normals(words(seed, start, count, block_words(dimensions)), dimensions)
 
 
 def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """ln x for x > 0, from ln m = 2 artanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2))."""
+    """Compute ln x for x > 0.
+
+    With x = 2^k m and m in [sqrt(1/2), sqrt(2)), ln m = 2 artanh((m - 1) / (m + 1)).
+    """
     mantissa, exponent = np.frexp(x)
     low = mantissa < _SQRT_HALF
     mantissa = np.where(low, mantissa * 2.0, mantissa)
@@ -85,7 +92,10 @@ def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _cos_sin_turns(turns: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cosine and sine of 2 pi t for t in [0, 1): Taylor's series within an eighth of a turn of a quadrant."""
+    """Compute cosine and sine of 2 pi t for t in [0, 1).
+
+    Taylor series around the nearest quarter turn, at most an eighth of a turn away.
+    """
     quarters = np.floor(turns * 4.0 + 0.5)
     angle = (turns * 4.0 - quarters) * _HALF_PI
     square = angle * angle

@@ -1,4 +1,4 @@
-"""The prior at sampling time: N(0, I), or a Gaussian mixture fitted to the encoded training images."""
+"""Draw latents from the prior: N(0, I), or a Gaussian mixture fitted to the encoded training images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vaekit.maths import noise
 
-_CHUNK = 1 << 18  # normals drawn at a time; the result does not depend on it
+_CHUNK = 1 << 18  # normals drawn at a time; this does not affect the result
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Mixture:
     """A Gaussian mixture over latents of d dimensions, with K components. All arrays are float64."""
 
     weights: NDArray[np.float64]
-    """(K,), positive, of sum 1."""
+    """(K,), not negative, with sum 1."""
     means: NDArray[np.float64]
     """(K, d)."""
     cholesky: NDArray[np.float64]
@@ -27,17 +27,20 @@ class Mixture:
     def __post_init__(self) -> None:
         k, d = self.means.shape
         if self.weights.shape != (k,) or self.cholesky.shape != (k, d, d):
-            raise ValueError("the mixture's weights, means and Cholesky factors do not fit each other")
+            raise ValueError("the mixture's weights, means and Cholesky factors have inconsistent shapes")
         if not all(np.isfinite(part).all() for part in (self.weights, self.means, self.cholesky)):
-            raise ValueError("the mixture holds numbers that are not finite")
+            raise ValueError("the mixture contains NaN or infinity")
         if (self.weights < 0).any() or not np.isclose(self.weights.sum(), 1.0):
-            raise ValueError("the mixture's weights are not positive numbers of sum 1")
+            raise ValueError("the mixture's weights are negative or do not sum to 1")
 
 
 def draw_normal(
     dimensions: int, count: int, *, seed: int = 0, start: int = 0, temperature: float = 1.0
 ) -> NDArray[np.float32]:
-    """Samples ``start`` to ``start + count - 1`` of a seed from N(0, temperature² I), float32 (count, dimensions)."""
+    """Draw samples of a seed from N(0, temperature² I), float32 (count, dimensions).
+
+    These are samples ``start`` to ``start + count - 1``.
+    """
     out = np.empty((count, dimensions), np.float32)
     for first, part in _chunks(out):
         with np.errstate(over="ignore"):
@@ -48,10 +51,10 @@ def draw_normal(
 def draw_mixture(
     mixture: Mixture, count: int, *, seed: int = 0, start: int = 0, temperature: float = 1.0
 ) -> NDArray[np.float32]:
-    """Samples ``start`` to ``start + count - 1`` of a seed from the mixture, float32 (count, d).
+    """Draw samples of a seed from the mixture, float32 (count, d).
 
-    Sample k takes component c where its uniform falls among the cumulated weights, and is
-    mean_c + temperature · L_c eps with the same eps as ``draw_normal``.
+    These are samples ``start`` to ``start + count - 1``. Sample k's last uniform chooses a component c in proportion to
+    the weights. The sample is mean_c + temperature · L_c eps, with the same eps as ``draw_normal``.
     """
     dimensions = mixture.means.shape[1]
     out = np.empty((count, dimensions), np.float32)
@@ -65,22 +68,22 @@ def draw_mixture(
 
 
 def _chunks(rows: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Rows (N, d) some at a time, each part with the number of its first."""
+    """Yield parts of the rows (N, d), each with the number of its first row."""
     step = max(1, _CHUNK // rows.shape[1])
     return ((first, rows[first : first + step]) for first in range(0, len(rows), step))
 
 
 def _components(weights: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The first component whose cumulated weight exceeds each uniform."""
+    """Return, for each uniform, the first component whose cumulative weight exceeds it."""
     return np.minimum(np.searchsorted(np.cumsum(weights), uniform, side="right"), len(weights) - 1)
 
 
 def _rows_times(
     cholesky: NDArray[np.float64], component: NDArray[np.int64], eps: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """L_c eps for each row, summed over eps's dimensions one after the other.
+    """Compute L_c eps for each row, adding eps's dimensions in a fixed order.
 
-    A matrix product would sum in an order that depends on the batch's size, and so change the last bits.
+    The summation order of a matrix product can depend on the batch size, which would change the last bits.
     """
     total = np.zeros_like(eps)
     for column in range(eps.shape[1]):

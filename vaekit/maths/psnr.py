@@ -6,7 +6,10 @@ import math
 
 
 def psnr(mean_squared_error: float, peak: float = 1.0) -> float:
-    """10 log10(peak² / MSE) in dB; infinity for an error of zero, −infinity for one that is not finite."""
+    """Compute 10 log10(peak² / MSE) in dB.
+
+    Returns infinity if the error is zero, and −infinity if it is not finite.
+    """
     if not math.isfinite(mean_squared_error):
         return -math.inf
     return math.inf if mean_squared_error == 0 else 10 * math.log10(peak**2 / mean_squared_error)

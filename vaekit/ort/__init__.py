@@ -1,1 +1,1 @@
-"""ONNX Runtime: its execution providers, and sessions whose placement is proved."""
+"""ONNX Runtime's execution providers, and sessions with proof of where their nodes run."""

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: their names, what is installed here, and what installs the others."""
+"""ONNX Runtime's execution providers: their names, which are installed, and how to install the others."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ PROVIDERS = {
     "qnn": "QNNExecutionProvider",
     "xnnpack": "XnnpackExecutionProvider",
 }
-"""vaekit's short names for ONNX Runtime's providers; any name of ONNX Runtime's own can be given as well."""
+"""vaekit's short names of providers. ONNX Runtime's own names are accepted too."""
 
 AUTO = "auto"
 AUTO_ORDER = ("cuda", "coreml", "directml", "openvino")
-"""What ``auto`` tries before the CPU, where it is installed. TensorRT compiles for minutes, and so must be named."""
+"""The providers that ``auto`` tries before the CPU, if installed. TensorRT is missing because it compiles for minutes,
+so users must name it."""
 
 INSTALL_HINTS = {
     "cpu": "pip install 'vaekit[cpu]'",
@@ -64,7 +65,7 @@ NEEDS = {
     "webgpu": "a GPU with a Vulkan, Metal or Direct3D 12 driver",
     "qnn": "a Qualcomm processor with its driver",
 }
-"""What each provider needs beside its wheel."""
+"""What each provider needs in addition to its wheel."""
 
 _WHEEL_HINT = "pip install 'vaekit[cpu]' (or [gpu], [openvino], [directml])"
 
@@ -75,26 +76,26 @@ _REMOTE = "AzureExecutionProvider"  # calls a remote service and runs nothing on
 
 @dataclass(frozen=True)
 class Selection:
-    """Which provider is to run a graph."""
+    """The choice of a provider."""
 
     provider: str = AUTO
-    """``auto``, one of PROVIDERS, or a name of ONNX Runtime's own."""
+    """``auto``, one of PROVIDERS, or ONNX Runtime's own name of a provider."""
     options: Mapping[str, str] = field(default_factory=dict)
-    """Options of the provider, by ONNX Runtime's names for them."""
+    """Options of the provider, by ONNX Runtime's option names."""
     allow_fallback: bool = False
-    """Whether nodes, or the whole graph, may run on the CPU where the named provider does not take them."""
+    """Whether the CPU may run nodes, or the whole graph, if the named provider cannot."""
 
     def __post_init__(self) -> None:
         if self.provider != AUTO:
             resolve(self.provider)
         if self.options and self.provider == AUTO:
-            raise UsageError("provider options belong to one provider: name it with --provider")
+            raise UsageError("provider options need a named provider: add --provider NAME")
         if self.options and resolve(self.provider) == CPU:
-            raise UsageError("the provider cpu takes no options; --threads sets its threads")
+            raise UsageError("the provider cpu has no options; set its threads with --threads")
 
 
 def resolve(name: str) -> str:
-    """Return ONNX Runtime's name of a provider. Raises UsageError for an unknown name."""
+    """Return ONNX Runtime's name of a provider. Raises UsageError if unknown."""
     if name in PROVIDERS:
         return PROVIDERS[name]
     known = {full.lower(): full for full in (*PROVIDERS.values(), *available_providers())}
@@ -103,47 +104,47 @@ def resolve(name: str) -> str:
     if re.fullmatch(r"\w+ExecutionProvider", name):
         return name
     raise UsageError(
-        f"there is no provider {name!r}: choose auto, {', '.join(PROVIDERS)}, or a name of ONNX Runtime's own, here "
-        f"{', '.join(available_providers())}"
+        f"unknown provider {name!r}: choose auto, {', '.join(PROVIDERS)}, or one of ONNX Runtime's own names "
+        f"({', '.join(available_providers())})"
     )
 
 
 def provider_class(full: str) -> ProviderClass:
-    """Return how precisely a provider of ONNX Runtime's name computes."""
+    """Return the precision class of a provider, given ONNX Runtime's name."""
     if full in _REDUCED:
         return "reduced"
     return "cpu" if full in (CPU, "XnnpackExecutionProvider") else "accelerator"
 
 
 def short_name(full: str) -> str:
-    """Return vaekit's name of a provider of ONNX Runtime's, or that name itself."""
+    """Return vaekit's short name of a provider, or ONNX Runtime's if none."""
     return next((short for short, name in PROVIDERS.items() if name == full), full)
 
 
 def display_name(full: str) -> str:
-    """Return a provider's name for messages: OpenVINO, CUDA, CPU."""
+    """Return a provider's name for messages, such as OpenVINO, CUDA or CPU."""
     return full.removesuffix("ExecutionProvider")
 
 
 def available_providers() -> tuple[str, ...]:
-    """List the providers of the installed wheel and plugins by ONNX Runtime's names, without loading any."""
+    """List installed providers by ONNX Runtime's names, without loading their libraries."""
     ort = import_onnxruntime()
     built_in = [name for name in ort.get_available_providers() if name != _REMOTE]
     return tuple(dict.fromkeys((*built_in, *plugins())))
 
 
 def is_available(full: str) -> bool:
-    """Whether the installed wheel, or a plugin, has a provider of ONNX Runtime's name."""
+    """Return whether the installed wheel or a plugin has this provider."""
     return full in available_providers()
 
 
 @functools.cache
 def plugins() -> dict[str, ModuleType]:
-    """Find installed plugin packages, by the name of the provider that each carries.
+    """Find installed plugin packages, by the name of their provider.
 
-    A plugin is a package ``onnxruntime_…`` that says where its library lies (``get_library_path``), for
-    ``onnxruntime.register_execution_provider_library``. To find them is to import them, so the current folder is left
-    out: anyone's files may lie there.
+    A plugin is a package ``onnxruntime_…`` with a function ``get_library_path``. It returns the library to pass to
+    ``onnxruntime.register_execution_provider_library``. Finding plugins imports them, so the current folder, which may
+    hold anyone's files, is not searched.
     """
     import importlib
 
@@ -153,7 +154,7 @@ def plugins() -> dict[str, ModuleType]:
             continue  # its .dist-info, or what a package in the current folder hides
         try:
             module = importlib.import_module(package)
-        except Exception:  # noqa: BLE001, S112 — somebody else's package; one that does not import is not there
+        except Exception:  # noqa: BLE001, S112 — a third-party package that fails to import counts as missing
             continue
         name = _plugin_provider(module)
         if name is not None:
@@ -162,15 +163,15 @@ def plugins() -> dict[str, ModuleType]:
 
 
 def import_onnxruntime() -> Any:
-    """Import onnxruntime. Raises ProviderError with what to install where it is missing or damaged."""
+    """Import onnxruntime. Raises ProviderError if it is missing or damaged."""
     try:
         import onnxruntime
     except ImportError as error:
-        raise ProviderError(f"no ONNX Runtime is installed here: {_WHEEL_HINT}") from error
-    if not hasattr(onnxruntime, "InferenceSession"):  # what uninstalling one of two wheels leaves behind
+        raise ProviderError(f"no ONNX Runtime is installed: {_WHEEL_HINT}") from error
+    if not hasattr(onnxruntime, "InferenceSession"):  # happens after uninstalling one of two installed wheels
         raise ProviderError(
-            "ONNX Runtime is damaged here, as after uninstalling one of two wheels: pip uninstall what `vaekit doctor` "
-            f"lists, then {_WHEEL_HINT}"
+            "the installed ONNX Runtime is damaged, perhaps because one of two wheels was uninstalled: pip uninstall "
+            f"the wheels that `vaekit doctor` lists, then {_WHEEL_HINT}"
         )
     return onnxruntime
 
@@ -196,7 +197,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _plugin_provider(module: ModuleType) -> str | None:
-    """The name of the provider that a plugin carries; None where the package is not a plugin, or fails to say."""
+    """Return the name of a plugin's provider, or None if it is not a plugin."""
     if library_path(module) is None:
         return None
     try:
@@ -205,16 +206,16 @@ def _plugin_provider(module: ModuleType) -> str | None:
         if hasattr(module, "get_ep_name"):
             return str(module.get_ep_name())
         return str(module.EP_NAME)
-    except Exception:  # noqa: BLE001 — somebody else's package, which must not break the other providers
+    except Exception:  # noqa: BLE001 — a broken third-party package must not break the other providers
         return None
 
 
 def library_path(module: ModuleType) -> str | None:
-    """Return where a plugin's library lies; None where the package is not a plugin, or does not find it."""
+    """Return the path of a plugin's library, or None if it has none."""
     for attribute in ("get_library_path", "library_path"):
         if hasattr(module, attribute):
             try:
                 return str(getattr(module, attribute)())
-            except Exception:  # noqa: BLE001 — a plugin that does not find its own library has none
+            except Exception:  # noqa: BLE001 — third-party code may raise anything
                 return None
     return None

@@ -1,7 +1,7 @@
-"""Opening a graph on one of ONNX Runtime's execution providers, and proving that it runs there.
+"""Open a graph on an execution provider, and prove that it runs there.
 
-``get_providers()`` proves nothing: ONNX Runtime moves what a provider does not take to the CPU without a word. What is
-reported here is node placement, ONNX Runtime's own record of which provider each node of the graph was assigned to.
+``get_providers()`` proves nothing, because ONNX Runtime silently moves nodes that a provider does not support to the
+CPU. This module reports node placement instead: ONNX Runtime's own record of the provider assigned to each node.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from vaekit.system.machine import usable_cpus
 if TYPE_CHECKING:
     import onnxruntime
 
-# Full float32 where a provider would else round products to TF32 or bfloat16.
+# Options that make providers compute in full float32 instead of TF32 or bfloat16.
 _FP32_OPTIONS = {
     "CUDAExecutionProvider": {"use_tf32": "0"},
     "OpenVINOExecutionProvider": {"device_type": "CPU", "precision": "FP32"},
@@ -51,35 +51,35 @@ _THREADS_OPTION = {"OpenVINOExecutionProvider": "num_of_threads", "XnnpackExecut
 _RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 
 # ONNX Runtime's log severities.
-_WARNING = 2  # its default
-_FATAL = 4  # silent: the errors that it would print are raised as exceptions too
+_WARNING = 2  # the default
+_FATAL = 4  # silences ONNX Runtime: errors are raised as exceptions anyway
 
 Feeds = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class GraphSession:
-    """A graph that ONNX Runtime has loaded, and what was proved of where it runs."""
+    """A graph loaded by ONNX Runtime, and the placement of its nodes."""
 
     name: str
     """``encoder`` or ``decoder``, for messages."""
     session: onnxruntime.InferenceSession
     provider: str
-    """The provider that was taken, by its short name where it has one."""
+    """The provider that was chosen, by its short name if it has one."""
     placement: dict[str, int]
-    """Nodes by ONNX Runtime's name of the provider that they run on, none with zero nodes."""
+    """Number of nodes on each provider, by ONNX Runtime's names. Providers without nodes are left out."""
     options: Mapping[str, str] = field(default_factory=dict)
-    """Options that the provider was given, vaekit's own included."""
+    """All options passed to the provider, including those that vaekit adds."""
     fell_back: tuple[str, ...] = ()
-    """Why each provider that was tried before this one was not taken, and what it left to others."""
+    """Why providers tried earlier were not used, and which nodes the chosen provider does not run."""
 
     @property
     def nodes(self) -> int:
-        """Number of nodes, wherever they run."""
+        """Return the number of nodes on all providers."""
         return sum(self.placement.values())
 
     def run(self, outputs: list[str], feeds: Feeds) -> list[NDArray[np.float32]]:
-        """Compute the outputs. Raises ProviderError where the provider fails."""
+        """Compute the outputs. Raises ProviderError if the provider fails."""
         try:
             results: list[NDArray[np.float32]] = self.session.run(outputs, dict(feeds))
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
@@ -87,7 +87,7 @@ class GraphSession:
         return results
 
     def describe(self) -> str:
-        """Return the placement in words: ``decoder: 19 of 19 nodes on OpenVINO``."""
+        """Describe the placement, as in ``decoder: 19 of 19 nodes on OpenVINO``."""
         parts = [f"{count} of {self.nodes} nodes on {display_name(name)}" for name, count in self.placement.items()]
         return f"{self.name}: {', '.join(parts)}"
 
@@ -95,12 +95,14 @@ class GraphSession:
 def open_graph(
     name: str, model: bytes, selection: Selection, *, probe: Feeds, threads: int | None = None, spinning: bool = True
 ) -> GraphSession:
-    """Open a graph on the selected provider, with every optimisation on.
+    """Open a graph on the selected provider, with all optimisations enabled.
 
-    A named provider is strict: it runs every node or ProviderError is raised. ``auto`` takes the first of AUTO_ORDER
-    that is installed, runs ``probe`` and holds more than half of the nodes, and else the CPU, which is also what a
-    named provider falls back to where the selection allows it. ``threads`` defaults to the processors that this process
-    may use; ``spinning`` lets waiting threads burn their processor, which is quicker where nothing else needs it.
+    A named provider is strict: ProviderError is raised unless it runs every node. If the selection allows fallback, the
+    CPU runs the rest. ``auto`` chooses the first provider of AUTO_ORDER that is installed, can run the graph on
+    ``probe``, and runs more than half of the nodes; otherwise it chooses the CPU.
+
+    ``threads`` defaults to the number of processors that this process may use. With ``spinning``, waiting threads keep
+    their processor busy, which is faster if no other work needs it.
     """
     is_auto = selection.provider == AUTO
     if is_auto:
@@ -118,21 +120,22 @@ def open_graph(
             held = graph.placement.get(resolve(candidate.provider), 0)
             if held == 0 or (is_auto and 2 * held <= graph.nodes):
                 lacking = "" if held else _requirement(candidate.provider)
-                raise ProviderError(f"it takes {held} of {graph.nodes} nodes{lacking}")
+                raise ProviderError(f"it runs {held} of {graph.nodes} nodes{lacking}")
         except ProviderError as error:
-            reasons.append(f"{name}: {candidate.provider} was not taken: {error}")
+            reasons.append(f"{name}: {candidate.provider} was not used: {error}")
             continue
         if held < graph.nodes:
-            reasons.append(f"{graph.describe()}, which {candidate.provider} does not run")
+            reasons.append(f"{graph.describe()}, because {candidate.provider} does not run all of them")
         return dataclasses.replace(graph, fell_back=tuple(reasons))
     on_cpu = _open(name, model, Selection("cpu"), threads, spinning)
     return dataclasses.replace(on_cpu, fell_back=tuple(reasons))
 
 
 def open_on_cpu(name: str, model: bytes) -> GraphSession:
-    """Open a graph on the CPU, as ``open_graph`` does; export gates on this very session.
+    """Open a graph on the CPU, as ``open_graph`` does.
 
-    Raises ProviderError without ONNX Runtime, BundleError where it cannot load the graph.
+    Export uses this session for its parity gate. Raises ProviderError if ONNX Runtime is missing, and BundleError if it
+    cannot load the graph.
     """
     return _open(name, model, Selection("cpu"), None, True)
 
@@ -144,14 +147,14 @@ def _open_strictly(name: str, model: bytes, selection: Selection, threads: int |
         held = graph.placement.get(full, 0)
         lacking = "" if held else _suspected_cause(selection)
         raise ProviderError(
-            f"{selection.provider} takes {held} of the {graph.nodes} nodes of the {name}{lacking}. --allow-fallback "
-            "lets the CPU run what it does not."
+            f"{selection.provider} runs {held} of the {graph.nodes} nodes of the {name}{lacking}. --allow-fallback "
+            "lets the CPU run the others."
         )
     return graph
 
 
 def _suspected_cause(selection: Selection) -> str:
-    """Suffix for the error of a provider that took nothing: check its options, if any, or what it needs."""
+    """Return a suffix for the error of a provider that runs no nodes."""
     if selection.options:
         given = " ".join(f"{key}={value}" for key, value in selection.options.items())
         return f"; check its options {given}"
@@ -159,13 +162,13 @@ def _suspected_cause(selection: Selection) -> str:
 
 
 def _requirement(provider: str) -> str:
-    """Suffix for the error of a provider that does not load or run: what it needs beside its wheel."""
+    """Return an error suffix that says what a provider needs in addition to its wheel."""
     needed = NEEDS.get(short_name(resolve(provider)))
     return f"; it needs {needed}" if needed else ""
 
 
 def _open(name: str, model: bytes, selection: Selection, threads: int | None, spinning: bool) -> GraphSession:
-    """A session on one provider, whatever share of the nodes it took."""
+    """Open a session on one provider, however many of the nodes it runs."""
     ort = import_onnxruntime()
     full = resolve(selection.provider)
     threads = threads or usable_cpus()
@@ -177,7 +180,7 @@ def _open(name: str, model: bytes, selection: Selection, threads: int | None, sp
     else:
         options.add_provider_for_devices(_plugin_devices(ort, selection.provider, full), provider_options)
     try:
-        # enable_fallback=0: else a failing provider is retried on the CPU, with a message on stdout.
+        # Without enable_fallback=0, ONNX Runtime retries on the CPU and prints a message on stdout.
         with _silenced(ort):
             session = ort.InferenceSession(model, options, enable_fallback=0, **arguments)
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
@@ -198,7 +201,7 @@ def _session_options(ort: Any, full: str, threads: int, spinning: bool) -> Any:
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if full == "DmlExecutionProvider":
-        options.enable_mem_pattern = False  # as its documentation asks for
+        options.enable_mem_pattern = False  # required by DirectML's documentation
     return options
 
 
@@ -217,36 +220,34 @@ def _placement(session: onnxruntime.InferenceSession) -> dict[str, int]:
 
 
 def _plugin_devices(ort: Any, asked: str, full: str) -> list[Any]:
-    """The devices of a plugin's provider, its library registered. Raises ProviderError where there are none."""
+    """Register a plugin's library and return its devices. Raises ProviderError if it has none."""
     if full not in plugins():
         hint = INSTALL_HINTS.get(short_name(full), "install the wheel or plugin that has it")
         available = ", ".join(map(display_name, available_providers()))
-        raise ProviderError(f"{asked} is not available: ONNX Runtime here has {available}. To get it, {hint}")
+        raise ProviderError(f"{asked} is not available: this ONNX Runtime has {available}. To install it: {hint}")
     if complaint := _register(full):
         raise ProviderError(f"{asked} does not load: {complaint}{_requirement(asked)}")
     devices = [device for device in ort.get_ep_devices() if device.ep_name == full]
     if not devices:
-        raise ProviderError(
-            f"{asked} is installed, but finds no device of its own on this machine{_requirement(asked)}"
-        )
+        raise ProviderError(f"{asked} is installed, but finds no supported device on this machine{_requirement(asked)}")
     return devices
 
 
 @functools.cache
 def _register(full: str) -> str:
-    """Register a plugin's library with ONNX Runtime, once a process: "", or why that failed."""
+    """Register a plugin's library once per process; return an error message or ""."""
     ort = import_onnxruntime()
     try:
         with _silenced(ort):
             ort.register_execution_provider_library(full, library_path(plugins()[full]))
-    except Exception as error:  # noqa: BLE001 — whatever loading a foreign library raises
+    except Exception as error:  # noqa: BLE001 — loading a third-party library may raise anything
         return _message(error)
     return ""
 
 
 @contextmanager
 def _silenced(ort: Any) -> Iterator[None]:
-    """Turn off ONNX Runtime's own log lines for a block, and back to their default after it."""
+    """Silence ONNX Runtime's log within a block, and restore the default afterwards."""
     ort.set_default_logger_severity(_FATAL)
     try:
         yield
@@ -255,7 +256,7 @@ def _silenced(ort: Any) -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    """ONNX Runtime's message on one line, without the place in its sources that it starts with or its full stop."""
+    """Return ONNX Runtime's message on one line, without source location or full stop."""
     text = " ".join(str(error).split())
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     return re.sub(r"^\S+\.(?:cc|cpp|h):\d+ .*?\)(?: const)? (?=\S)", "", text).rstrip(".")

@@ -1,1 +1,1 @@
-"""Writing results: grids, animations, latents and plots."""
+"""Write results: grids, animations, latents and plots."""

@@ -1,4 +1,4 @@
-"""Laying images out for people, and writing them."""
+"""Arrange images in grids, and write pictures and animations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vaekit.system.files import check_file_target, check_new_folder, replacing_f
 from vaekit.types import Floats, Pixels
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Pillow's names of the formats that a picture's suffix may name."""
+"""Pillow's format names, by the file suffixes that pictures may have."""
 
 ANIMATIONS = (".gif",)
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int], None]
 
-_COMFORTABLE_SIDE = 64  # images smaller than this are enlarged by a whole factor
-_MAX_PIXELS = 100_000_000  # of one picture: larger ones take gigabytes, and few programs open them
-_TEXT_SIZE = 12  # of titles, in pixels, for images of the comfortable side
-_GIF_MILLISECONDS = 90  # a frame; the two ends of an animation stay for longer
-_GIF_PAUSE_MILLISECONDS = 600
-_FEW = 256  # files that are written by this process: others take longer to start than these take to write
+_COMFORTABLE_SIDE = 64  # pixels; smaller images are enlarged by an integer factor
+_MAX_PIXELS = 100_000_000  # per picture; larger ones take gigabytes, and few programs open them
+_TEXT_SIZE = 12  # pixels; the size of titles beside images with sides of _COMFORTABLE_SIDE
+_GIF_MILLISECONDS = 90  # per frame
+_GIF_PAUSE_MILLISECONDS = 600  # for the first and last image of an animation
+_FEW = 256  # up to this many files, starting worker processes takes longer than writing the files
 
 
 def grid(
@@ -43,11 +43,11 @@ def grid(
     row_titles: Sequence[str] = (),
     column_titles: Sequence[str] = (),
 ) -> Pixels:
-    """Images (N, C, H, W) in [0, 1] side by side, row by row: uint8 (height, width, 3), white between them.
+    """Arrange images (N, C, H, W) in [0, 1] in a grid: uint8 (height, width, 3).
 
-    ``columns`` defaults to the least square that holds them. Tiny images are enlarged by a whole factor. ``captions``
-    stand below each image, ``row_titles`` left of each row, ``column_titles`` above each column. Raises UsageError
-    where the picture would have more than a hundred million pixels.
+    The grid is filled row by row, with white space between images. ``columns`` defaults to the smallest square grid.
+    Tiny images are enlarged by an integer factor. ``captions`` are drawn below each image, ``row_titles`` left of each
+    row, ``column_titles`` above each column. Raises UsageError if the picture would exceed a hundred million pixels.
     """
     count, _, height, width = images.shape
     columns = columns or square(count)
@@ -73,7 +73,10 @@ def grid(
 
 
 def _tops(first: int, pitch: int, line: int, captions: Sequence[str], rows: int, columns: int) -> list[int]:
-    """Where each row starts, and where the last one ends; a line more below each row that has captions."""
+    """Return the y of each row's top, and of the grid's bottom.
+
+    A row with captions is one line of text taller.
+    """
     tops = [first]
     for row in range(rows):
         captioned = any(captions[row * columns : (row + 1) * columns])
@@ -82,7 +85,7 @@ def _tops(first: int, pitch: int, line: int, captions: Sequence[str], rows: int,
 
 
 def square(count: int) -> int:
-    """Return the columns of the smallest square grid that holds ``count`` images."""
+    """Return the number of columns of the smallest square grid for ``count`` images."""
     return math.isqrt(count - 1) + 1
 
 
@@ -92,7 +95,10 @@ def check_size(
     size: tuple[int, int],
     mend: str = "give a folder with -o, for one file each",
 ) -> None:
-    """Raise UsageError, with what to do, where a grid of ``count`` images (height, width) would be too large."""
+    """Raise UsageError if a grid of ``count`` images (height, width) is too large.
+
+    The message ends with ``mend``, a suggestion.
+    """
     columns = columns or square(count)
     factor = _enlargement(*size)
     pixels = -(-count // columns) * columns * size[0] * size[1] * factor**2
@@ -104,17 +110,20 @@ def check_size(
 
 
 def save_picture(pixels: Pixels, path: Path) -> None:
-    """Write pixels (height, width, 3) to a picture file, whole or not at all."""
+    """Write pixels (height, width, 3) to a temporary file and rename it."""
     check_file_target(path, FORMATS)
     with replacing_file(path) as temporary:
         try:
             Image.fromarray(pixels).save(temporary, FORMATS[path.suffix.lower()])
-        except ValueError as error:  # WebP's way of saying that the picture is too large
+        except ValueError as error:  # Pillow's WebP encoder raises this if the picture is too large
             raise VaekitError(f"cannot write {path}: {error}") from error
 
 
 def save_animation(images: Floats, path: Path) -> None:
-    """Write images (N, C, H, W) in [0, 1] as a GIF that goes there and back without end, whole or not at all."""
+    """Write images (N, C, H, W) in [0, 1] as a GIF that loops forward and back.
+
+    The file is written under a temporary name and renamed.
+    """
     check_file_target(path, ANIMATIONS)
     frames = [Image.fromarray(grid(image[None], 1, padding=0)) for image in images]
     loop = [*frames, *frames[-2:0:-1]]
@@ -125,10 +134,11 @@ def save_animation(images: Floats, path: Path) -> None:
 
 
 def save_images(batches: Iterable[Floats], count: int, folder: Path, progress: Progress = lambda done: None) -> None:
-    """Write images in [0, 1], ``count`` of them in batches (n, C, H, W), each to a PNG file of its own size.
+    """Write each image to a PNG file in a new folder.
 
-    The files are 000000.png and so on, in a new folder that is written under a temporary name and renamed. ``progress``
-    is called with the number written so far. Raises VaekitError where the folder is not empty or cannot be written.
+    ``batches`` yields ``count`` images in [0, 1], (n, C, H, W) at a time. The files are named 000000.png and so on. The
+    folder is written under a temporary name and renamed. ``progress`` is called with the number of images written.
+    Raises VaekitError if the folder is not empty or cannot be written.
     """
     from vaekit.system.workers import ordered_map
 
@@ -147,7 +157,7 @@ def save_images(batches: Iterable[Floats], count: int, folder: Path, progress: P
 
 
 def _save_pngs(images: list[tuple[str, Pixels]]) -> int:
-    """Write images (C, H, W), grey or RGB; this runs in a process of its own."""
+    """Write images (C, H, W), grey or RGB. This runs in a worker process."""
     for path, image in images:
         pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
         Image.fromarray(pixels).save(path, "PNG")
@@ -159,12 +169,12 @@ def _enlargement(height: int, width: int) -> int:
 
 
 def _line_height(high: int) -> int:
-    """Pixels that a line of text takes beside images of that height."""
+    """Return the height of a line of text in pixels, for images of height ``high``."""
     return round(1.4 * _TEXT_SIZE * max(1.0, high / (2 * _COMFORTABLE_SIDE)))
 
 
 def _font(line: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    from PIL import ImageFont  # here for the same reason
+    from PIL import ImageFont
 
     return ImageFont.load_default(line / 1.4)
 
@@ -175,7 +185,7 @@ def _text_width(texts: Iterable[str], line: int) -> int:
 
 
 def _written(canvas: Pixels, texts: Iterable[tuple[int, int, str, str]], line: int) -> Pixels:
-    """The canvas with texts on it: x, y, Pillow's anchor, and the words."""
+    """Draw texts, each (x, y, Pillow's anchor, words), on the canvas."""
     from PIL import ImageDraw
 
     picture = Image.fromarray(canvas)

@@ -1,7 +1,8 @@
-"""Latents in files: encoded ones that grow on disk and survive an interruption, and those to decode, by rows.
+"""Read and write files of latents.
 
-Until they become one file, encoded latents wait in ``OUT.partial/``: ``mu`` and ``logvar`` as bare float32 rows, the
-paths one after the other, and ``state.json``, replaced after each batch, which says how much of them counts.
+Writing can be interrupted and resumed. Until the output file is complete, latents are kept in ``OUT.partial/``: ``mu``
+and ``logvar`` as raw float32 rows, ``paths`` as null-terminated strings, and ``state.json``. The state is replaced
+after each batch and says how much of the other files is valid.
 """
 
 from __future__ import annotations
@@ -29,36 +30,40 @@ SUFFIXES = (".npz", ".npy", ".parquet")
 
 _STATE = "state.json"
 _PARQUET_SHAPE = b"latent_shape"
-_ROWS_AT_ONCE = 16_384  # that are copied, or make a row group of a .parquet, where latents are small
-_NUMBERS_AT_ONCE = 1 << 22
-_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # so that the same latents give the same bytes
+_ROWS_AT_ONCE = 16_384  # copied at a time, and in a row group of a .parquet
+_NUMBERS_AT_ONCE = 1 << 22  # lowers the number of rows if latents are large
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # fixed, so that the same latents give the same bytes
 
 
 def open_latents(path: Path, shape: tuple[int, ...]) -> RowFile | ParquetRows:
-    """Latents (N, *shape) to be read by rows: ``z`` or ``mu`` of a .npz or .parquet, or a .npy.
+    """Open a file of latents (N, *shape) to read by rows.
 
-    Raises SourceError where there is no such file, or it cannot be read, or does not hold latents of that shape.
+    Reads ``z`` or ``mu`` from a .npz or .parquet, or a .npy. Raises UsageError for another suffix, and SourceError if
+    the file is missing, unreadable, or does not contain latents of that shape.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} holds no latents that vaekit reads: give one of {', '.join(SUFFIXES)}")
-    if not os.path.isfile(path):  # which, unlike Path's, says no to a name that is too long
-        raise SourceError(f"there is no file {path}: `vaekit encode IMAGES -o {path}` writes one")
+        raise UsageError(f"vaekit cannot read latents from {path}: give one of {', '.join(SUFFIXES)}")
+    if not os.path.isfile(path):  # False for a name that is too long, where Path raises
+        raise SourceError(f"there is no file {path}: write one with `vaekit encode IMAGES -o {path}`")
     rows = ParquetRows(path, shape) if path.suffix.lower() == ".parquet" else RowFile(path, ("z", "mu"))
     if rows.dtype.kind != "f" or rows.shape[1:] != shape:
         raise SourceError(
-            f"{path} holds {rows.dtype} of shape {rows.shape}, where this bundle's latents are floats of shape "
+            f"{path} contains {rows.dtype} of shape {rows.shape}, but this bundle's latents are floats of shape "
             f"{_rows_of(shape)}"
         )
     if not len(rows):
-        raise SourceError(f"{path} holds no latents")
+        raise SourceError(f"{path} contains no latents")
     return rows
 
 
 class ParquetRows:
-    """The column ``z`` or ``mu`` of a .parquet file, lists of floats, by rows; a map's are its numbers in C order."""
+    """The column ``z`` or ``mu`` of a .parquet file, read by rows.
+
+    Each row is a list of floats. A latent map is stored flat, in C order.
+    """
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        """Raises SourceError where the file cannot be read, or has no such column of lists of floats."""
+        """Open the file. Raises SourceError if it is unreadable or lacks such a column."""
         _, parquet = _import_pyarrow()
         try:
             with parquet.ParquetFile(path) as file:
@@ -67,12 +72,14 @@ class ParquetRows:
             raise SourceError(f"{path} cannot be read: {error}") from error
         self._column = next((name for name in ("z", "mu") if name in columns.names), None)
         if self._column is None:
-            raise SourceError(f"{path} has the columns {', '.join(columns.names)}: name the latents `z` or `mu`")
+            raise SourceError(
+                f"{path} has the columns {', '.join(columns.names)}: name the column of latents `z` or `mu`"
+            )
         kind = columns.field(self._column).type
         width = getattr(kind, "list_size", 0)
         if not width or str(kind.value_type) not in ("halffloat", "float", "double"):
             raise SourceError(
-                f"{path} holds {kind} as {self._column}, where this bundle's latents are floats of shape "
+                f"column {self._column} of {path} contains {kind}, but this bundle's latents are floats of shape "
                 f"{_rows_of(shape)}, in fixed-size lists"
             )
         self.path, self.dtype = path, np.dtype(np.float32)
@@ -84,7 +91,7 @@ class ParquetRows:
         return int(self.shape[0])
 
     def chunks(self, rows: int) -> Iterator[NDArray[Any]]:
-        """Up to ``rows`` latents at a time, float32 (n, *shape)."""
+        """Yield up to ``rows`` latents at a time, float32 (n, *shape)."""
         _, parquet = _import_pyarrow()
         with parquet.ParquetFile(self.path) as file:
             batches = file.iter_batches(rows, columns=[self._column])
@@ -102,7 +109,7 @@ class ParquetRows:
 
 
 class Spill:
-    """The growing latents of one output file."""
+    """Latents that are collected on disk until they become one output file."""
 
     def __init__(
         self,
@@ -114,12 +121,14 @@ class Spill:
         overwrite: bool,
         arrays: tuple[str, ...] = ("mu", "logvar"),
     ) -> None:
-        """``shape`` is one latent's; ``identity`` is the work's fingerprint: ``resume`` continues only the same work.
+        """Start collecting latents, or resume interrupted work.
 
-        ``arrays`` are ``mu`` and ``logvar``, or ``mu`` alone.
+        ``shape`` is the shape of one latent. ``identity`` is a fingerprint of the work; ``resume`` only continues work
+        with the same fingerprint. ``arrays`` is ``("mu", "logvar")`` or ``("mu",)``.
 
-        Raises VaekitError where unfinished work is in the way or is not the same, UsageError for a suffix not in
-        SUFFIXES, MissingExtraError for .parquet without pyarrow.
+        Raises VaekitError if unfinished work exists and neither ``resume`` nor ``overwrite`` is set, or if its
+        fingerprint differs. Raises UsageError for a suffix not in SUFFIXES, and MissingExtraError for .parquet without
+        pyarrow.
         """
         check_file_target(output, SUFFIXES)
         if output.suffix.lower() == ".parquet":
@@ -130,36 +139,39 @@ class Spill:
         found = _read_state(self.folder)
         if found is not None and resume and found["identity"] != identity:
             raise VaekitError(
-                f"{self.folder} holds the latents of other images, another bundle or other options: give the same ones "
-                "to continue with them, or --overwrite to start again"
+                f"{self.folder} contains latents of other images, another bundle or other options: repeat the original "
+                "command to resume, or add --overwrite to start again"
             )
         if found is not None and not resume and not overwrite:
             raise VaekitError(
-                f"{self.folder} holds {found['rows']:,} latents of an interrupted encode: --resume continues with "
-                "them, --overwrite starts again"
+                f"{self.folder} contains {found['rows']:,} latents of an interrupted encode: add --resume to continue, "
+                "or --overwrite to start again"
             )
         self.state: dict[str, Any] = found if found is not None and resume else fresh
         self._open()
 
     @property
     def consumed(self) -> int:
-        """Images that are done with: encoded, or found unreadable."""
+        """Return the number of images processed: encoded or unreadable."""
         return int(self.state["rows"] + self.state["failures"])
 
     @property
     def rows(self) -> int:
-        """Latents so far."""
+        """Return the number of latents so far."""
         return int(self.state["rows"])
 
     @property
     def failures(self) -> int:
-        """Images that could not be read so far."""
+        """Return the number of unreadable images so far."""
         return int(self.state["failures"])
 
     def append(
         self, mu: NDArray[np.float32], logvar: NDArray[np.float32] | None, paths: tuple[bytes, ...], failures: int
     ) -> None:
-        """Add latents (n, *shape) each, the paths of their images, and how many more could not be read."""
+        """Append latents (n, *shape) and the paths of their images.
+
+        ``failures`` is the number of further images that could not be read.
+        """
         joined = b"".join(path + b"\0" for path in paths)
         found = (mu,) if logvar is None else (mu, logvar)
         parts = (*(array.tobytes() for array in found), joined)
@@ -173,7 +185,10 @@ class Spill:
         self._write_state()
 
     def finish(self) -> None:
-        """Write the output file, whole or not at all, and remove what waited. Raises VaekitError where that fails."""
+        """Write the output file and remove the partial folder.
+
+        The file is written under a temporary name and renamed. Raises VaekitError if it cannot be written.
+        """
         with replacing_file(self.output) as temporary:
             write = {".npz": self._write_npz, ".npy": self._write_npy, ".parquet": self._write_parquet}
             write[self.output.suffix.lower()](temporary)
@@ -181,8 +196,8 @@ class Spill:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Close the files, and remove the folder where it holds no latents."""
-        with suppress(OSError):  # of a full disk once more: what the state counts was written before
+        """Close the files, and remove the folder if it contains no latents."""
+        with suppress(OSError):  # the disk may be full; everything that the state counts is already written
             self._stack.close()
         if not self.rows:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -198,7 +213,7 @@ class Spill:
             raise VaekitError(f"cannot write {self.folder}: {error.strerror or error}") from error
 
     def _open(self) -> None:
-        """Open the parts for appending, cut to what the state counts."""
+        """Open the partial files for appending, truncated to the lengths in the state."""
         sizes = dict.fromkeys(self.arrays, 4 * math.prod(self.shape) * self.rows)
         sizes["paths"] = int(self.state["path_bytes"])
         self._stack = ExitStack()
@@ -208,7 +223,7 @@ class Spill:
             for name, size in sizes.items():
                 file = self._stack.enter_context(open(self.folder / name, "a+b"))  # noqa: SIM115 — closed with the stack
                 if file.seek(0, 2) < size:
-                    raise VaekitError(f"{self.folder / name} is cut short: --overwrite starts again")
+                    raise VaekitError(f"{self.folder / name} is truncated: add --overwrite to start again")
                 file.truncate(size)
                 self._files[name] = file
             self._write_state()
@@ -243,9 +258,9 @@ class Spill:
             self._copy("mu", file)
 
     def _write_parquet(self, path: Path) -> None:
-        """Columns ``path``, and ``mu`` and ``logvar`` as lists of float32, a row group at a time.
+        """Write the columns ``path``, ``mu`` and ``logvar``, one row group at a time.
 
-        A map is flattened in C order, and the file's own metadata state its shape, as those of a vector do.
+        Latents are lists of float32; a map is flattened in C order. The file's metadata state the latent's shape.
         """
         pa, parquet = _import_pyarrow()
         size = math.prod(self.shape)
@@ -266,7 +281,7 @@ class Spill:
         shutil.copyfileobj(self._files[name], target, 1 << 20)
 
     def _rows(self, name: str) -> Iterator[NDArray[np.float32]]:
-        """The numbers of some rows at a time, flat."""
+        """Yield the numbers of some rows at a time, flattened."""
         file, row_bytes = self._files[name], 4 * math.prod(self.shape)
         file.seek(0)
         while data := file.read(self._rows_at_once * row_bytes):
@@ -287,8 +302,8 @@ def _rows_of(shape: tuple[int, ...]) -> str:
 
 
 def _read_state(folder: Path) -> dict[str, Any] | None:
-    """The state of unfinished work; None without any. Raises VaekitError where the state is damaged."""
-    if not os.path.isdir(folder):  # which, unlike Path's, says no to a name that is too long
+    """Return the state of unfinished work, if any. Raises VaekitError if it is damaged."""
+    if not os.path.isdir(folder):  # unlike Path.is_dir, this is False for a name that is too long
         return None
     try:
         state = json.loads((folder / _STATE).read_bytes())

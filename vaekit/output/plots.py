@@ -1,4 +1,4 @@
-"""Drawing the latent space. Needs matplotlib, the extra ``plot``."""
+"""Plot the latent space. Needs matplotlib (the extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ _PLANE_STEPS = 16  # decoded latents along each axis
 
 @dataclass(frozen=True)
 class Projection:
-    """Latents in the plane."""
+    """Latents projected to a plane."""
 
     points: NDArray[np.float64]
-    """(N, 2), or (N, 1) where the latent has one dimension."""
+    """(N, 2), or (N, 1) if the latent has one dimension."""
     names: tuple[str, ...]
-    """What each axis is."""
+    """The axes' labels."""
 
 
 def project(mu: Array, what: str = "mu") -> Projection:
-    """mu (N, d) as it is for d of 1 or 2, else on its first two principal components.
+    """Project mu (N, d) to its first two principal components.
 
-    The share of the variance that each component holds stands in its name, which says ``what`` the numbers are.
+    For d of 1 or 2, mu is returned unchanged. The names of components include their share of the variance. ``what``
+    names the numbers in those names.
     """
     n, d = mu.shape
     if d <= 2:
@@ -81,9 +82,9 @@ def legend(axes: Axes) -> None:
 
 
 def decoded_plane(axes: Axes, decode: Callable[[Array], Array], reach: float) -> None:
-    """Draw what latents (N, 2) evenly spaced over the plane, out to ``reach``, decode to, each at its place."""
-    line = np.linspace(-reach, reach, 2 * _PLANE_STEPS + 1)[1::2]  # the middles of the cells
-    x, y = np.meshgrid(line, line[::-1])  # z1 upwards
+    """Decode a regular grid of latents in [-reach, reach]² and draw the images there."""
+    line = np.linspace(-reach, reach, 2 * _PLANE_STEPS + 1)[1::2]  # centres of the cells
+    x, y = np.meshgrid(line, line[::-1])  # z1 points upwards
     images = decode(np.stack((x.ravel(), y.ravel()), axis=1).astype(np.float32))
     plane = grid(images, _PLANE_STEPS, padding=0)
     axes.imshow(plane, extent=(-reach, reach, -reach, reach), interpolation="nearest")

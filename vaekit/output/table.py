@@ -1,4 +1,4 @@
-"""Tables of text."""
+"""Format tables of text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from collections.abc import Sequence
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """One line per row, columns padded to their widest cell and two spaces apart."""
+    """Format rows as lines, with columns aligned and two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

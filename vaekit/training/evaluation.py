@@ -1,4 +1,4 @@
-"""What a trained model is worth: the bound, the likelihood, and what each latent dimension carries."""
+"""Evaluate a trained model: its ELBO, its likelihood, and the use of each latent dimension."""
 
 from __future__ import annotations
 
@@ -21,63 +21,63 @@ from vaekit.training.objective import TrainingLikelihood, draw_from, kl_gaussian
 from vaekit.training.run import Run
 
 ACTIVE_VARIANCE = 0.01
-"""A latent dimension is active where Var_x(E_q[z_j]) is larger (Burda, Grosse and Salakhutdinov, 2016, section 5.2)."""
+"""A latent dimension is active if Var_x(E_q[z_j]) exceeds this (Burda, Grosse and Salakhutdinov, 2016, section 5.2)."""
 
 Read = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
-"""From numbers of images to pixels, uint8 (n, C, H, W)."""
+"""Reads images by their numbers: pixels, uint8 (n, C, H, W)."""
 
 _NOT_IN_JSON = {"json": False}
-_LEAST_MSE = 1e-10  # a PSNR of 100 dB, far past what 8-bit pixels hold: keeps perfect reconstructions finite
-_STRIDE = 2**40  # the noise's sample number of image i's draw k is k · _STRIDE + i: more images than anyone has
+_LEAST_MSE = 1e-10  # a PSNR of 100 dB; keeps the PSNR of perfect reconstructions finite
+_STRIDE = 2**40  # draw k of image i uses noise sample k · _STRIDE + i, so there may be 2**40 images
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the images; all but the last four are in nats per image, with the prior N(0, I)."""
+    """Means over the images. Bounds and KLs are in nats per image, with the prior N(0, I)."""
 
     images: int
     elbo: float
-    """reconstruction − kl, a lower bound of log p(x)."""
+    """reconstruction − kl, a lower bound on log p(x)."""
     reconstruction: float
-    """E_q log p(x|z), over ``nll_samples`` draws."""
+    """E_q log p(x|z), averaged over ``nll_samples`` draws."""
     kl: float
     """KL(q(z|x) ‖ N(0, I)), in closed form."""
     nll: float
-    """−log p̂(x), by importance sampling from q(z|x): in expectation no less than −log p(x)."""
+    """−log p̂(x), estimated by importance sampling from q(z|x). Its expectation is at least −log p(x)."""
     nll_samples: int
     """Draws per image."""
     active_units: int | None
-    """The count of active dimensions; None for a single image, which has no variance."""
+    """The number of active dimensions; None for a single image, which has no variance."""
     kl_per_dimension: tuple[float, ...]
     aggregate_kl: float = field(metadata=_NOT_IN_JSON)
-    """KL of the Gaussian that has the mean and covariance of all codes together, from N(0, I).
+    """KL from the Gaussian with the mean and covariance of the aggregate posterior to N(0, I).
 
-    Of all distributions with these moments it lies nearest, so that no less of ``kl`` is spent on the codes as a whole
-    not being distributed as the prior (Hoffman and Johnson, "ELBO surgery", 2016).
+    No distribution with these moments has a smaller KL. So this is a lower bound on the part of ``kl`` that is due to
+    the mismatch between the aggregate posterior and the prior (Hoffman and Johnson, "ELBO surgery", 2016).
     """
     mu_variance: tuple[float, ...] = field(metadata=_NOT_IN_JSON)
     """Var_x(E_q[z_j]) of each dimension."""
     psnr: float
-    """dB, at z = mu."""
+    """In dB, at z = mu."""
     mse: float
-    """A pixel's mean squared error at z = mu."""
+    """Mean squared error per pixel, at z = mu."""
     sigma: float | None
-    """Of the Gaussian likelihood, as the training froze it; None for Bernoulli."""
+    """The Gaussian likelihood's standard deviation, fixed at the end of training. None for Bernoulli."""
     binary: bool = field(metadata=_NOT_IN_JSON)
     """Whether all pixels were 0 or 1."""
 
     @property
     def dead(self) -> tuple[int, ...]:
-        """Numbers of the dimensions that are not active, from 0."""
+        """Return the numbers of the inactive dimensions, from 0."""
         return tuple(number for number, variance in enumerate(self.mu_variance) if not is_active(variance))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures as a JSON object."""
+        """Return the results as a JSON object."""
         return {known.name: getattr(self, known.name) for known in fields(self) if known.metadata != _NOT_IN_JSON}
 
 
 def is_active(mu_variance: float) -> bool:
-    """Whether a latent dimension is active, from the variance over images of its posterior mean."""
+    """Return whether a dimension is active, given its posterior mean's variance over images."""
     return mu_variance > ACTIVE_VARIANCE
 
 
@@ -93,11 +93,12 @@ def evaluate(
     batch_size: int = 250,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Evaluate a run on the images of those numbers, with ``samples`` importance samples per image.
+    """Evaluate a run with ``samples`` importance samples per image.
 
-    At most ``batch_size`` images are in memory and go through a network at a time, whatever their number and that of
-    the samples. The figures do not depend on it: every draw of every image has its own noise, which follows the seed.
-    ``progress`` is called with the images done and their total. Raises VaekitError where figures are not finite.
+    ``indices`` are the numbers of the images, which ``read`` reads. A network processes at most ``batch_size`` images
+    or latents at a time, which limits memory use. The results do not depend on it, because each draw of each image has
+    its own noise, given by the seed. ``progress`` is called with the number of images done and their total. Raises
+    VaekitError if results are not finite.
     """
     share_threads()
     place = torch.device(device)
@@ -114,7 +115,10 @@ def evaluate(
 
 
 def _noise(seed: int, first: int, images: int, samples: int, dimensions: int, rows: int) -> Iterator[Tensor]:
-    """eps for all draws of some images, float32 (s, images, d), of no more than ``rows`` latents at a time."""
+    """Yield eps for all draws of some images, float32 (s, images, d).
+
+    Each part contains at most ``rows`` latents.
+    """
     together = max(1, rows // images)
     for start in range(0, samples, together):
         draws = range(start, min(start + together, samples))
@@ -123,7 +127,7 @@ def _noise(seed: int, first: int, images: int, samples: int, dimensions: int, ro
 
 
 class _Sums:
-    """Sums over images, in float64 on the CPU."""
+    """Running sums over images, in float64 on the CPU."""
 
     def __init__(self, dimensions: int) -> None:
         zeros = torch.zeros(dimensions, dtype=torch.float64)
@@ -133,7 +137,7 @@ class _Sums:
         self.mu_products = torch.outer(zeros, zeros)
 
     def add(self, network: VAENetwork, likelihood: TrainingLikelihood, image: Tensor, noise: Iterator[Tensor]) -> None:
-        """Add images (B, C, H, W), with the noise of all their draws."""
+        """Add images (B, C, H, W), given the noise of all their draws."""
         mu, logvar = network.encoder(image)
         reconstruction, log_evidence = _estimates(network, likelihood, image, mu, logvar, noise)
         mse = (network.decoder(mu) - image).square().flatten(1).mean(1).cpu().double()
@@ -148,11 +152,11 @@ class _Sums:
         self.mu_products = self.mu_products + mu.T @ mu
 
     def evaluation(self, images: int, samples: int, variance: float | None, binary: bool) -> Evaluation:
-        """The means. Raises VaekitError where they are not finite."""
+        """Return the means. Raises VaekitError if they are not finite."""
         reconstruction, nll = self.reconstruction.item() / images, -self.log_evidence.item() / images
         kl, mean = self.kl / images, self.mu / images
         if not math.isfinite(reconstruction + nll + kl.sum().item()):
-            raise VaekitError("the model's figures are not finite: its weights are damaged, train it again")
+            raise VaekitError("the model's results are not finite: its weights are damaged, train it again")
         mu_covariance = self.mu_products / images - torch.outer(mean, mean)
         covariance = mu_covariance + torch.diag(self.variance / images)  # law of total covariance
         mu_variance = tuple(mu_covariance.diag().tolist())
@@ -182,7 +186,10 @@ def _estimates(
     logvar: Tensor,
     noise: Iterator[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """E_q log p(x|z), and log p̂(x) = log 1/K Σ_k p(x, z_k) / q(z_k|x), each float64 (B,), over all draws."""
+    """Estimate E_q log p(x|z) and log p̂(x) from all draws, each float64 (B,).
+
+    log p̂(x) = log 1/K Σ_k p(x, z_k) / q(z_k|x), with p(x, z) = p(x|z) p(z).
+    """
     total = torch.zeros(len(image), dtype=torch.float64)
     evidence, count = torch.full_like(total, -math.inf), 0
     for eps in noise:

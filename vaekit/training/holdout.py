@@ -1,4 +1,4 @@
-"""Which images are trained on and which are held out to measure."""
+"""Split images into training images and held-out images."""
 
 from __future__ import annotations
 
@@ -13,34 +13,37 @@ from vaekit.training.binarise import binarise_fixed
 from vaekit.training.config import HOLDOUT_IMAGES, Binarize, Config
 
 STATISTICS_IMAGES = 12_000
-"""At most this many training images, evenly spread, give the frozen variance and the prior."""
+"""The variance and the prior of the finished model come from at most this many training images, evenly spaced."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of a training and those that it is measured on."""
+    """The images to train on, and the held-out images to measure."""
 
     images: Images
-    """The source to train on."""
+    """The source of the training images."""
     training: NDArray[np.int64]
-    """Numbers of the images to train on, sorted."""
+    """Numbers of the training images, sorted."""
     measured: Images
-    """The source of the images to measure: ``images``, or a validation source of its own."""
+    """The source of the held-out images: ``images``, or a separate validation source."""
     holdout: NDArray[np.int64]
-    """Numbers of the held-out images, at most HOLDOUT_IMAGES of ``measured``."""
+    """Numbers of the held-out images in ``measured``, at most HOLDOUT_IMAGES."""
 
     @property
     def has_own_validation(self) -> bool:
-        """Whether the images to measure come from another source."""
+        """Return whether the held-out images come from a separate source."""
         return self.measured is not self.images
 
     def check(self, config: Config) -> None:
-        """Raise SourceError for images of another shape than the settings', UsageError for too large a batch."""
+        """Check that the images fit the settings.
+
+        Raises SourceError if their shape differs, and UsageError if the batch size is out of range.
+        """
         for source in (self.images, self.measured):
             if source.shape != config.image_shape:
                 raise SourceError(
-                    f"{source.name} has images of {source.shape} (channels, height, width): {config.image_shape} are "
-                    "needed"
+                    f"{source.name} has images of shape {source.shape} (channels, height, width), but "
+                    f"{config.image_shape} is needed"
                 )
         if not 2 <= config.batch_size <= len(self.training):
             raise UsageError(
@@ -49,12 +52,12 @@ class Split:
             )
 
     def fingerprint(self) -> str:
-        """Return a hash that changes with the images of either source."""
+        """Return a hash that changes if the images of either source change."""
         validation = f", {self.measured.fingerprint()}" if self.has_own_validation else ""
         return self.images.fingerprint() + validation
 
     def read_holdout(self, binarize: Binarize) -> NDArray[np.uint8]:
-        """Read the held-out images as they are measured, uint8 (N, C, H, W)."""
+        """Read the held-out images, binarised as for evaluation, uint8 (N, C, H, W)."""
         return read_to_measure(self.measured, self.holdout, binarize)
 
     def holdout_labels(self) -> NDArray[np.int64] | None:
@@ -62,15 +65,16 @@ class Split:
         return None if self.measured.labels is None else self.measured.labels[self.holdout]
 
     def for_statistics(self) -> NDArray[np.int64]:
-        """Return numbers of at most STATISTICS_IMAGES training images, evenly spread."""
+        """Return the numbers of at most STATISTICS_IMAGES training images, evenly spaced."""
         return self.training[:: -(-len(self.training) // STATISTICS_IMAGES)]
 
 
 def hold_out(images: Images, seed: int, val: str | None = None, validation: Images | None = None) -> Split:
-    """Split a source into images to train on and images to measure.
+    """Split a source into training images and held-out images.
 
-    ``val`` is the share to hold out. With a ``validation`` source, that one is measured, and all of ``images`` are
-    trained on. At most HOLDOUT_IMAGES are measured, evenly spread. Raises as ``split_numbers`` does.
+    ``val`` is the fraction to hold out. With a ``validation`` source, all of ``images`` are for training, and the
+    held-out images come from that source. At most HOLDOUT_IMAGES are held out, evenly spaced. Raises the errors of
+    ``split_numbers``.
     """
     if validation is None:
         training, holdout = split_numbers(len(images), seed, share_of(val))
@@ -80,25 +84,29 @@ def hold_out(images: Images, seed: int, val: str | None = None, validation: Imag
 
 
 def split_numbers(count: int, seed: int, share: float | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw, by the seed, the numbers of the images to train on and of those to hold out, both sorted.
+    """Draw the numbers of the training images and held-out images, both sorted.
 
-    ``share`` of them are held out; by default a tenth, at most HOLDOUT_IMAGES. Raises SourceError for fewer than three
-    images, UsageError for a share that leaves no image to measure or fewer than two to train on.
+    ``share`` is the fraction to hold out; by default a tenth, but at most HOLDOUT_IMAGES images. The draw depends only
+    on ``count``, ``share`` and the seed. Raises SourceError for fewer than three images, and UsageError for a share
+    that leaves no image to hold out or fewer than two to train on.
     """
     if count < 3:
-        raise SourceError(f"{count} images are too few to train on: give at least 3, better thousands")
+        raise SourceError(f"{count} images are too few to train on: give at least 3, preferably thousands")
     held_out = min(HOLDOUT_IMAGES, max(1, count // 10)) if share is None else round(count * share)
     if not 1 <= held_out <= count - 2:
         raise UsageError(
-            f"--val {share:g} of {count:,} images leaves {held_out:,} to measure and {count - held_out:,} to train on: "
-            "there must be at least 1 and 2"
+            f"--val {share:g} of {count:,} images holds out {held_out:,} and leaves {count - held_out:,} to train on: "
+            "hold out at least 1, and leave at least 2"
         )
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def share_of(val: str | None) -> float | None:
-    """Return the share of the source that ``--val`` asks for; None if it names a source or is not given."""
+    """Parse ``--val`` as a fraction of the source.
+
+    Returns None if it names a source or is not given.
+    """
     try:
         return None if val is None else float(val)
     except ValueError:
@@ -106,12 +114,18 @@ def share_of(val: str | None) -> float | None:
 
 
 def spread(count: int, limit: int | None) -> NDArray[np.int64]:
-    """Return numbers of at most ``limit`` of ``count`` images, evenly spread: sources often come sorted by class."""
+    """Return the numbers of at most ``limit`` of ``count`` images, evenly spaced.
+
+    The first ``limit`` images would not be representative, because sources are often sorted by class.
+    """
     chosen = count if limit is None else min(count, limit)
     return np.arange(chosen, dtype=np.int64) * count // chosen
 
 
 def read_to_measure(images: Images, indices: NDArray[np.int64], binarize: Binarize) -> NDArray[np.uint8]:
-    """Read images as they are measured, uint8 (N, C, H, W): not augmented, and binarised the same way every time."""
+    """Read images for evaluation, uint8 (N, C, H, W).
+
+    They are not augmented, and binarised the same way every time.
+    """
     pixels = images.read(indices)
     return pixels if binarize == "none" else binarise_fixed(pixels, indices)

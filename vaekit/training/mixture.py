@@ -1,4 +1,4 @@
-"""Fitting the prior that samples are drawn from: a Gaussian mixture over the encoded training images."""
+"""Fit the prior for sampling: a Gaussian mixture over the encoded training images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vaekit.maths.prior import Mixture
 
 MAX_COMPONENTS = 64
 
-_LATENTS_PER_COMPONENT = 8  # times d: a full covariance needs several latents a dimension
+_LATENTS_PER_COMPONENT = 8  # times d; a full covariance needs several latents per dimension
 _ITERATIONS = 40
 _ITERATIONS_BETWEEN = 4  # two questions whether there is time for more
 
@@ -43,7 +43,7 @@ def fit_mixture(
     if components < 1:
         return None
     model = GaussianMixture(components, max_iter=_ITERATIONS, random_state=seed % 2**32)
-    # One thread: the matrices are tiny, and several threads of BLAS take two to three times as long over them.
+    # One thread, because the matrices are tiny: several BLAS threads are two to three times slower.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last steps gain hundredths of a nat
         if goes_on is None:

@@ -1,8 +1,8 @@
-"""The encoder and the decoder: convolutions around a hidden layer, for any height and width from 8, 1 or 3 channels.
+"""The encoder and decoder: convolutional networks for 1 or 3 channels and sides of 8 or more.
 
-Each is a module of its own that can be exported alone. Batch normalisation follows every layer and folds into it at
-inference. Between the convolutions and the latent lies a hidden layer, and what goes into it goes on beside it too:
-without that way past, the same network learns far more slowly (benchmarks/quality.py measures what was chosen).
+Each is a separate module and can be exported alone. Batch normalisation follows every layer and is folded into it at
+inference. There is a hidden layer between the convolutions and the latent. Its input is also concatenated to its
+output; without this skip connection the same network learns far more slowly (see benchmarks/quality.py).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from vaekit.training.config import Config, PosteriorKind, PresetName
 
-_SMALLEST_SIDE = 4  # of the feature map between the convolutions and the hidden layer
-_LOGVAR_BOUND = 10.0  # standard deviations from 0.0067 to 148: keeps exp(logvar) finite whatever the input
+_SMALLEST_SIDE = 4  # pixels; the approximate side of the smallest feature map
+_LOGVAR_BOUND = 10.0  # keeps exp(logvar) finite for any input; standard deviations from 0.0067 to 148
 
 
 class Preset(NamedTuple):
-    """How large a network is."""
+    """The size of a network."""
 
     widths: tuple[int, ...]
-    """Channels after each halving of the image; further halvings keep the last."""
+    """Channels after each halving of the image. Further halvings keep the last width."""
     hidden: int
-    """Units of the layer between the convolutions and the latent."""
+    """Units of the hidden layer between the convolutions and the latent."""
 
 
 PRESETS: dict[PresetName, Preset] = {
@@ -36,9 +36,10 @@ PRESETS: dict[PresetName, Preset] = {
 
 
 class Encoder(nn.Module):
-    """q(z|x): image (B, C, H, W) in [0, 1] → mu and logvar, each (B, d); logvar is the log of the variance.
+    """The encoder q(z|x): image (B, C, H, W) in [0, 1] → mu and logvar, each (B, d).
 
-    The posterior is ``diagonal``, a variance for each dimension, or ``isotropic``, one for all: sigma²(x) I.
+    logvar is the natural logarithm of the variance. A ``diagonal`` posterior has one variance per dimension; an
+    ``isotropic`` one has a single variance for all, sigma²(x) I.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The mean of p(x|z): z (B, d) → image (B, C, H, W) in [0, 1]."""
+    """The decoder, which computes the mean of p(x|z): z (B, d) → image (B, C, H, W) in [0, 1]."""
 
     def __init__(self, image_shape: tuple[int, int, int], latent: int, preset: PresetName = Config.preset) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class Decoder(nn.Module):
         self.doublings.append(_doubling(widths[0], channels, (height, width), bias=True))
 
     def logits(self, z: Tensor) -> Tensor:
-        """The image before the sigmoid, (B, C, H, W)."""
+        """Return the image before the sigmoid, (B, C, H, W)."""
         logits: Tensor = self.doublings(self.expand(torch.cat((self.hidden(z), z), 1)).reshape(-1, *self.top))
         return logits
 
@@ -93,7 +94,7 @@ class Decoder(nn.Module):
 
 
 class VAENetwork(nn.Module):
-    """The encoder and the decoder together, as they are trained."""
+    """The encoder and decoder, trained together."""
 
     def __init__(
         self,
@@ -109,18 +110,21 @@ class VAENetwork(nn.Module):
 
 
 def reparameterise(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
-    """z = mu + sigma · eps (Kingma and Welling 2014, section 2.4): (B, d) and eps (…, B, d) → (…, B, d)."""
+    """Return z = mu + sigma · eps, for eps and z (…, B, d).
+
+    This is the reparameterisation trick (Kingma and Welling, 2014, section 2.4).
+    """
     return mu + torch.exp(0.5 * logvar) * eps
 
 
 def level_widths(height: int, width: int, preset: PresetName = Config.preset) -> tuple[int, ...]:
-    """Channels after each halving of an image of that size."""
+    """Return the channels after each halving of an image of that size."""
     widths = PRESETS[preset].widths
     return tuple(widths[min(level, len(widths) - 1)] for level in range(_levels(height, width)))
 
 
 def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """(height, width) of the image and after each of its halvings, odd sides rounded up."""
+    """Return the (height, width) of the image and after each halving, rounded up."""
     sizes = [(height, width)]
     for _ in range(_levels(height, width)):
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
@@ -128,7 +132,7 @@ def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def _levels(height: int, width: int) -> int:
-    """As many halvings as leave an image's shorter side near four."""
+    """Return the number of halvings that bring the shorter side close to four."""
     return max(1, round(math.log2(min(height, width) / _SMALLEST_SIDE)))
 
 
@@ -145,6 +149,9 @@ def _normalised(convolution: nn.Module, channels: int) -> nn.Sequential:
 
 
 def _doubling(channels_in: int, channels_out: int, size: tuple[int, int], *, bias: bool = False) -> nn.ConvTranspose2d:
-    """A transposed convolution up to exactly ``size``: a kernel of four gives an even side, one of three an odd one."""
+    """Build a transposed convolution whose output has exactly ``size``.
+
+    A kernel of four gives an even side, and a kernel of three an odd one.
+    """
     kernel = (4 - size[0] % 2, 4 - size[1] % 2)
     return nn.ConvTranspose2d(channels_in, channels_out, kernel, 2, 1, bias=bias)

@@ -1,4 +1,4 @@
-"""Pictures that show how a training comes along."""
+"""Write pictures that show the progress of training."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def save_previews(
     mixture: Mixture | None,
     device: torch.device,
 ) -> None:
-    """Write reconstructions of held-out images and, given a mixture of the latents, samples from it.
+    """Write a picture of reconstructions and, given a mixture, one of samples.
 
-    They become ``reconstructions-NAME.png`` and ``samples-NAME.png``. ``held_out`` is uint8 (N, C, H, W).
+    The files are ``reconstructions-NAME.png`` and ``samples-NAME.png``. ``held_out`` is uint8 (N, C, H, W).
     """
     network.eval()
     originals = to_device(held_out[:_RECONSTRUCTED], device)
@@ -43,7 +43,10 @@ def save_previews(
 
 
 def _in_row_pairs(pairs: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
-    """Order pairs (N, 2, C, H, W) for a grid: a row of originals, then the row of their reconstructions."""
+    """Order pairs (N, 2, C, H, W) for a grid with alternating rows.
+
+    Each row of originals is followed by the row of their reconstructions.
+    """
     shape = pairs.shape[2:]
     rows = pairs[: len(pairs) // columns * columns].reshape(-1, columns, 2, *shape)
     return rows.swapaxes(1, 2).reshape(-1, *shape)

@@ -1,8 +1,9 @@
-"""Processes that train one model together, each on its share of every batch.
+"""Train one model with several processes, each on its share of every batch.
 
-They are what ``torchrun`` or ``accelerate launch`` starts. Plain ``torch.distributed`` does it, not a wrapped model:
-the variance of the Gaussian likelihood must be averaged over all processes between the forward and the backward pass,
-and encoder and decoder are called separately, which wrappers that hook into ``forward`` do not see.
+``torchrun`` or ``accelerate launch`` starts the processes. They use ``torch.distributed`` directly, without a wrapped
+model such as DistributedDataParallel, for two reasons. The variance of the Gaussian likelihood must be averaged over
+all processes between the forward and the backward pass. And encoder and decoder are called separately, which wrappers
+that hook into ``forward`` do not support.
 """
 
 from __future__ import annotations
@@ -20,23 +21,26 @@ from vaekit.errors import UsageError, VaekitError
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those that train together; alone by default."""
+    """This process's place among those that train together. The default is a single process."""
 
     rank: int = 0
     size: int = 1
     beside: int = 1
-    """Processes on this machine, this one included."""
+    """The number of processes on this machine, including this one."""
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files."""
+        """Return whether this is the process that writes files."""
         return self.rank == 0
 
     def rows(self, batch: int) -> slice:
-        """Return this process's rows of a batch. Raise UsageError if the group cannot share it equally."""
+        """Return this process's rows of a batch.
+
+        Raises UsageError unless the batch divides into equal shares of at least two images.
+        """
         if batch % self.size or batch // self.size < 2:
             raise UsageError(
-                f"a batch of {batch} cannot be shared equally by {self.size} processes, two images or more to each: "
+                f"a batch of {batch} cannot be shared equally by {self.size} processes with at least two images each: "
                 "choose another --batch-size"
             )
         share = batch // self.size
@@ -51,8 +55,8 @@ class ProcessGroup:
         return shared / self.size
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace tensors, all of one type and device, by their means over the processes."""
-        if self.size == 1:  # a training's every step comes here
+        """Replace tensors of one dtype and device by their means over the processes."""
+        if self.size == 1:  # checked first, because every training step calls this
             return
         tensors = list(tensors)
         if not tensors:
@@ -62,7 +66,7 @@ class ProcessGroup:
             tensor.detach().copy_(mean.view(tensor.shape))
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether ``flag`` is true in any of the processes. Waits for the device."""
+        """Return whether ``flag`` is true in any process. Waits for the device."""
         if self.size == 1:
             return flag
         count = torch.tensor(float(flag), device=device)
@@ -84,9 +88,10 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group(device: str) -> Iterator[tuple[ProcessGroup, str]]:
-    """Join the processes that this one was started with; yield the group, and this process's own device.
+    """Join the group of processes; yield the group and this process's device.
 
-    ``device`` is its kind. Raises VaekitError if the processes cannot connect.
+    ``device`` is the kind of device, such as ``cuda``; the yielded device may have a number. Raises VaekitError if the
+    processes cannot connect.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size < 2:

@@ -1,4 +1,4 @@
-"""A run: the folder that a training writes, and what export reads."""
+"""Read and write a run, the folder that training writes and export reads."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ _PRIOR_KEYS = ("prior.weights", "prior.means", "prior.cholesky")
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model as it was read from its folder."""
+    """A trained model, read from a run folder."""
 
     path: Path
     config: Config
     network: VAENetwork
     """In evaluation mode, on the CPU."""
     variance: float | None
-    """Of the Gaussian likelihood, frozen over training data; None for Bernoulli."""
+    """The Gaussian likelihood's variance, computed on training images at the end. None for Bernoulli."""
     mixture: Mixture | None
     summary: dict[str, Any]
-    """What training reports of itself: steps done, validation terms."""
+    """Results of the training, such as the number of steps and the validation terms."""
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder holds a run, finished or not. Other programs' folders have a config.json too."""
+    """Return whether a folder is a run, finished or not."""
+    # A config.json is not enough, because other programs write files of that name.
     try:
         document = json.loads((path / CONFIG).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -54,30 +55,34 @@ def is_run(path: Path) -> bool:
 
 
 def check_run_target(path: Path, overwrite: bool) -> None:
-    """Raise RunError where a run cannot be written to ``path``, before any work is done."""
+    """Raise RunError, before any work, if a run cannot be written to ``path``."""
     if is_run(path) and not overwrite:
         raise RunError(
-            f"{path} already holds a run: go on with it with --resume {path}, replace it with --overwrite, or choose "
-            "another place with -o"
+            f"{path} already contains a run: resume it with --resume {path}, replace it with --overwrite, or choose "
+            "another folder with -o"
         )
     if path.exists() and not is_run(path) and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path} exists and is not a run: choose another place with -o")
+        raise RunError(f"{path} exists and is not a run: choose another folder with -o")
     check_writable(path / MODEL)
 
 
 def start_folder(path: Path) -> None:
-    """Make a run's folder, without what an older run left in it. Raises RunError where that cannot be done."""
+    """Create a run's folder, removing an older run's files. Raises RunError if that fails."""
     with _writing(path):
         for name in (PREVIEWS, "tensorboard"):
             shutil.rmtree(path / name, ignore_errors=True)
-        for name in (MODEL, CHECKPOINT, METRICS):  # in this order, or an unfinished run would look finished
+        # The model goes first: with a model and no checkpoint, an interrupted removal would look like a finished run.
+        for name in (MODEL, CHECKPOINT, METRICS):
             (path / name).unlink(missing_ok=True)
         (path / PREVIEWS).mkdir(parents=True)
         _remove_unfinished(path)
 
 
 def rewind_folder(path: Path, metrics_bytes: int) -> None:
-    """Take back what was written after a checkpoint, when metrics.jsonl had that length. Raises RunError."""
+    """Remove what was written after a checkpoint. Raises RunError if that fails.
+
+    ``metrics_bytes`` is the length of metrics.jsonl at the checkpoint.
+    """
     with _writing(path):
         (path / PREVIEWS).mkdir(exist_ok=True)
         with open(path / METRICS, "ab") as file:
@@ -86,16 +91,14 @@ def rewind_folder(path: Path, metrics_bytes: int) -> None:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether the training of a run came to its end. Raises RunError where the folder is no run.
-
-    A training that began has a checkpoint until its end, and no model before its first one.
-    """
+    """Return whether a run's training has finished. Raises RunError if it is not a run."""
     load_config(path)
+    # While training, there is no model before the first checkpoint; the last checkpoint is removed at the end.
     return (path / MODEL).exists() and not (path / CHECKPOINT).exists()
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove files that a process was killed over (``vaekit.system.files.replacing_file``)."""
+    """Remove temporary files of ``replacing_file`` that a killed process left behind."""
     for folder in (path, path / PREVIEWS):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -112,35 +115,41 @@ def _writing(path: Path) -> Iterator[None]:
 def save_model(
     path: Path, network: VAENetwork, variance: float | None, mixture: Mixture | None, summary: Mapping[str, Any]
 ) -> None:
-    """Write model.safetensors, whole or not at all: the same model gives the same bytes."""
+    """Write model.safetensors under a temporary name and rename it.
+
+    The same model gives the same bytes.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     if variance is not None:
         tensors["likelihood.variance"] = torch.tensor(variance, dtype=torch.float64)
     if mixture is not None:
         for key, array in zip(_PRIOR_KEYS, (mixture.weights, mixture.means, mixture.cholesky), strict=True):
             tensors[key] = torch.from_numpy(np.ascontiguousarray(array))
-    # One key: safetensors does not promise an order among several.
+    # Only one key, because safetensors does not guarantee the order of several.
     metadata = {"summary": json.dumps(summary, sort_keys=True)}
     with replacing_file(path / MODEL) as temporary:
-        temporary.write_bytes(save(tensors, metadata))  # save_file() would let nobody else read it
+        temporary.write_bytes(save(tensors, metadata))  # save_file() would make it unreadable for other users
 
 
 def save_holdout(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
-    """Write holdout.npz: ``images`` uint8 (N, C, H, W), and ``labels`` (N,) where there are any."""
+    """Write holdout.npz: ``images`` uint8 (N, C, H, W), and ``labels`` (N,) if given."""
     arrays: dict[str, NDArray[Any]] = {"images": images} | ({} if labels is None else {"labels": labels})
     with replacing_file(path / HOLDOUT) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes **arrays for allow_pickle
 
 
 def load_run(path: Path) -> Run:
-    """Read a run. Raises RunError where the folder is none, is damaged, or its weights do not fit its config."""
+    """Read a run.
+
+    Raises RunError if the folder is not a run, is damaged, or its weights do not fit its config.
+    """
     config = load_config(path)
     model_path = path / MODEL
     if not model_path.is_file():
-        raise RunError(f"{path} has no {MODEL} yet: vaekit train --resume {path} goes on with its training")
+        raise RunError(f"{path} has no {MODEL} yet: finish its training with vaekit train --resume {path}")
     try:
         with safe_open(model_path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dict
             summary = json.loads((file.metadata() or {}).get("summary", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{model_path} cannot be read: {error}") from error
@@ -153,23 +162,26 @@ def load_run(path: Path) -> Run:
     except (RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"the weights in {model_path} do not fit {path / CONFIG}: {_first_line(error)}") from error
     if config.likelihood == "gaussian" and variance is None:
-        raise RunError(f"{model_path} holds no likelihood.variance: it was not written by vaekit")
+        raise RunError(f"{model_path} has no likelihood.variance: it was not written by vaekit")
     return Run(path, config, network.eval(), None if variance is None else float(variance), mixture, summary)
 
 
 def load_holdout(run: Run) -> NDArray[np.uint8]:
-    """The run's held-out images, uint8 (N, C, H, W). Raises RunError where they are missing or do not fit."""
+    """Read the held-out images, uint8 (N, C, H, W).
+
+    Raises RunError if they are missing or do not fit the run's settings.
+    """
     path = run.path / HOLDOUT
     try:
-        # Opened here: of a damaged archive, np.load would leave its own file open.
+        # Opened explicitly, because np.load leaves its file open if the archive is damaged.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             images: NDArray[np.uint8] = arrays["images"]
     except FileNotFoundError:
-        raise RunError(f"{path} is missing: it holds the held-out images that the model is checked on") from None
+        raise RunError(f"{path} is missing: restore it, or train again (it contains the held-out images)") from None
     except NPZ_ERRORS as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if images.dtype != np.uint8 or images.shape[1:] != run.config.image_shape or not len(images):
-        raise RunError(f"{path} holds {images.dtype} {images.shape}, which does not fit {run.path / CONFIG}")
+        raise RunError(f"{path} contains {images.dtype} {images.shape}, which does not fit {run.path / CONFIG}")
     return images
 
 

@@ -1,1 +1,1 @@
-"""One file per command. What is heavy is imported inside the command that needs it."""
+"""The commands, one per file. Heavy modules are imported inside the commands that need them."""

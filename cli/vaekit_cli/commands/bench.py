@@ -1,4 +1,4 @@
-"""`vaekit bench`: how fast a bundle is on this machine."""
+"""`vaekit bench`: measure how fast this machine runs a bundle."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def bench(
     provider_option: ProviderOptionsOption = None,
     allow_fallback: FallbackOption = False,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="A batch size; may be given again.", show_default="1, 8 and 64")
+        list[int] | None, typer.Option(min=1, help="A batch size; may be repeated.", show_default="1, 8 and 64")
     ] = None,
     threads: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="A number of threads; may be given again.", show_default="1, 2, 4 … all processors"),
+        typer.Option(min=1, help="A number of threads; may be repeated.", show_default="1, 2, 4 … all processors"),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="How long each setting is timed.")] = 1.0,
+    seconds: Annotated[float, typer.Option(help="Seconds to time each setting.")] = 1.0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Time encode and decode at several batch sizes and numbers of threads, each in a process of its own."""
+    """Time encode and decode at several batch sizes and numbers of threads, each in a separate process."""
     from vaekit.diagnose.bench import DEFAULT_BATCHES, Results, default_threads, settings
     from vaekit.diagnose.bench import bench as run
     from vaekit.ort.providers import Selection

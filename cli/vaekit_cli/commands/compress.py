@@ -1,4 +1,4 @@
-"""`vaekit compress`: a bundle becomes a smaller one, or nothing is published."""
+"""`vaekit compress`: make a smaller bundle, if it passes its checks."""
 
 from __future__ import annotations
 
@@ -24,64 +24,64 @@ def compress(
         str | None,
         typer.Argument(
             metavar="[SOURCE]",
-            help="Images that calibrate INT8 and measure the ELBO.",
+            help="Images to calibrate INT8 and to measure the ELBO.",
             show_default="the bundle's own samples",
         ),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The smaller bundle.")] = Path(
         "vae-small"
     ),
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers, scaled for each channel.")] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="16-bit floats; inputs and outputs stay float32.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Use 8-bit integers with a scale per channel.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Use 16-bit floats; inputs and outputs stay float32.")] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Take out latent dimensions that carry nothing: z shrinks.")
+        bool, typer.Option("--prune", help="Remove latent dimensions that carry no information; z gets smaller.")
     ] = False,
     dead_below: Annotated[
         float | None,
-        typer.Option(metavar="NATS", help="With --prune: a KL under which a dimension is dead.", show_default="0.01"),
+        typer.Option(metavar="NATS", help="With --prune: remove dimensions with a KL below this.", show_default="0.01"),
     ] = None,
     min_psnr: Annotated[
         float | None,
         typer.Option(
             metavar="DB",
-            help="What prior samples must reach against BUNDLE's.",
+            help="Minimum PSNR of prior samples against BUNDLE's.",
             show_default="42 for INT8, 60 for float16",
         ),
     ] = None,
     max_delta_elbo: Annotated[
         float | None,
-        typer.Option(metavar="NATS", help="What the ELBO may fall by.", show_default="5 for INT8, 0.1 for the others"),
+        typer.Option(metavar="NATS", help="How far the ELBO may fall.", show_default="5 for INT8, 0.1 for the others"),
     ] = None,
     weights_only: Annotated[
         bool | None,
         typer.Option(
             "--weights-only/--no-weights-only",
-            help="With --int8 or --fp16: lower the weights alone, and compute in float32; or the activations too.",
-            show_default="whichever is faster here",
+            help="With --int8 or --fp16: convert only the weights and compute in float32, or also the activations.",
+            show_default="whichever is faster on this machine",
         ),
     ] = None,
     keep_transposed: Annotated[
         bool,
         typer.Option(
             "--keep-transposed",
-            help="With --int8 of activations: leave transposed convolutions, which no integer kernel runs.",
+            help="With --int8 of activations: do not rewrite transposed convolutions, which have no integer kernel.",
         ),
     ] = False,
     seconds: Annotated[
-        float, typer.Option(help="How long each graph is timed, three times at two batch sizes; 0 times nothing.")
+        float, typer.Option(help="Seconds per timing: each graph has three at each of two batch sizes; 0 for none.")
     ] = 0.5,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a smaller bundle, if it is good enough: INT8 or float16, and without dead latent dimensions."""
+    """Write a smaller bundle with INT8, float16 or fewer latent dimensions, if its quality is good enough."""
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 contradict each other: choose one")
     if dead_below is not None and not prune:
-        raise UsageError("--dead-below says which dimensions --prune takes out: give that too")
+        raise UsageError("--dead-below only applies to --prune: add --prune")
     if weights_only is not None and not (int8 or fp16):
-        raise UsageError("--weights-only says what --int8 and --fp16 lower: give one of them too")
+        raise UsageError("--weights-only only applies to --int8 and --fp16: add one of them")
     if keep_transposed and (weights_only or not int8):
-        raise UsageError("--keep-transposed only applies to --int8 where activations are lowered too")
+        raise UsageError("--keep-transposed only applies to --int8 with activations: add --int8, drop --weights-only")
     from vaekit_export.compress.compress import DEAD_BELOW, compress_bundle
 
     say = speaker(quiet or as_json)

@@ -1,4 +1,4 @@
-"""`vaekit decode`: latents become images."""
+"""`vaekit decode`: decode latents to images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What ``decode`` did."""
+    """The result of ``decode``."""
 
     output: str
     count: int
@@ -38,13 +38,15 @@ def decode(
     runtime: Runtime,
     latents: Annotated[Path, typer.Argument(help="Latents z or mu: .npz, .npy or .parquet.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="One picture (.png, .jpg, .webp), or a folder for one PNG a row.")
+        Path, typer.Option("-o", "--output", help="One picture (.png, .jpg, .webp), or a folder for one PNG per row.")
     ] = Path("decoded.png"),
-    columns: Annotated[int | None, typer.Option(min=1, help="Images in a row.", show_default="a square grid")] = None,
+    columns: Annotated[
+        int | None, typer.Option(min=1, help="Columns of the grid.", show_default="a square grid")
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Decode latents into one grid, or into a folder of one PNG a row."""
+    """Decode latents to a grid of images, or to a folder with one PNG per row."""
     from vaekit.output.latents import open_latents
     from vaekit_cli.output import check_pictures_target, write_pictures
 
@@ -67,11 +69,11 @@ def _decoded(vae: VAE, rows: RowFile | ParquetRows) -> Iterator[NDArray[np.float
 
     first = 0
     for part in rows.chunks(max(vae.batch_size, 256)):
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named as such
+        with np.errstate(over="ignore"):  # overflow gives infinity, which is reported
             bad = ~np.isfinite(part.astype(np.float32)).reshape(len(part), -1).all(axis=1)
         if bad.any():
             raise SourceError(
-                f"{rows.path} holds NaN or infinity in row {first + int(np.argmax(bad))}: nothing was written"
+                f"{rows.path} contains NaN or infinity in row {first + int(np.argmax(bad))}: nothing was written"
             )
         yield vae.decode(part)
         first += len(part)

@@ -1,4 +1,4 @@
-"""`vaekit doctor`: what this machine can run, and what to install for the rest."""
+"""`vaekit doctor`: report what this machine can run, and what to install."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORDS = {"runs": "runs", "fails": "does not run", "missing": "not installed"}
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what this machine is, which execution providers load and run here, and what to install for the others."""
+    """Describe this machine, test each execution provider, and say how to install the missing ones."""
     from vaekit.diagnose.doctor import examine
 
     report = examine()
@@ -26,16 +26,16 @@ def doctor(as_json: JsonOption = False) -> None:
         for line in _lines(report):
             print(line)
     if not any(provider.state == "runs" for provider in report.providers):
-        raise ProviderError(f"nothing runs here: {'; '.join(report.problems) or 'no provider ran the probe'}")
+        raise ProviderError(f"no provider works: {'; '.join(report.problems) or 'none could run the test model'}")
 
 
 def _lines(report: Report) -> list[str]:
-    int8 = "yes" if report.fast_int8 else "no (INT8 gains little, and only with reduce_range is it exact)"
+    int8 = "yes" if report.fast_int8 else "no (INT8 is hardly faster, and only exact with reduce_range)"
     facts = [
         ("vaekit", report.vaekit),
         ("python", report.python),
         ("platform", report.platform),
-        ("processor", f"{report.processor}; {report.cpus} usable, {report.memory_gb:.1f} GB of memory left"),
+        ("processor", f"{report.processor}; {report.cpus} usable, {report.memory_gb:.1f} GB of memory available"),
         ("instructions", ", ".join(report.flags) or "unknown"),
         ("fast int8", int8),
         ("onnxruntime", ", ".join(report.wheels) or report.onnxruntime or "none"),

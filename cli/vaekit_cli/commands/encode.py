@@ -1,4 +1,4 @@
-"""`vaekit encode`: images become latents."""
+"""`vaekit encode`: encode images to latents."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What ``encode`` did."""
+    """The result of ``encode``."""
 
     output: str
     images: int
     failures: int
-    """Images that could not be read."""
+    """The number of images that could not be read."""
     provider: str
     model: str
 
@@ -56,7 +56,7 @@ def encode(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Encode any number of images: mu and logvar of q(z|x) for each, or mu alone where the encoder is deterministic."""
+    """Encode any number of images to mu and logvar of q(z|x), or only mu if the encoder is deterministic."""
     from vaekit.output.latents import Spill
 
     say = speaker(quiet or as_json)
@@ -79,9 +79,9 @@ def encode(
                 spill.finish()
             except BaseException:
                 if spill.rows:
-                    say(f"{spill.rows:,} latents wait in {spill.folder}: --resume continues with them")
+                    say(f"{spill.rows:,} latents are kept in {spill.folder}: add --resume to continue")
                 raise
-    done = f"{output} holds the latents of {spill.rows:,} images"
+    done = f"{output} contains the latents of {spill.rows:,} images"
     if as_json:
         print_document(Encoded(str(output), spill.rows, unreadable.count, provider, str(runtime.model)))
     else:
@@ -100,6 +100,6 @@ def _encode(
 
 
 def _identity(vae: VAE, stream: ImageStream, no_resize: bool) -> str:
-    """A fingerprint of the work: the images, the encoder, and how pictures are read."""
+    """Return a fingerprint of the work: the images, the encoder and the resizing."""
     parts = (stream.fingerprint, vae.manifest.graphs["encoder"].sha256, vae.image_shape, no_resize)
     return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""`vaekit evaluate`: what a trained model is worth, in nats."""
+"""`vaekit evaluate`: measure a trained model, in nats."""
 
 from __future__ import annotations
 
@@ -30,23 +30,25 @@ def evaluate(
         typer.Argument(help=SOURCE_HELP, show_default="the test part of fashion-mnist and mnist, else held-out images"),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Take at most N images, evenly spread.", show_default="all")
+        int | None, typer.Option(min=1, metavar="N", help="Use at most N images, evenly spaced.", show_default="all")
     ] = None,
-    iwae_samples: Annotated[int, typer.Option(min=1, metavar="K", help="Draws of z an image.")] = 50,
+    iwae_samples: Annotated[int, typer.Option(min=1, metavar="K", help="Draws of z per image.")] = 50,
     size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Resize SOURCE's images.", show_default="their own size")
     ] = None,
     binarize: Annotated[
         Binarize | None,
-        typer.Option(help="Draw pixels 0 or 1: once and for all, or by --seed.", show_default="as in training"),
+        typer.Option(
+            help="Binarise pixels: fixed is always the same, dynamic depends on --seed.", show_default="as in training"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of the draws; they are the same each time.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed of the draws.")] = 0,
     device: DeviceOption = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through a network at a time.")] = 250,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that the network processes at a time.")] = 250,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a run's bounds, its likelihood, and what each latent dimension carries, on images it has not seen."""
+    """Measure a run's ELBO, likelihood and use of each latent dimension, on images it was not trained on."""
     image_size = parse_size(size)
     check_extra()
 
@@ -85,7 +87,10 @@ def evaluate(
 
 
 def _open_images(run: Run, source: str | None, size: tuple[int, int] | None, quiet: bool) -> tuple[str, int, Read]:
-    """The images to measure: their name, number and reader. Raises SourceError where they do not fit the run."""
+    """Open the images to measure: their name, number and reader.
+
+    Raises SourceError if they do not fit the run.
+    """
     from vaekit.images.source import find_test_part
     from vaekit.training.run import load_holdout
 
@@ -134,15 +139,15 @@ def _rows(figures: Evaluation) -> list[tuple[str, str]]:
     from vaekit.training.evaluation import ACTIVE_VARIANCE
 
     dimensions = len(figures.kl_per_dimension)
-    active = "unknown from one image" if figures.active_units is None else f"{figures.active_units} of {dimensions}"
+    active = "unknown for one image" if figures.active_units is None else f"{figures.active_units} of {dimensions}"
     return [
-        ("images", f"{figures.images:,}; figures are means over them, in nats per image"),
+        ("images", f"{figures.images:,}; the results are means over them, in nats per image"),
         ("ELBO", f"{figures.elbo:.2f} = reconstruction {figures.reconstruction:.2f} - KL {figures.kl:.2f}"),
-        ("NLL", f"{figures.nll:.2f}, -log p(x) by {figures.nll_samples} importance samples an image"),
-        ("active units", f"{active} (the variance over images of the mean of q(z_j|x) is above {ACTIVE_VARIANCE:g})"),
+        ("NLL", f"{figures.nll:.2f}, -log p(x) by {figures.nll_samples} importance samples per image"),
+        ("active units", f"{active} (the mean of q(z_j|x) has a variance over images above {ACTIVE_VARIANCE:g})"),
         ("KL of each", " ".join(f"{kl:.2f}" for kl in figures.kl_per_dimension)),
-        ("all codes", f"at least {figures.aggregate_kl:.2f} of the KL is their distance as a whole from N(0, I)"),
-        ("at z = mu", f"PSNR {figures.psnr:.2f} dB, MSE {figures.mse:.3g} a pixel"),
+        ("aggregate KL", f"{figures.aggregate_kl:.2f} or more of the KL separates all codes together from N(0, I)"),
+        ("at z = mu", f"PSNR {figures.psnr:.2f} dB, MSE {figures.mse:.3g} per pixel"),
         ("sigma", "none: Bernoulli" if figures.sigma is None else f"{figures.sigma:.4f}"),
     ]
 
@@ -150,17 +155,17 @@ def _rows(figures: Evaluation) -> list[tuple[str, str]]:
 def _warnings(figures: Evaluation, config: Config) -> Iterator[str]:
     if config.likelihood == "bernoulli" and not figures.binary:
         yield (
-            "under the Bernoulli likelihood grey pixels have no density: ELBO and NLL are cross-entropies and compare "
-            "with no table of log p(x). --binarize fixed or dynamic draws them 0 or 1"
+            "the Bernoulli likelihood has no density for grey pixels: ELBO and NLL are cross-entropies and cannot be "
+            "compared with published values of log p(x). --binarize fixed or dynamic makes pixels 0 or 1"
         )
     if figures.active_units == 0:
         yield (
-            "the posterior has collapsed: no latent dimension follows the image, and the decoder draws one mean image. "
-            "Train with --sigma optimal, a lower --beta, --beta-warmup 0.3 or --free-bits 0.1"
+            "the posterior has collapsed: no latent dimension depends on the image, and the decoder always draws the "
+            "same mean image. Train with --sigma optimal, a lower --beta, --beta-warmup 0.3 or --free-bits 0.1"
         )
     elif figures.active_units is not None and figures.dead:
         yield (
             f"{len(figures.dead)} of {config.latent} latent dimensions are dead (from 0: "
-            f"{', '.join(map(str, figures.dead))}): they do not follow the image. A smaller --latent may do as well; "
-            "--beta-warmup 0.3 or --free-bits 0.1 may wake them"
+            f"{', '.join(map(str, figures.dead))}): they do not depend on the image. A smaller --latent may be enough; "
+            "--beta-warmup 0.3 or --free-bits 0.1 may activate them"
         )

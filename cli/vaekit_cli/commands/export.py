@@ -1,4 +1,4 @@
-"""`vaekit export`: a run, or any other VAE, becomes a bundle, or nothing is published."""
+"""`vaekit export`: export a run, or any other VAE, to a bundle, if parity holds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict):
-    """What every export takes."""
+    """The options of every export."""
 
     opset: int
     tolerances: Tolerances
@@ -33,7 +33,7 @@ class Options(TypedDict):
 
 
 class Golden(StrEnum):
-    """What the golden vectors are made of."""
+    """The source of the golden vectors."""
 
     IMAGES = "images"
     SAMPLES = "samples"
@@ -41,7 +41,7 @@ class Golden(StrEnum):
 
 @dataclass(frozen=True)
 class Foreign:
-    """The options that name a VAE of another library; one of the first three at most is given."""
+    """The options for a VAE from another library. At most one of the first three is set."""
 
     module: str | None
     diffusers: Path | None
@@ -58,22 +58,25 @@ def export(
     run: Annotated[
         Path | None, typer.Argument(help="The run that `vaekit train` wrote.", show_default=str(DEFAULT_RUN))
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The bundle.")] = DEFAULT_MODEL,
-    opset: Annotated[int, typer.Option(help="ONNX opset, from 17.")] = 17,
-    atol: Annotated[float, typer.Option(min=0.0, help="Absolute part of the allowed difference.")] = 1e-5,
-    rtol: Annotated[float, typer.Option(min=0.0, help="Part relative to PyTorch's result.")] = 1e-4,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The bundle to write.")
+    ] = DEFAULT_MODEL,
+    opset: Annotated[int, typer.Option(help="ONNX opset, 17 or later.")] = 17,
+    atol: Annotated[float, typer.Option(min=0.0, help="Allowed absolute difference from PyTorch's results.")] = 1e-5,
+    rtol: Annotated[float, typer.Option(min=0.0, help="Allowed difference relative to PyTorch's results.")] = 1e-4,
     golden: Annotated[
-        Golden, typer.Option(help="Golden vectors from held-out images, or samples, for data that must not travel.")
+        Golden,
+        typer.Option(help="Golden vectors: held-out images, or samples, which contain no private data."),
     ] = Golden.IMAGES,
     module: Annotated[
         str | None,
         typer.Option(
             metavar="PACKAGE.MODULE:FACTORY",
-            help="Instead of a run, what a function returns: encoder, decoder and a VAEDescription.",
+            help="Instead of a run, a function that returns encoder, decoder and a VAEDescription.",
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(metavar="FILE.safetensors", help="With --module: weights for its modules.")
+        Path | None, typer.Option(metavar="FILE.safetensors", help="With --module: weights to load into its modules.")
     ] = None,
     diffusers: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Instead of a run, diffusers' AutoencoderKL or -Tiny.")
@@ -83,28 +86,30 @@ def export(
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="Unless a run is exported: images that the model is checked on."),
+        typer.Option(metavar="SOURCE", help="With --module, --diffusers or --pythae: images to check the model on."),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="With --diffusers: of the images.", show_default="the model's")
+        str | None,
+        typer.Option(metavar="N|HxW", help="With --diffusers: size of the images.", show_default="the model's"),
     ] = None,
     sigma: Annotated[
-        float | None, typer.Option(help="With --diffusers: of a Gaussian likelihood, so that images have scores.")
+        float | None,
+        typer.Option(help="With --diffusers: sigma of a Gaussian likelihood, which scores need."),
     ] = None,
     free_size: Annotated[
-        bool, typer.Option("--free-size", help="With --diffusers: leave height and width free; --size is the usual.")
+        bool, typer.Option("--free-size", help="With --diffusers: allow other sizes later; --size is the default.")
     ] = False,
     trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="With --pythae: run whatever code its files name.")
+        bool, typer.Option("--trust-pickle", help="With --pythae: allow pickle files, which can run any code.")
     ] = False,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Compare layer by layer, into BUNDLE.parity/; done anyway where parity fails."),
+        typer.Option("--explain", help="Compare layer by layer and write BUNDLE.parity/; always done if parity fails."),
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Export encoder and decoder to ONNX, prove that they compute what PyTorch does, and write a bundle."""
+    """Export encoder and decoder to ONNX, check that they compute what PyTorch does, and write a bundle."""
     foreign = Foreign(module, diffusers, pythae, images, weights, trust_pickle, size, sigma, free_size)
     _check_options(run, foreign)
 
@@ -133,10 +138,10 @@ def export(
         for line in table(explanation):
             say(line)
     if done.report is not None:
-        say(f"layer by layer: {done.report}")
+        say(f"comparison layer by layer: {done.report}")
     graphs = done.manifest.graphs
     say(
-        f"{output}: encoder and decoder at opset {graphs['encoder'].opset}, IR {graphs['encoder'].ir_version}, of "
+        f"{output}: encoder and decoder at opset {graphs['encoder'].opset}, IR {graphs['encoder'].ir_version}, with "
         f"{' and '.join(map(str, done.nodes.values()))} nodes; "
         + ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in done.files.items())
     )
@@ -144,11 +149,11 @@ def export(
 
 
 def _check_options(run: Path | None, foreign: Foreign) -> None:
-    """Raise UsageError for options that do not go together."""
+    """Raise UsageError for options that cannot be combined."""
     others = {"--module": foreign.module, "--diffusers": foreign.diffusers, "--pythae": foreign.pythae}
     named = [*(["RUN"] if run is not None else []), *(name for name, value in others.items() if value is not None)]
     if len(named) > 1:
-        raise UsageError(f"{' and '.join(named)} each name what to export: give one of them")
+        raise UsageError(f"{' and '.join(named)} each name a model to export: give only one of them")
     belong = {
         "--weights": (foreign.weights, "--module"),
         "--size": (foreign.size, "--diffusers"),
@@ -158,12 +163,12 @@ def _check_options(run: Path | None, foreign: Foreign) -> None:
     }
     for option, (value, owner) in belong.items():
         if value is not None and others[owner] is None:
-            raise UsageError(f"{option} belongs to {owner}")
+            raise UsageError(f"{option} only applies to {owner}")
     is_foreign = bool(named) and named != ["RUN"]
     if is_foreign and foreign.images is None:
-        raise UsageError(f"{named[0]} needs --images SOURCE: images that it was not trained on, to check the export on")
+        raise UsageError(f"{named[0]} needs --images SOURCE: images to check the export on, not used for training")
     if foreign.images is not None and not is_foreign:
-        raise UsageError("--images belongs to --module, --diffusers and --pythae: a run brings its held-out images")
+        raise UsageError("--images only applies to --module, --diffusers and --pythae: a run has its held-out images")
 
 
 def _export_foreign(foreign: Foreign, images: str, output: Path, options: Options) -> Export:
@@ -202,7 +207,7 @@ def _table(done: Export) -> list[str]:
     if done.delta_elbo is None:
         elbo = f"no scores: {done.manifest.why_no_elbo}"
     else:
-        elbo = f"ELBO of held-out images {parity['elbo']:.2f} nats, in ONNX Runtime {done.delta_elbo:+.1e}"
+        elbo = f"ELBO of held-out images {parity['elbo']:.2f} nats, {done.delta_elbo:+.1e} in ONNX Runtime"
     return [
         *text_table(rows),
         f"parity holds at batch sizes {', '.join(map(str, parity['batch_sizes']))} "

@@ -1,4 +1,4 @@
-"""`vaekit info`: what a bundle is."""
+"""`vaekit info`: describe a bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rows = list[tuple[str, str]]
 
 
 def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
-    """Check a bundle's files and print what they are."""
+    """Check a bundle's files and describe them."""
     from vaekit.bundle.reading import read_bundle
 
     bundle = read_bundle(model)
@@ -35,7 +35,7 @@ def _rows(bundle: Bundle) -> Rows:
         ("bundle", f"{bundle.path}, format {bundle.document['format_version']}"),
         *_model(manifest),
         *_graphs(bundle),
-        ("runs on", f"ONNX Runtime from {manifest.minimum_onnxruntime}; vaekit itself needs 1.24"),
+        ("runs on", f"ONNX Runtime {manifest.minimum_onnxruntime} or later; vaekit itself needs 1.24"),
         ("scores", _scores(manifest)),
         *_parity(manifest.parity),
         *_compression(_mapping(manifest.provenance, "compression")),
@@ -46,7 +46,7 @@ def _rows(bundle: Bundle) -> Rows:
 def _model(manifest: Manifest) -> Rows:
     image, likelihood, mixture = manifest.image, manifest.likelihood, manifest.mixture
     sigma = "" if likelihood.sigma is None else f", sigma {likelihood.sigma:.4g}"
-    free = "" if image.multiple_of is None else f"; --size takes any multiples of {image.multiple_of}"
+    free = "" if image.multiple_of is None else f"; --size may be any multiples of {image.multiple_of}"
     return [
         (
             "image",
@@ -60,7 +60,7 @@ def _model(manifest: Manifest) -> Rows:
 
 
 def _scaling(scaling: Scaling | None) -> str:
-    return "" if scaling is None else f"; models trained on it take (z - {scaling.shift:g}) * {scaling.factor:g}"
+    return "" if scaling is None else f"; models trained on it expect (z - {scaling.shift:g}) * {scaling.factor:g}"
 
 
 def _graphs(bundle: Bundle) -> Rows:
@@ -82,7 +82,7 @@ def _scores(manifest: Manifest) -> str:
     return f"of {scores.images:,} held-out images, in nats: {quantiles}"
 
 
-# parity and provenance are free-form records: other programs write them, and whatever they lack is left out.
+# Other programs may write other keys into parity and provenance. Missing keys are not printed.
 
 
 def _parity(record: Mapping[str, Any]) -> Rows:
@@ -92,7 +92,7 @@ def _parity(record: Mapping[str, Any]) -> Rows:
 
 
 def _compression(record: Mapping[str, Any]) -> Rows:
-    """How a compressed bundle was made, and how far it lies from the one that it was made from."""
+    """Describe how a compressed bundle was made, and how it differs from its parent."""
     precisions = _mapping(record, "precision")
     pruned = record.get("pruned")
     parts = [f"{graph} {precision}" for graph, precision in precisions.items() if precision != "fp32"]
@@ -121,7 +121,7 @@ def _origin(provenance: Mapping[str, Any]) -> Rows:
 
 
 def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """An object in a record, empty where the record has none."""
+    """Return an object in a record, or an empty one."""
     found = record.get(key)
     return found if isinstance(found, Mapping) else {}
 

@@ -1,4 +1,4 @@
-"""`vaekit interpolate`: the way from one image to another through the latent space."""
+"""`vaekit interpolate`: draw the path between two images through the latent space."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     from vaekit.vae import VAE
 
-_WIDEST = 16  # images in a row of a strip
-_SEED = typer.Option(min=0, max=2**64 - 1, help="A seed instead of an image, both or neither.")
+_WIDEST = 16  # images in one row of a strip
+_SEED = typer.Option(min=0, max=2**64 - 1, help="A seed instead of a picture; give both seeds or none.")
 
 
 class Mode(StrEnum):
-    """How latents are interpolated."""
+    """The kind of interpolation."""
 
     LINEAR = "linear"
     SLERP = "slerp"
@@ -34,7 +34,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True)
 class Interpolated:
-    """What ``interpolate`` did."""
+    """The result of ``interpolate``."""
 
     output: str
     steps: int
@@ -49,11 +49,11 @@ def interpolate(
     ends: Annotated[list[Path] | None, typer.Argument(metavar="A B", help="Two pictures.", show_default=False)] = None,
     from_seed: Annotated[int | None, _SEED] = None,
     to_seed: Annotated[int | None, _SEED] = None,
-    steps: Annotated[int, typer.Option(min=2, help="Images on the way, both ends included.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Number of images, including both ends.")] = 8,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="A strip (.png, .jpg, .webp), or a .gif that loops.")
     ] = Path("strip.png"),
-    mode: Annotated[Mode, typer.Option(help="A straight line, or the great circle between two directions.")] = (
+    mode: Annotated[Mode, typer.Option(help="A straight line, or a great circle between the directions.")] = (
         Mode.LINEAR
     ),
     prior: PriorOption = None,
@@ -61,7 +61,7 @@ def interpolate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Decode the latents between two images, or between the samples of two seeds."""
+    """Decode latents between two images, or between the samples of two seeds."""
     from vaekit.output.grid import ANIMATIONS, FORMATS, check_size, save_animation, save_picture
     from vaekit.system.files import check_file_target
     from vaekit.types import GRAPHS
@@ -70,7 +70,7 @@ def interpolate(
     pictures = _check_ends(ends or [], from_seed, to_seed, prior, no_resize)
     check_file_target(output, (*FORMATS, *ANIMATIONS))
     vae = runtime.load()
-    check_size(steps + len(pictures), _WIDEST, vae.image_shape[1:], "take fewer --steps")
+    check_size(steps + len(pictures), _WIDEST, vae.image_shape[1:], "use fewer --steps")
     originals = _read(vae, pictures, no_resize)
     if pictures:
         a, b = vae.encode(originals)[0]
@@ -97,14 +97,14 @@ def _check_ends(
     if (len(ends), seeds) not in ((2, 0), (0, 2)):
         raise UsageError("give two pictures, or --from-seed and --to-seed, to interpolate between")
     if ends and prior is not None:
-        raise UsageError("--prior is for seeds: pictures are encoded")
+        raise UsageError("--prior only applies to seeds: pictures are encoded, not drawn from a prior")
     if seeds and no_resize:
-        raise UsageError("--no-resize is for pictures: seeds have no size")
+        raise UsageError("--no-resize only applies to pictures: seeds have no size")
     return ends
 
 
 def _read(vae: VAE, pictures: list[Path], no_resize: bool) -> NDArray[np.float32]:
-    """The two pictures, (2, C, H, W) in [0, 1], or none."""
+    """Read the pictures, if any, as (2, C, H, W) in [0, 1]; without them (0, C, H, W)."""
     import numpy as np
 
     from vaekit.images.picture import read_image
@@ -115,7 +115,10 @@ def _read(vae: VAE, pictures: list[Path], no_resize: bool) -> NDArray[np.float32
 
 
 def _strip(images: NDArray[np.float32], originals: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The images in a row, between the originals where there are any, with the share of the way below each."""
+    """Arrange the images in a row, between the originals if there are any.
+
+    The caption of each image is its position from 0 to 1.
+    """
     import numpy as np
 
     from vaekit.output.grid import grid

@@ -1,4 +1,4 @@
-"""`vaekit plot`: the latent space as a picture."""
+"""`vaekit plot`: plot the latent space."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ _CHANNEL_MEANS = "channel means of mu"
 
 @dataclass(frozen=True)
 class Plotted:
-    """What ``plot`` did."""
+    """The result of ``plot``."""
 
     output: str
     images: int
     classes: int
     axes: list[str]
-    """What each axis is."""
+    """The axes' labels."""
     failures: int
-    """Images that could not be read."""
+    """The number of images that could not be read."""
     provider: str
     model: str
 
@@ -58,9 +58,9 @@ def plot(
     output: Annotated[Path, typer.Option("-o", "--output", help="The plot: .png, .pdf, .svg, .jpg or .webp.")] = Path(
         "latent.png"
     ),
-    limit: Annotated[int, typer.Option(min=1, help="How many images are drawn, evenly spread over them all.")] = 5000,
+    limit: Annotated[int, typer.Option(min=1, help="Draw at most this many images, evenly spaced.")] = 5000,
     reach: Annotated[
-        float, typer.Option(help="How far the decoded plane of a latent of two dimensions extends.")
+        float, typer.Option(help="With two latent dimensions: extent of the decoded plane, from -REACH to REACH.")
     ] = 3.0,
     from_file: FromFileOption = None,
     no_resize: NoResizeOption = False,
@@ -68,10 +68,10 @@ def plot(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Draw mu of each image, coloured by label: a folder's subfolders, or an array's own labels.
+    """Draw mu of each image, coloured by label. Labels are subfolders, or an array's own labels.
 
-    A latent of two dimensions is drawn as it is, beside its decoded plane; one of more on its first two principal
-    components. Of a latent that is a map, the means of its channels are drawn.
+    A latent with two dimensions is drawn directly, beside its decoded plane. A latent with more dimensions is projected
+    to its first two principal components. For a latent map, the means of its channels are drawn.
     """
     from vaekit.output.plots import FORMATS, new_figure, project, save_figure
     from vaekit.system.files import check_file_target
@@ -80,7 +80,7 @@ def plot(
         raise UsageError(f"--reach must be positive, not {reach:g}")
     say = speaker(quiet or as_json)
     check_file_target(output, FORMATS)
-    new_figure(1, 1)  # without matplotlib, say so before any work
+    new_figure(1, 1)  # fails now, before any work, if matplotlib is missing
     vae = runtime.load(spinning=False)
     with open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream:
         total = len(stream)
@@ -110,9 +110,10 @@ def plot(
 def _encoded(
     vae: VAE, stream: ImageStream, limit: int, unreadable: Unreadable, progress: Callable[[int], None]
 ) -> tuple[NDArray[np.float32], list[str] | None]:
-    """mu (n, d) of up to ``limit`` images, evenly spread, and their labels where all have one.
+    """Encode up to ``limit`` images, evenly spaced, to mu (n, d).
 
-    Of maps (c, h, w), the mean of each channel over its positions: (n, c).
+    A map (c, h, w) is reduced to its channels' means, (n, c). Also returns the labels, or None unless all images have
+    one.
     """
     import numpy as np
 

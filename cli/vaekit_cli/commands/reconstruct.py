@@ -1,4 +1,4 @@
-"""`vaekit reconstruct`: originals beside their reconstructions."""
+"""`vaekit reconstruct`: show images and their reconstructions."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from vaekit.images.stream import ImageStream
 
 _COLUMNS = 8
-_LEAST_ERROR = 1e-12  # mean squared; below it lies only the rounding of 8-bit pixels
+_LEAST_ERROR = 1e-12  # mean squared error; keeps the PSNR finite
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and how well it was reconstructed."""
+    """An image, and the PSNR of its reconstruction."""
 
     path: str
     psnr: float
@@ -44,14 +44,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """What ``reconstruct`` did."""
+    """The result of ``reconstruct``."""
 
     output: str
     images: list[Pair]
     psnr: float
     """Mean over the images, in dB."""
     failures: int
-    """Images that could not be read."""
+    """The number of images that could not be read."""
     provider: str
     model: str
 
@@ -63,7 +63,7 @@ def reconstruct(
     output: Annotated[Path, typer.Option("-o", "--output", help="The picture: .png, .jpg or .webp.")] = Path(
         "pairs.png"
     ),
-    limit: Annotated[int, typer.Option(min=1, help="How many images are shown, evenly spread over them all.")] = 32,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many images, evenly spaced.")] = 32,
     from_file: FromFileOption = None,
     no_resize: NoResizeOption = False,
     skip_errors: SkipErrorsOption = False,
@@ -104,10 +104,10 @@ def reconstruct(
 
 
 def _chosen(stream: ImageStream, limit: int, unreadable: Unreadable) -> tuple[NDArray[np.float32], list[str]]:
-    """Up to ``limit`` images of a stream, evenly spread, and their paths."""
+    """Read up to ``limit`` images of a stream, evenly spaced, and their paths."""
     import numpy as np
 
-    chunks = list(stream.chunks(every=max(1, len(stream) // limit)))  # up to twice as many
+    chunks = list(stream.chunks(every=max(1, len(stream) // limit)))  # up to twice the limit
     for chunk in chunks:
         unreadable.note(chunk)
     images = np.concatenate([chunk.images for chunk in chunks])
@@ -120,7 +120,7 @@ def _chosen(stream: ImageStream, limit: int, unreadable: Unreadable) -> tuple[ND
 
 
 def _layout(originals: NDArray[np.float32], decoded: NDArray[np.float32], decibels: list[float]) -> NDArray[np.uint8]:
-    """Rows of originals, each above the row of their reconstructions."""
+    """Arrange rows of originals, each above the row of their reconstructions."""
     import numpy as np
 
     from vaekit.output.grid import grid

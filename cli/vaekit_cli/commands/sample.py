@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from vaekit.vae import VAE
 
-_CHUNK = 256  # images that are drawn and decoded before they are written
+_CHUNK = 256  # images drawn and decoded at a time
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What ``sample`` did."""
+    """The result of ``sample``."""
 
     output: str
     count: int
@@ -37,18 +37,20 @@ class Sampled:
 @runs_a_bundle
 def sample(
     runtime: Runtime,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many images.")] = 64,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of images.")] = 64,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="One picture (.png, .jpg, .webp), or a folder for one PNG each.")
+        Path, typer.Option("-o", "--output", help="One picture (.png, .jpg, .webp), or a folder for one PNG per image.")
     ] = Path("grid.png"),
     prior: PriorOption = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scales standard deviations.")] = 1.0,
-    columns: Annotated[int | None, typer.Option(min=1, help="Images in a row.", show_default="a square grid")] = None,
+    columns: Annotated[
+        int | None, typer.Option(min=1, help="Columns of the grid.", show_default="a square grid")
+    ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Draw images from the prior into one grid, or into a folder of one PNG each."""
+    """Draw images from the prior to a grid, or to a folder with one PNG per image."""
     from vaekit_cli.output import check_pictures_target, is_folder, write_pictures
 
     say = speaker(quiet or as_json)

@@ -1,4 +1,4 @@
-"""`vaekit score`: how unlikely each image is under the model."""
+"""`vaekit score`: compute how unlikely each image is under the model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Row(NamedTuple):
     reconstruction: float
     kl: float
     flagged: bool | None
-    """Whether the score lies above ``--flag-above``; None without that option."""
+    """Whether the score is above ``--flag-above``; None without that option."""
 
 
 @runs_a_bundle
@@ -49,22 +49,28 @@ def score(
     runtime: Runtime,
     images: ImagesArgument = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A file for the scores.", show_default="stdout")
+        Path | None, typer.Option("-o", "--output", help="The file to write.", show_default="stdout")
     ] = None,
     flag_above: Annotated[
         str | None,
-        typer.Option(metavar="pN|NATS", help="Flag scores above a percentile of the held-out scores, or above nats."),
+        typer.Option(
+            metavar="pN|NATS", help="Flag scores above a percentile of the held-out scores, or a number of nats."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of the one noise vector that all images share.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**64 - 1, help="Seed of the noise vector that all images share.")
+    ] = 0,
     from_file: FromFileOption = None,
     no_resize: NoResizeOption = False,
     skip_errors: SkipErrorsOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON lines, one object an image, instead of CSV.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON lines, one object per image, instead of CSV.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score images: -ELBO in nats, kl - reconstruction. The higher, the less likely under the model.
+    """Score images by -ELBO = kl - reconstruction, in nats. A higher score is less likely under the model.
 
-    One Monte Carlo sample an image (L = 1), with the same noise for all.
+    Each image has one Monte Carlo sample (L = 1), with the same noise for all images.
     """
     from vaekit.system.files import check_file_target
 
@@ -92,7 +98,7 @@ def score(
             raise SourceError(f"none of the {total:,} images could be read; the first: {unreadable.first}")
     done = f"{scored:,} images scored"
     above = "" if limit is None else f", {flagged:,} of them above {flag_above} ({limit:.1f} nats)"
-    say(f"{output or 'stdout'}: {done} on {provider}{above}; nats an image, L = 1, seed {seed}")
+    say(f"{output or 'stdout'}: {done} on {provider}{above}; in nats per image, L = 1, seed {seed}")
     if flag_above is None and images:
         again = (
             *(("", name, None) for name in images[:3]),
@@ -104,9 +110,10 @@ def score(
 
 
 def threshold(text: str, statistics: ScoreStatistics | None) -> float:
-    """The score in nats above which ``--flag-above`` flags: ``p99``, a percentile of held-out scores, or a number.
+    """Parse ``--flag-above`` to a score in nats.
 
-    Raises UsageError for anything else, or for a percentile where the bundle holds no scores.
+    It is a number, or a percentile of held-out scores such as ``p99``. Raises UsageError for anything else, and for a
+    percentile if the bundle has no scores.
     """
     is_percentile = text.lower().startswith("p")
     try:
@@ -115,20 +122,21 @@ def threshold(text: str, statistics: ScoreStatistics | None) -> float:
         value = math.nan
     if not math.isfinite(value) or (is_percentile and not 0 <= value <= 100):
         raise UsageError(
-            f"{text!r} is no threshold: give a percentile of the held-out scores, p0 to p100, such as p99, or nats"
+            f"{text!r} is not a threshold: give a percentile of the held-out scores, p0 to p100, such as p99, or nats"
         )
     if not is_percentile:
         return value
     if statistics is None:
         raise UsageError(
-            "this bundle holds no held-out scores of such images to take a percentile of: give a number of nats"
+            "this bundle has no held-out scores at this size, so there are no percentiles: give a number of nats"
         )
     return statistics.percentile(value)
 
 
 @contextmanager
 def _target(output: Path | None) -> Iterator[TextIO]:
-    """Where scores go: stdout, or a file written under a temporary name and renamed. Paths keep their bytes."""
+    """Open stdout, or a file that is written under a temporary name and renamed."""
+    # With surrogateescape, paths that are not valid UTF-8 keep their bytes.
     from vaekit.system.files import replacing_file
 
     if output is None:

@@ -1,4 +1,4 @@
-"""`vaekit traverse`: what each dimension of the latent does."""
+"""`vaekit traverse`: show the effect of each latent dimension."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Traversed:
-    """What ``traverse`` did."""
+    """The result of ``traverse``."""
 
     output: str
     dimensions: list[int]
@@ -44,18 +44,18 @@ def traverse(
     ),
     dimensions: Annotated[
         int | None,
-        typer.Option("-n", "--dimensions", min=1, help="How many, the most active first.", show_default="all"),
+        typer.Option("-n", "--dimensions", min=1, help="Number of dimensions, most active first.", show_default="all"),
     ] = None,
-    steps: Annotated[int, typer.Option(min=2, help="Images in a row.")] = 9,
+    steps: Annotated[int, typer.Option(min=2, help="Images per row.")] = 9,
     span: Annotated[float, typer.Option(help="Standard deviations to either side of the mean.")] = 2.5,
     seed: SeedOption = 0,
     no_resize: NoResizeOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Move one latent dimension after another through its range: a row for each, the most active first.
+    """Vary each latent dimension in turn, in a row of images. The most active dimension comes first.
 
-    Where the latent is a map, a row is one of its channels, moved everywhere at once.
+    If the latent is a map, each row shows one channel, shifted at all positions at once.
     """
     import numpy as np
 
@@ -69,7 +69,7 @@ def traverse(
     if dimensions is not None and dimensions > len(vae.dimensions):
         raise UsageError(f"--dimensions {dimensions} is too many: the latent has {len(vae.dimensions)}")
     chosen = vae.dimensions[:dimensions]
-    check_size(len(chosen) * steps, steps, vae.image_shape[1:], "take fewer --steps or --dimensions")
+    check_size(len(chosen) * steps, steps, vae.image_shape[1:], "use fewer --steps or --dimensions")
     base = None
     if image is not None:
         channels, *size = vae.image_shape
@@ -80,9 +80,9 @@ def traverse(
     if as_json:
         print_document(Traversed(str(output), list(chosen), steps, provider, str(runtime.model)))
         return
-    parts, middle = ("channels", "what it was") if vae.manifest.latent.is_map else ("dimensions", "its mean")
+    parts, middle = ("channels", "its original value") if vae.manifest.latent.is_map else ("dimensions", "its mean")
     say(
-        f"{output}: {len(chosen)} of {len(vae.dimensions)} {parts}, the most active first, each {span:g} standard "
+        f"{output}: {len(chosen)} of {len(vae.dimensions)} {parts}, most active first, each up to {span:g} standard "
         f"deviations to either side of {middle}, on {provider}"
     )
     following = ("--from-seed", 0, None), ("--to-seed", 1, None), *runtime.again
@@ -90,7 +90,7 @@ def traverse(
 
 
 def _picture(vae: VAE, images: Array, dimensions: Sequence[int], span: float) -> Pixels:
-    """Images (dimensions, steps, C, H, W) with a row for each dimension and a title for each row and column."""
+    """Arrange images (dimensions, steps, C, H, W) in rows, with titles for rows and columns."""
     import numpy as np
 
     from vaekit.output.grid import grid
@@ -105,4 +105,4 @@ def _picture(vae: VAE, images: Array, dimensions: Sequence[int], span: float) ->
 
 
 def _column(offset: float, is_map: bool) -> str:
-    return f"{offset:+.1f} sd" if offset else "as it was" if is_map else "mean"
+    return f"{offset:+.1f} sd" if offset else "original" if is_map else "mean"

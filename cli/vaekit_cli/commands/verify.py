@@ -1,4 +1,4 @@
-"""`vaekit verify`: check that this machine computes what the bundle's golden vectors hold."""
+"""`vaekit verify`: check that this machine reproduces the bundle's golden vectors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @runs_a_bundle
 def verify(runtime: Runtime, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Replay the bundle's golden vectors here and compare with what PyTorch computed; exit 3 if they differ.
+    """Run the bundle's golden vectors and compare with PyTorch's results; exit 3 if they differ.
 
-    A compressed bundle's are what its graphs computed where they were made.
+    A compressed bundle is compared with the results of its own graphs on the machine that compressed it.
     """
     say = speaker(quiet or as_json)
     if runtime.size is not None:
-        raise UsageError("the golden vectors are of the bundle's usual size: verify takes no --size")
+        raise UsageError("verify accepts no --size, because the golden vectors have the bundle's default size")
     vae = runtime.load()
     found = vae.verify()
     if as_json:
@@ -69,6 +69,6 @@ def _row(check: OutputCheck) -> tuple[str, ...]:
 def _complaint(found: Verification, who: str) -> str:
     failed = [f"{check.graph} output {check.output}" for check in found.outputs if not check.passed]
     causes = "; ".join(found.causes) or (
-        "no likely cause is known; `vaekit verify --provider cpu` tells whether the provider is at fault"
+        "no likely cause is known; run `vaekit verify --provider cpu` to see if the provider is at fault"
     )
-    return f"this machine does not compute what {who} computed: {', '.join(failed)} on {found.provider}. {causes}"
+    return f"this machine's results differ from those of {who}: {', '.join(failed)} on {found.provider}. {causes}"

@@ -16,7 +16,7 @@ IMAGE = TensorInfo("image", "float32", ("batch", 1, 8, 8))
 quick = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
-# Protocol buffers by hand; the field numbers are those of onnx.proto3.
+# Protocol buffers written by hand; the field numbers are those of onnx.proto3.
 
 
 def varint(value: int) -> bytes:
@@ -50,7 +50,7 @@ def value_info(at: int, name: str, *sizes: int | str, dtype: int = 1) -> bytes:
 
 
 def model(*graph: bytes, extra: bytes = b"") -> bytes:
-    """The least model: IR version 8, opset 17, one output, and what is given."""
+    """Return a minimal model (IR version 8, opset 17, one output) with further fields."""
     return number(1, 8) + opset(17) + message(7, *graph, value_info(12, "out", "batch", 4)) + extra
 
 
@@ -161,7 +161,7 @@ def test_a_file_that_nests_too_deeply_is_refused() -> None:
     body = node("Relu")
     for _ in range(3_000):
         body = node("If", message(5, message(6, body)))
-    with pytest.raises(ValueError, match="not a whole ONNX file"):
+    with pytest.raises(ValueError, match="not a complete ONNX file"):
         read_onnx(model(body))
 
 
@@ -184,7 +184,7 @@ def test_a_file_that_nests_too_deeply_is_refused() -> None:
     ],
 )
 def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not a whole ONNX file"):
+    with pytest.raises(ValueError, match="not a complete ONNX file"):
         read_onnx(data)
 
 
@@ -211,7 +211,7 @@ def test_random_bytes_in_a_graph_are_read_or_refused(data: bytes) -> None:
 
 def test_a_file_cut_short_is_refused() -> None:
     for length in random.Random(0).sample(range(len(ENCODER)), 300):
-        with pytest.raises(ValueError, match="not a whole ONNX file"):
+        with pytest.raises(ValueError, match="not a complete ONNX file"):
             read_onnx(ENCODER[:length])
 
 

@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "bench": (*RUNTIME, "--batch", "--seconds"),
     "doctor": ("--json",),
 }
-"""Every command, and options that it must have: those that are common, and some of its own."""
+"""Every command, with common options and some of its own that it must have."""
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def imported(result: Result) -> set[str]:
-    """The top-level modules named by PYTHONPROFILEIMPORTTIME."""
+    """Return the top-level modules listed by PYTHONPROFILEIMPORTTIME."""
     names = re.findall(r"^import time:.*\|\s*([\w.]+)$", result.stderr, re.MULTILINE)
     assert "vaekit_cli" in names
     return {name.partition(".")[0] for name in names}
@@ -111,7 +111,7 @@ def test_sample_writes_what_the_library_draws(vaekit: Run, tiny_bundle: Path, tm
     images = package.load(tiny_bundle).sample(5, seed=7, prior="normal", temperature=0.5)
     with Image.open(tmp_path / "a.png") as picture:
         difference = np.abs(np.asarray(picture).astype(int) - grid(images, 5))
-    assert difference.max() <= 1  # batches of another size may round otherwise
+    assert difference.max() <= 1  # another batch size may round differently
 
 
 def test_sample_has_defaults_for_everything(vaekit: Run, copied_bundle: Path, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_info_is_for_machines(vaekit: Run, tiny_bundle: Path) -> None:
     assert document["files"] == {path.name: path.stat().st_size for path in tiny_bundle.iterdir()}
 
 
-# parity and provenance are free-form: what each manifest has of them, and the rows that are left.
+# Parity and provenance may lack any key. Each case: the two records, and the rows that are printed.
 RECORDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
     "nothing": ({}, {}, {}),
     "null": ({"atol": None, "delta_elbo": None}, dict.fromkeys(("tools", "training", "dataset", "compression")), {}),

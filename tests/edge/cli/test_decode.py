@@ -42,12 +42,12 @@ def pixels(path: Path) -> NDArray[np.uint8]:
         return np.asarray(picture)
 
 
-# What is written
+# Output
 
 
 def test_a_grid_is_the_librarys(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     z = latents(10)
-    np.savez(tmp_path / "z.npz", mu=latents(3, seed=1), z=z)  # z is what decoding takes where there are both
+    np.savez(tmp_path / "z.npz", mu=latents(3, seed=1), z=z)  # decode uses z if there are both
     result = vaekit("decode", "z.npz", "-m", tiny_bundle, "--columns", "3")
     assert (result.returncode, result.stdout) == (0, "")
     assert listed(tmp_path) == {"z.npz", "decoded.png"}
@@ -58,7 +58,7 @@ def test_a_grid_is_the_librarys(vaekit: Run, tiny_bundle: Path, tmp_path: Path) 
 
 
 def test_a_folder_gets_exactly_one_picture_a_row(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
-    z = latents(300)  # more than one process writes
+    z = latents(300)  # enough for several writing processes
     np.savez(tmp_path / "z.npz", mu=z, logvar=z, paths=np.array(["a"] * 300, "S"))
     (tmp_path / "out").mkdir()
     result = vaekit("decode", "z.npz", "-m", tiny_bundle, "-o", "out", "--json")
@@ -94,11 +94,11 @@ def test_what_encode_wrote_decodes_to_what_reconstructing_gives(vaekit: Run, tin
         assert np.abs(pixels(tmp_path / f"{suffix}.png").astype(int) - expected).max() <= 1
 
 
-# What cannot be done
+# Errors
 
 
 class Payload:
-    """What a pickle may do as it is read."""
+    """Leaves a trace if a pickle of it is loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("payload-ran",)
@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_the_old_picture_or_none(
 
 
 def finished(process: subprocess.Popen[str]) -> Result:
-    """How a process of its own session ended, once the last one that could write to its pipes is gone."""
+    """Wait for a process in its own session and all of its children; return the result."""
     try:
         output, told = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
@@ -221,7 +221,7 @@ def test_a_signal_while_a_folder_is_written_leaves_nothing(
     while process.poll() is None and not any(tmp_path.glob(".out.*/*.png")):
         time.sleep(0.002)
     if name == "SIGINT":
-        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches every process of the terminal
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C is sent to every process of the terminal
     else:
         process.terminate()
     result = finished(process)

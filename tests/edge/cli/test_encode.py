@@ -40,18 +40,18 @@ def listed(folder: Path) -> set[str]:
 
 
 def encoded(tiny_bundle: Path, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the library makes of grey pictures (N, 8, 8)."""
+    """Encode grey pictures (N, 8, 8) with the library."""
     return package.load(tiny_bundle).posterior(pixels[:, None].astype(np.float32) / np.float32(255))
 
 
 def assert_same_latents(actual: NDArray[Any], expected: NDArray[np.float32]) -> None:
     assert actual.dtype == np.float32
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)  # batches of another size may round otherwise
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)  # another batch size may round differently
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Three pictures, one of another size and colour in a subfolder, and two files that cannot be read."""
+    """Write three pictures, one of another size and colour in a subfolder, and two unreadable files."""
     folder = tmp_path / "pictures"
     (folder / "deep" / "deeper").mkdir(parents=True)
     for name, pixels in zip(("b.png", "a.png"), noise(2, seed=1), strict=True):
@@ -64,7 +64,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-# What is written
+# Output
 
 
 def test_a_folder_becomes_the_librarys_latents_and_unreadable_files_are_named(
@@ -128,7 +128,7 @@ def test_sources_of_every_kind_come_in_order(tiny_bundle: Path, tmp_path: Path, 
 
 def test_the_suffix_chooses_the_format(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    pixels = noise(300)  # more than travel through the graph, or between processes, at a time
+    pixels = noise(300)  # more than one batch, and more than one chunk between processes
     np.save(tmp_path / "images.npy", pixels)
     for suffix in ("npy", "parquet"):
         assert vaekit("encode", "images.npy", "-m", tiny_bundle, "-o", f"z.{suffix}").returncode == 0
@@ -194,11 +194,11 @@ def test_no_resize_refuses_pictures_of_another_form(
     assert_fails(vaekit("encode", "wide.npy", "-m", tiny_bundle, "--no-resize"), 1, "wide.npy", "8x9", "--no-resize")
 
 
-# What cannot be done
+# Errors
 
 
 def bomb(side: int) -> bytes:
-    """A small PNG file that claims to have so many pixels a side."""
+    """Return a small PNG file whose header claims sides of this many pixels."""
     whole = io.BytesIO()
     Image.new("L", (1, 1)).save(whole, "PNG")
     data = bytearray(whole.getvalue())
@@ -270,7 +270,7 @@ def test_nothing_on_stdin_is_named_so(assert_fails: Fails, tiny_bundle: Path, tm
 
 
 class Stopped:
-    """An encode of 303 images, one of them unreadable, that waits for its last picture, a named pipe."""
+    """Prepare an encode of 303 images, one of them unreadable. The last one is a named pipe that blocks."""
 
     arguments = ("encode", "first", "images.npy", "--from-file", "list.txt")
 
@@ -283,7 +283,7 @@ class Stopped:
         (folder / "list.txt").write_text("last.png\n")
 
     def start(self) -> None:
-        """Run until only the last picture is wanted, and kill it without warning."""
+        """Run until only the last picture is missing, then kill the process with SIGKILL."""
         os.mkfifo(self.folder / "last.png")
         command: list[str | Path] = [SCRIPT, *self.arguments, "-m", self.bundle, "-o", self.output]
         process = subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, text=True)
@@ -295,7 +295,7 @@ class Stopped:
 
 
 def wait_for_rows(process: subprocess.Popen[str], partial: Path, rows: int) -> None:
-    """Return when unfinished work counts so many rows."""
+    """Wait until the unfinished work has this many rows."""
     while process.poll() is None:
         try:
             if json.loads((partial / "state.json").read_text())["rows"] >= rows:
@@ -365,7 +365,7 @@ def test_resume_without_unfinished_work_starts(vaekit: Run, tiny_bundle: Path, t
 
 
 def start_long(folder: Path, bundle: Path) -> subprocess.Popen[str]:
-    """Encode one picture 60,000 times, read by processes, as a terminal starts it: in a group of its own."""
+    """Encode one picture 60,000 times with reader processes, in a process group of its own."""
     Image.fromarray(noise(1)[0]).save(folder / "a.png")
     (folder / "list.txt").write_text("a.png\n" * 60_000)
     command: list[str | Path] = [SCRIPT, "encode", "--from-file", "list.txt", "-m", bundle, "-o", "z.npz"]
@@ -374,7 +374,7 @@ def start_long(folder: Path, bundle: Path) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> Result:
-    """How a process of its own session ended, once the last one that could write to its pipes is gone."""
+    """Wait for a process in its own session and all of its children; return the result."""
     try:
         output, told = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
@@ -392,7 +392,7 @@ def test_a_signal_leaves_what_is_done_and_no_process(
     process = start_long(tmp_path, tiny_bundle)
     wait_for_rows(process, tmp_path / "z.npz.partial", 1)
     if name == "SIGINT":
-        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches every process of the terminal
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C is sent to every process of the terminal
     else:
         process.send_signal(signal.Signals[name])
     result = finished(process)
@@ -405,9 +405,9 @@ def test_a_signal_leaves_what_is_done_and_no_process(
         assert result.returncode == -signal.SIGKILL
         assert "Traceback" not in result.stderr
         return
-    waiting = re.search(r"^([\d,]+) latents wait in z.npz.partial: --resume ", result.stderr, re.MULTILINE)
+    waiting = re.search(r"^([\d,]+) latents are kept in z.npz.partial: add --resume ", result.stderr, re.MULTILINE)
     assert waiting is not None
-    assert abs(int(waiting[1].replace(",", "")) - rows) <= 256  # it may come while a chunk is being counted
+    assert abs(int(waiting[1].replace(",", "")) - rows) <= 256  # the signal may arrive while a chunk is being counted
     code, word = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "terminated")}[name]
     assert_fails(result, code, word)
 
@@ -419,7 +419,7 @@ def test_ctrl_c_while_processes_start_is_one_line(assert_fails: Fails, tiny_bund
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while process.poll() is None and not any(b"spawn_main" in line for line in command_lines(children)):
         time.sleep(0.001)
-    time.sleep(0.03)  # into their imports
+    time.sleep(0.03)  # while they import modules
     os.killpg(process.pid, signal.SIGINT)
     assert_fails(finished(process), 130, "interrupted")
     assert not (tmp_path / "z.npz").exists()
@@ -433,7 +433,7 @@ def command_lines(children: Path) -> Iterator[bytes]:
         return
 
 
-# A disk that fills up: no file may grow beyond a limit
+# A full disk, simulated by a limit on file sizes
 
 
 def run_limited(kilobytes: int, *arguments: str | Path, cwd: Path, stdin: str | None = None) -> Result:
@@ -460,7 +460,8 @@ def test_a_full_disk_leaves_the_old_file_and_the_work_so_far(
     again = ("encode", "images.npy", "-m", tiny_bundle, "-o", "z.npz")
     result = run_limited(kilobytes, *again, cwd=tmp_path)
     assert_fails(result, 1, "cannot write z.npz", "File too large")
-    assert any("latents wait in z.npz.partial" in line and "--resume" in line for line in result.stderr.splitlines())
+    kept = "latents are kept in z.npz.partial"
+    assert any(kept in line and "--resume" in line for line in result.stderr.splitlines())
     assert (tmp_path / "z.npz").read_text() == "old"
     assert listed(tmp_path) == {"images.npy", "z.npz", "z.npz.partial"}
     assert vaekit(*again, "--resume").returncode == 0
@@ -473,7 +474,7 @@ def test_a_full_temporary_folder_is_named(assert_fails: Fails, tiny_bundle: Path
     arguments = ("encode", "--from-file", "-", "-m", tiny_bundle)
     result = run_limited(100, *arguments, cwd=tmp_path, stdin="a/picture.png\n" * 20_000)
     assert_fails(result, 1, "temporary", "File too large")
-    assert "VAEKIT_DEBUG" not in result.stderr  # which would call it a fault of vaekit's own
+    assert "VAEKIT_DEBUG" not in result.stderr  # a traceback hint would mean an unexpected exception
     assert listed(tmp_path) == set()
 
 
@@ -481,9 +482,7 @@ def test_a_full_temporary_folder_is_named(assert_fails: Fails, tiny_bundle: Path
 
 
 @pytest.mark.parametrize("place", ["list.txt", "-"])
-def test_the_mark_that_editors_begin_lists_with_is_skipped(
-    tiny_bundle: Path, tmp_path: Path, place: str
-) -> None:
+def test_the_mark_that_editors_begin_lists_with_is_skipped(tiny_bundle: Path, tmp_path: Path, place: str) -> None:
     for name in ("zwölf.png", "b.png"):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
     (tmp_path / "list.txt").write_text("\ufeffzwölf.png\r\nb.png\n", encoding="utf-8")
@@ -495,9 +494,7 @@ def test_the_mark_that_editors_begin_lists_with_is_skipped(
         assert [path.decode() for path in arrays["paths"].tolist()] == ["zwölf.png", "b.png"]
 
 
-def test_a_list_in_utf_16_says_so(
-    vaekit: Run, assert_fails: Fails, tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_a_list_in_utf_16_says_so(vaekit: Run, assert_fails: Fails, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16")
     assert_fails(vaekit("encode", "--from-file", "list.txt", "-m", tiny_bundle, "-o", "a.npz"), 1, "UTF-16")
 

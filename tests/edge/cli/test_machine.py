@@ -30,20 +30,20 @@ cuda_is_missing = pytest.mark.skipif(
 
 @pytest.fixture
 def without_onnxruntime(tmp_path: Path) -> dict[str, str]:
-    """An environment in which ONNX Runtime cannot be imported."""
+    """Return an environment in which ONNX Runtime cannot be imported."""
     (tmp_path / "missing").mkdir()
     (tmp_path / "missing" / "onnxruntime.py").write_text("raise ImportError")
     return {"PYTHONPATH": str(tmp_path / "missing")}
 
 
 def nodes(bundle: Path) -> dict[str, int]:
-    """How many nodes each graph has once this ONNX Runtime has optimised it for the CPU."""
+    """Count each graph's nodes after this ONNX Runtime has optimised it for the CPU."""
     vae = package.load(bundle, provider="cpu")
     return {name: vae.graph(name).placement[CPU] for name in ("encoder", "decoder")}
 
 
 def alter_golden(bundle: Path, **changes: float) -> None:
-    """Add to golden vectors, as though PyTorch had computed others, and make the manifest agree."""
+    """Change golden vectors, as if PyTorch had computed others, and update the manifest."""
     with np.load(bundle / "golden.npz") as golden:
         arrays = {name: golden[name] + np.float32(changes.get(name, 0)) for name in golden.files}
     with open(bundle / "golden.npz", "wb") as file:
@@ -164,7 +164,7 @@ def test_a_fallback_that_is_allowed_says_what_fell_back(vaekit: Run, tiny_bundle
     assert result.returncode == 0
     told = result.stderr.splitlines()
     assert [line.split(":")[0] for line in told] == ["encoder", "decoder"]
-    assert all("cuda was not taken" in line and "vaekit[gpu]" in line for line in told)
+    assert all("cuda was not used" in line and "vaekit[gpu]" in line for line in told)
     assert result.stdout.splitlines()[-1] == "verify holds on cpu"
     document = json.loads(vaekit("verify", *options, "--json").stdout)
     assert document["provider"] == "cpu"
@@ -172,7 +172,7 @@ def test_a_fallback_that_is_allowed_says_what_fell_back(vaekit: Run, tiny_bundle
     sampled = vaekit("sample", "-n", "1", *options)
     assert sampled.returncode == 0
     told = sampled.stderr.splitlines()
-    assert "decoder: cuda was not taken" in told[0]
+    assert "decoder: cuda was not used" in told[0]
     assert told[1].startswith("decoder: ")
     assert told[1].endswith(" nodes on CPU")
     quiet = vaekit("sample", "-n", "1", *options, "-q")
@@ -303,9 +303,9 @@ def test_doctor_tells_machines_in_one_document(vaekit: Run) -> None:
 
 def test_doctor_fails_where_nothing_runs(vaekit: Run, assert_fails: Fails, without_onnxruntime: dict[str, str]) -> None:
     result = vaekit("doctor", env=without_onnxruntime)
-    assert_fails(result, 1, "nothing runs here", "vaekit[cpu]")
+    assert_fails(result, 1, "no provider works", "vaekit[cpu]")
     assert any(line.startswith("problem") and "vaekit[cpu]" in line for line in result.stdout.splitlines())
     assert len(result.stderr.splitlines()) == 1
     machine = vaekit("doctor", "--json", env=without_onnxruntime)
-    assert_fails(machine, 1, "nothing runs here")
+    assert_fails(machine, 1, "no provider works")
     assert {provider["state"] for provider in json.loads(machine.stdout)["providers"]} == {"missing"}

@@ -22,9 +22,9 @@ Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
 Fails = Callable[..., None]
 
-SIDE = 64  # of the tiny bundle's images of 8 x 8, enlarged eight times
+SIDE = 64  # side of the tiny bundle's 8 x 8 images after enlarging them eight times
 PITCH = SIDE + 2
-LINE = 17  # pixels that a line of text takes
+LINE = 17  # height of a line of text in pixels
 
 
 def noise(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -32,7 +32,7 @@ def noise(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def floats(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Grey pictures (N, 8, 8) as the library takes them."""
+    """Convert grey pictures (N, 8, 8) to the library's format."""
     return pixels[:, None].astype(np.float32) / np.float32(255)
 
 
@@ -47,7 +47,7 @@ def picture(path: Path) -> NDArray[np.uint8]:
 
 
 def cell(pixels: NDArray[np.uint8], top: int, left: int) -> NDArray[np.int64]:
-    """The image (8, 8) that a picture shows enlarged at a place; all of its colours are grey."""
+    """Return the image (8, 8) that a picture shows, enlarged and in grey, at a position."""
     shown = pixels[top : top + SIDE, left : left + SIDE].astype(np.int64)
     assert shown.shape == (SIDE, SIDE, 3)
     small = shown[::8, ::8, 0]
@@ -56,11 +56,11 @@ def cell(pixels: NDArray[np.uint8], top: int, left: int) -> NDArray[np.int64]:
 
 
 def assert_shows(pixels: NDArray[np.uint8], top: int, left: int, image: NDArray[np.float32]) -> None:
-    assert np.abs(cell(pixels, top, left) - to_uint8(image)[0]).max() <= 1  # batches may round otherwise
+    assert np.abs(cell(pixels, top, left) - to_uint8(image)[0]).max() <= 1  # another batch size may round differently
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of a few bytes that claims to have so many pixels a side."""
+    """Return a small PNG whose header claims sides of this many pixels."""
 
     def part(name: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
@@ -71,7 +71,7 @@ def bomb(side: int) -> bytes:
 
 @pytest.fixture
 def unusual(tmp_path: Path) -> None:
-    """Pictures of unusual kinds, readable (deep.png, moving.gif) and not."""
+    """Write unusual pictures, some readable (deep.png, moving.gif) and some not."""
     pixels = noise(4, seed=1)
     frames = [Image.fromarray(image) for image in pixels]
     frames[0].save(tmp_path / "a.png")
@@ -80,7 +80,7 @@ def unusual(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "tall.png")
     (tmp_path / "broken.png").write_text("no picture")
     (tmp_path / "bomb.png").write_bytes(bomb(60_000))
-    (tmp_path / "large.png").write_bytes(bomb(11_000))  # more than vaekit reads, not enough to alarm Pillow
+    (tmp_path / "large.png").write_bytes(bomb(11_000))  # above vaekit's limit, but below Pillow's
     (tmp_path / "file").touch()
 
 
@@ -110,7 +110,7 @@ def test_reconstruct_shows_originals_above_reconstructions_with_their_psnr(
     }
     pairs = picture(tmp_path / "pairs.png")
     height, width, _ = pairs.shape
-    assert height == 2 + 2 * (2 * PITCH + LINE)  # eight images, and two
+    assert height == 2 + 2 * (2 * PITCH + LINE)  # a row of eight images, and a row of two
     left = width - 8 * PITCH  # right of the titles
     assert 0 < left < 2 * PITCH
     for number in range(10):
@@ -219,7 +219,7 @@ def test_interpolate_makes_a_gif_that_loops(vaekit: Run, tiny_bundle: Path, tmp_
     assert len(frames) == len(there_and_back) == 8
     for frame, image in zip(frames, there_and_back, strict=True):
         assert np.abs(frame - to_uint8(image)[0]).max() <= 2
-    assert durations[0] == durations[4] > durations[1]  # the ends stay for longer
+    assert durations[0] == durations[4] > durations[1]  # the first and last frames are shown longer
 
 
 # traverse
@@ -260,7 +260,7 @@ def test_traverse_starts_from_a_sample_of_the_seed(vaekit: Run, tiny_bundle: Pat
             assert_shows(rows, 2 + LINE + row * PITCH, left + step * PITCH, image)
 
 
-# What cannot be done
+# Errors
 
 SEEDS = ("--from-seed", "1", "--to-seed", "2")
 

@@ -36,7 +36,7 @@ def noise(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def scored(tiny_bundle: Path, pixels: NDArray[np.uint8], seed: int = 0) -> list[float]:
-    """The library's scores of grey pictures (N, 8, 8)."""
+    """Score grey pictures (N, 8, 8) with the library."""
     images = pixels[:, None].astype(np.float32) / np.float32(255)
     return [float(score) for score in package.load(tiny_bundle).score(images, seed=seed)]
 
@@ -49,7 +49,7 @@ def listed(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-# What is written
+# Output
 
 
 def test_scores_are_the_librarys_as_csv_and_as_json_lines(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_scores_above_a_threshold_are_flagged(vaekit: Run, tiny_bundle: Path, tm
         result = vaekit("score", "images.npy", "-m", tiny_bundle, "--json", "--flag-above", given)
         assert result.returncode == 0
         flags = [line["flagged"] for line in objects(result.stdout)]
-        assert np.abs(expected - limit).min() > 1e-3  # else a rounding could decide
+        assert np.abs(expected - limit).min() > 1e-3  # otherwise the result would depend on rounding
         assert flags == (expected > limit).tolist()
         assert 0 < sum(flags) < len(flags)
         assert f"{sum(flags)} of them above {given} ({limit:.1f} nats)" in result.stderr
@@ -137,7 +137,7 @@ def test_unreadable_files_are_named_and_the_rest_is_scored(
     assert len(skipped.stdout.splitlines()) == 2
 
 
-# What cannot be done
+# Errors
 
 REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "nothing": ((), 2, ("--from-file",)),
@@ -207,7 +207,7 @@ def test_results_that_do_not_fit_on_stdout_are_a_failure(
         command: list[str | Path] = [SCRIPT, "score", "images.npy", "-m", tiny_bundle, "-q"]
         result = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert_fails(result, 1, "No space left on device")
-    assert "VAEKIT_DEBUG" not in result.stderr  # which would call it a fault of vaekit's own
+    assert "VAEKIT_DEBUG" not in result.stderr  # a traceback hint would mean an unexpected exception
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -234,7 +234,7 @@ def test_a_signal_in_mid_stream_leaves_the_old_scores(
     np.save(tmp_path / "images.npy", noise(300))
     (tmp_path / "s.csv").write_text("old")
     (tmp_path / "list.txt").write_text("last.png\n")
-    os.mkfifo(tmp_path / "last.png")  # a picture that never comes
+    os.mkfifo(tmp_path / "last.png")  # a picture that is never written
     arguments = ("score", "images.npy", "--from-file", "list.txt", "-m", tiny_bundle, "-o", "s.csv")
     pipe = subprocess.PIPE
     process = subprocess.Popen([SCRIPT, *arguments], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
@@ -298,11 +298,11 @@ NO_THRESHOLDS = [
 @pytest.mark.parametrize("text", NO_THRESHOLDS)
 def test_what_is_no_threshold_is_refused_with_what_could_be(text: str) -> None:
     for statistics in (HELD_OUT, None):
-        with pytest.raises(UsageError, match=r"is no threshold: give a percentile .* such as p99, or nats") as caught:
+        with pytest.raises(UsageError, match=r"not a threshold: give a percentile .* such as p99, or nats") as caught:
             threshold(text, statistics)
         assert repr(text) in str(caught.value)
 
 
 def test_without_held_out_scores_a_percentile_is_refused() -> None:
-    with pytest.raises(UsageError, match="holds no held-out scores"):
+    with pytest.raises(UsageError, match="has no held-out scores"):
         threshold("p99", None)

@@ -25,7 +25,7 @@ def timing(operation: Operation, rate: float, batch: int = 1) -> Timing:
 
 
 class Bomb:
-    """What ends the process that receives it."""
+    """Ends the process that unpickles it."""
 
     def __reduce__(self) -> tuple[Any, tuple[int]]:
         return os._exit, (3,)
@@ -109,7 +109,10 @@ def test_what_is_timed_is_the_setting(operation: Operation, tiny_bundle: Path, m
 def test_figures_are_those_of_the_clock(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int, p95: float, rate: float
 ) -> None:
-    """Warm runs take 10 ms, but one takes 110 ms, for 4 images; those before are slow and do not count."""
+    """Simulate a graph whose warm-up runs are slow.
+
+    Later runs of 4 images take 10 ms, except one that takes 110 ms.
+    """
     took = [0.5] * 3 + [0.01] * 9 + [0.11] + [0.01] * 100
     now, done = 0.0, 0
 
@@ -151,7 +154,7 @@ def test_settings_out_of_range_are_refused(tiny_bundle: Path, setting: Setting) 
 
 
 def test_a_process_that_ends_is_told_in_one_line(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where memory runs out, or where a provider's library ends the process that runs it."""
+    """Simulate a process that dies, from lack of memory or in a provider's library."""
     monkeypatch.setattr(module, "_measure", Bomb())
     with pytest.raises(VaekitError) as caught:
         next(bench(tiny_bundle, ON_CPU, settings((64,), (1,)), seconds=0.01))

@@ -26,19 +26,19 @@ Stub = Callable[[str], None]
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    """What is found of this machine."""
+    """Examine this machine."""
     return examine()
 
 
 @pytest.fixture
 def no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Providers are not tried, which saves seconds."""
+    """Skip trying providers, which takes seconds."""
     monkeypatch.setattr(doctor, "_probe_elsewhere", lambda name: ("runs", "not tried"))
 
 
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
-    """``stub(script)``: what the shell makes of a script stands in for the process that tries a provider."""
+    """Return ``stub(script)``, which replaces the process that tries a provider by a shell script."""
 
     def put(script: str) -> None:
         path = tmp_path / "python"
@@ -55,7 +55,7 @@ def on(report: Report, name: str) -> ProviderReport:
 
 
 def distribution(folder: Path, name: str, version: str, *files: str, metadata: bool = True) -> None:
-    """An installed distribution of such files."""
+    """Write an installed distribution that owns these files."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     if metadata:
@@ -143,7 +143,9 @@ def test_looking_prints_nothing(no_probes: None, capfd: pytest.CaptureFixture[st
 def test_wheels_that_overwrite_each_other_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path, "onnxruntime", "1.25.0", "onnxruntime/__init__.py")
     distribution(tmp_path, "onnxruntime-gpu", "1.24.1", "onnxruntime/__init__.py")
-    distribution(tmp_path, "onnxruntime-ep-webgpu", "1.0", "onnxruntime_ep_webgpu/__init__.py")  # is beside them
+    distribution(
+        tmp_path, "onnxruntime-ep-webgpu", "1.0", "onnxruntime_ep_webgpu/__init__.py"
+    )  # a plugin, which does not own files of onnxruntime
     distribution(tmp_path, "onnx", "1.20", "onnx/__init__.py")
     only_these_distributions(tmp_path, monkeypatch)
     report = examine()
@@ -206,7 +208,7 @@ def test_the_probe_is_computed_rightly_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("value", [0.5, 0.67, np.nan, np.inf])
 def test_a_provider_that_computes_wrongly_fails(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Right is 1 / (1 + exp(-4/9)) = 0.609 in the corner, where the kernel covers 4 of the image's ones."""
+    """The correct corner is 1 / (1 + exp(-4/9)) = 0.609, where the kernel covers 4 ones."""
     run = GraphSession.run
 
     def wrong(self: GraphSession, outputs: list[str], feeds: Any) -> list[np.ndarray]:

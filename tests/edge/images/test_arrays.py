@@ -43,7 +43,7 @@ def npy(array: NDArray[Any]) -> bytes:
 
 
 def header(shape: tuple[int, ...], dtype: str = "|u1", data: bytes = b"") -> bytes:
-    """A .npy file whose header says whatever it likes, over that data."""
+    """Return a .npy file with an arbitrary header and this data."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
     return buffer.getvalue() + data
@@ -69,7 +69,7 @@ def save(folder: Path, kind: str, array: NDArray[Any]) -> Path:
 
 
 def read(rows: RowFile, count: int = 3, start: int = 0) -> NDArray[Any]:
-    """All rows from ``start`` on, read so many at a time."""
+    """Return all rows from ``start`` on, read ``rows`` at a time."""
     parts = list(rows.chunks(count, start=start))
     return np.concatenate(parts) if parts else np.empty((0, *rows.shape[1:]), rows.dtype)
 
@@ -78,7 +78,7 @@ def read_whole(path: Path, *names: str) -> NDArray[Any]:
     return read(RowFile(path, names))
 
 
-# What is in the file is what comes out
+# Values are read unchanged
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -180,7 +180,7 @@ def test_a_mapped_array_may_have_no_rows(tmp_path: Path) -> None:
     assert rows.mapped().shape == rows.whole().shape == (0, 4)
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])

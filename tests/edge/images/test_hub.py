@@ -1,4 +1,4 @@
-"""Sources that begin with hf:, from data sets on the disk."""
+"""Sources that begin with hf:, from data sets on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (6, 10, 12, 3), np.uint8)
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No network, and a cache of its own."""
+    """Use no network, and a separate cache."""
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
 

@@ -29,7 +29,7 @@ def noise(*shape: int) -> Pixels:
 
 
 def gradient(height: int, width: int) -> Pixels:
-    """A grey picture of smooth values that no flip or turn leaves as it was."""
+    """Return a smooth grey picture that every flip and rotation changes."""
     return (np.add.outer(np.arange(height) * 3, np.arange(width) * 7) % 256).astype(np.uint8)
 
 
@@ -40,7 +40,7 @@ def encoded(picture: Image.Image, kind: str) -> bytes:
 
 
 def png(width: int, height: int, rows: bytes, *, depth: int, colour: int, transparent: bytes = b"") -> bytes:
-    """A PNG by hand, for forms that Pillow does not write."""
+    """Return a PNG written by hand, for variants that Pillow cannot write."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -50,7 +50,7 @@ def png(width: int, height: int, rows: bytes, *, depth: int, colour: int, transp
     return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-# What each EXIF orientation says must be done to the stored rows so that the picture stands upright.
+# The transformation of the stored rows that makes the picture upright, for each EXIF orientation.
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],
@@ -278,7 +278,7 @@ def test_files_that_are_not_there_and_folders_are_refused_by_name(tmp_path: Path
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encoded(Image.fromarray(noise(40, 50)), "PNG")
     path = tmp_path / "a.png"
-    path.write_bytes(whole[:300])  # decoding would fail, and for another reason
+    path.write_bytes(whole[:300])  # decoding it would fail for another reason
     monkeypatch.setattr(images, "MAX_PIXELS", 1_999)
     for read in (lambda: read_image(path, 1, (8, 8)), lambda: probe_image(path)):
         with pytest.raises(SourceError, match=r"50 x 40 pixels are more than 1,999"):

@@ -49,7 +49,7 @@ def test_a_shape_does_not_depend_on_those_drawn_with_it(seed: int, start: int, c
     k = data.draw(st.integers(0, count - 1))
     alone = draw_shapes(1, (8, 8), start=start + k, seed=seed)
     assert alone.factors.tobytes() == together.factors[k : k + 1].tobytes()
-    # NumPy's single-precision sine may round otherwise in another lane, and so a pixel by one.
+    # NumPy's float32 sine can round differently in vectorised code, which changes a pixel by one.
     assert np.abs(alone.images[0].astype(int) - together.images[k]).max() <= 1
 
 

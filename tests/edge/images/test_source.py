@@ -1,4 +1,4 @@
-"""One name means the same to training and to the edge: both consumers read the same odd inputs."""
+"""Training and the edge read every source in the same way, including unusual ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vaekit.images.stream import ImageStream
 
 Pixels = NDArray[np.uint8]
 Make = Callable[[Path], str | Path]
-"""Writes files to a folder and says how the source is named."""
+"""Writes files to a folder and returns the name of the source."""
 
 
 def noise(*shape: int) -> Pixels:
@@ -93,7 +93,7 @@ def literally(name: str) -> Make:
 
 
 class Read(NamedTuple):
-    """What a consumer made of a source."""
+    """The images that a consumer read from a source."""
 
     pixels: Pixels
     labels: list[str] | None
@@ -136,7 +136,7 @@ def assert_both_read(source: str, monkeypatch: pytest.MonkeyPatch) -> Read:
 
 
 def assert_both_refuse(source: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have a source refused by both consumers in the same line, and return that."""
+    """Check that both consumers refuse a source with the same message, and return it."""
     lines = []
     for read in (read_for_training, lambda source: read_at_the_edge(source, (1, 9, 11))):
         with pytest.raises(SourceError) as caught:
@@ -456,7 +456,7 @@ def test_floats_out_of_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, va
 
 @pytest.mark.parametrize("data", [b"1,2,3", b""])
 def test_a_file_that_is_no_picture(tmp_path: Path, data: bytes) -> None:
-    """Training has nothing else to read; at the edge, such a file is one failure among other images."""
+    """In training this is an error. At the edge it is one failure among other images."""
     (tmp_path / "a.csv").write_bytes(data)
     with pytest.raises(SourceError, match=r"a\.csv is not a source of images"):
         open_source(str(tmp_path / "a.csv"))

@@ -38,7 +38,7 @@ quick = settings(max_examples=30, deadline=None, derandomize=True, database=None
 
 
 class Images(NamedTuple):
-    """All that came out of a stream."""
+    """The results of reading a stream."""
 
     pixels: Pixels
     paths: list[bytes]
@@ -51,7 +51,7 @@ class Images(NamedTuple):
 
 
 def joined(chunks: Iterator[Chunk], shape: Shape) -> Images:
-    """All chunks as one."""
+    """Concatenate all chunks."""
     every = list(chunks)
     for chunk in every:
         assert chunk.pixels.shape == (len(chunk.paths), *shape)
@@ -67,7 +67,7 @@ def joined(chunks: Iterator[Chunk], shape: Shape) -> Images:
 
 
 def read(*named: str | Path, shape: Shape = GREY, listed: tuple[bytes, ...] = (), resize: bool = True) -> Images:
-    """All images of the sources."""
+    """Read all images of the sources."""
     with ImageStream([str(source) for source in named], shape, listed=listed, resize=resize) as images:
         found = joined(images.chunks(), shape)
         assert len(found.paths) + len(found.failures) == len(images)
@@ -85,7 +85,7 @@ def png(pixels: NDArray[Any]) -> bytes:
 
 
 def save(path: Path | bytes, number: int = 0) -> None:
-    """A grey picture, the same for the same number."""
+    """Return a grey picture that depends only on the number."""
     where = Path(os.fsdecode(path))
     where.parent.mkdir(parents=True, exist_ok=True)
     where.write_bytes(png(picture(number)))
@@ -570,7 +570,7 @@ def test_large_images_in_an_array_are_read_a_few_at_a_time(tmp_path: Path) -> No
     assert peak < 30_000_000
 
 
-# One form for all
+# All images get the same shape
 
 
 def tiff(mode: str) -> bytes:
@@ -664,11 +664,11 @@ def test_without_resizing_arrays_that_fit_are_read(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "a.npy", resize=False).pixels, noise(5, 8, 9)[:, None])
 
 
-# What cannot be read
+# Unreadable images
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that says it has 3.6 thousand million pixels."""
+    """Return a small PNG whose header claims 3.6 billion pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -719,13 +719,13 @@ def test_a_folder_of_nothing_readable_is_all_failures(tmp_path: Path) -> None:
 
 
 class Mixed(NamedTuple):
-    """Sources of every kind, and what must come out of them."""
+    """Sources of every kind, and their expected images."""
 
     sources: list[str]
     listed: tuple[bytes, ...]
     pixels: Pixels
     paths: list[bytes | None]
-    """None for an image that cannot be read."""
+    """The expected image, or None if it is unreadable."""
     labels: list[str | None]
 
     def open(self) -> ImageStream:

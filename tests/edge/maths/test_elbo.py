@@ -38,7 +38,7 @@ def integral(values: NDArray[np.float64]) -> float:
 
 
 def images(*values: float) -> Array:
-    """Images of one channel, one row and as many columns as it takes; one image a value."""
+    """Return one image per value, with one channel, one row and any number of columns."""
     return np.array(values, np.float32).reshape(-1, 1, 1, 1)
 
 
@@ -101,7 +101,7 @@ def test_a_sigmoid_that_rounded_to_the_ends_stays_finite() -> None:
     assert found[2:] == pytest.approx([math.log(1e-7)] * 2)
 
 
-# A model whose every term is known: z ~ N(0, 1), x|z ~ N(slope z + offset, sigma²), so x ~ N(offset, slope² + sigma²).
+# A model with known terms: z ~ N(0, 1), x|z ~ N(slope z + offset, sigma²), so x ~ N(offset, slope² + sigma²).
 SLOPE, OFFSET, SIGMA = 0.4, 0.5, 0.3
 
 
@@ -115,7 +115,7 @@ def terms_of(x: Array, encode: Encode, *, seed: int = 0) -> Terms:
 
 
 def encode_exactly(x: Array) -> tuple[Array, Array]:
-    """The posterior itself."""
+    """Return the exact posterior."""
     variance = 1 / (1 + SLOPE**2 / SIGMA**2)
     mu = variance * SLOPE / SIGMA**2 * (x.reshape(-1, 1) - OFFSET)
     return mu.astype(np.float32), np.full_like(mu, math.log(variance), np.float32)
@@ -127,12 +127,12 @@ def encode_roughly(x: Array) -> tuple[Array, Array]:
 
 
 def evidence(x: float) -> float:
-    """log p(x), by integration over z."""
+    """Compute log p(x) by integration over z."""
     return math.log(integral(normal(LINE, 0.0, 1.0) * normal(SLOPE * LINE + OFFSET, x, SIGMA**2)))
 
 
 def expected_elbo(monkeypatch: pytest.MonkeyPatch, x: float, encode: Encode) -> float:
-    """The ELBO's expectation over eps, by Gauss and Hermite's quadrature, which is exact here."""
+    """Compute the ELBO's expectation over eps by Gauss-Hermite quadrature, which is exact here."""
     total = 0.0
     for eps, weight in np.stack(np.polynomial.hermite_e.hermegauss(6), axis=1).tolist():
         monkeypatch.setattr(noise, "standard_normal", lambda *block, eps=eps: np.array([[eps]]))

@@ -24,7 +24,7 @@ def lengths(latents: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def angle(a: Latent, b: Latent) -> float:
-    """Radians between two latents, precise for small angles too."""
+    """Compute the angle between two latents in radians, precise even for small angles."""
     u, v = (part.astype(np.float64) / lengths(part) for part in (a, b))
     return float(2 * np.arctan2(lengths(u - v), lengths(u + v)))
 

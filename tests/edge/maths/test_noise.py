@@ -13,7 +13,7 @@ from vaekit.maths import noise
 
 SEED = 2**63 + 12345
 
-# The words of two samples: those of seed 0 from sample 0, those of SEED from sample 5.
+# The words of samples: for seed 0 from sample 0, for SEED from sample 5.
 WORDS_OF_ZERO = [
     [0x02F4BA6408E4D89B, 0x3DD62B0B9CA8C5B2, 0x1C8667A55D902E79, 0x907D7A052FD5B4DC],
     [0x809BF322883987C3, 0x471128B9E807F7DD, 0xF250BA0DBEC065B7, 0xFC6ED66767A457BC],
@@ -58,7 +58,7 @@ quick = settings(max_examples=60, deadline=None, derandomize=True, database=None
 
 
 def philox(counter: int, key: int) -> list[int]:
-    """Philox-4x64-10 of Salmon et al. (2011) in plain integers: the four words of one counter value."""
+    """Compute the four words of one counter value of Philox-4x64-10 (Salmon et al., 2011)."""
     mask = 2**64 - 1
     c = [counter >> 64 * place & mask for place in range(4)]
     k = [key & mask, key >> 64]
@@ -70,7 +70,10 @@ def philox(counter: int, key: int) -> list[int]:
 
 
 def stream(seed: int, start: int, count: int, width: int) -> Iterator[list[int]]:
-    """The samples' words as vaekit defines them; the counter is raised before each four words, so block 0 is 1's."""
+    """Return the samples' words as vaekit defines them.
+
+    The counter increases before each four words, so the first block uses counter 1.
+    """
     for sample in range(start, start + count):
         first = sample * (width // 4)
         yield [word for block in range(width // 4) for word in philox(first + block + 1, seed)]
@@ -182,7 +185,7 @@ def test_moments_and_distribution_are_those_of_a_standard_normal() -> None:
     ordered = np.sort(drawn.ravel())
     cumulated = np.array([0.5 * (1 + math.erf(x / math.sqrt(2))) for x in ordered.tolist()])
     distance = np.abs(cumulated - (np.arange(len(ordered)) + 0.5) / len(ordered)).max()
-    assert distance < 1.63 / math.sqrt(len(ordered))  # Kolmogorov and Smirnov's 1 %
+    assert distance < 1.63 / math.sqrt(len(ordered))  # the Kolmogorov-Smirnov test's 1 % level
 
 
 def test_seeds_differ() -> None:

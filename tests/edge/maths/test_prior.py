@@ -26,7 +26,7 @@ quick = settings(max_examples=40, deadline=None, derandomize=True, database=None
 
 
 def components(samples: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Which component a sample of MIXTURE comes from: they lie 40 apart along the first dimension."""
+    """Return the component of each sample of MIXTURE; components are 40 apart in dimension 0."""
     return np.rint(samples[:, 0] / 40 + 1).astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of providers and sessions share."""
+"""Fixtures for the tests of providers and sessions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vaekit.ort.providers import plugins
 
 @pytest.fixture
 def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """``plug_in(source)``: an importable package onnxruntime_abacus of such a source."""
+    """Return ``plug_in(source)``, which makes a package onnxruntime_abacus importable."""
 
     def forget() -> None:
         plugins.cache_clear()

@@ -1,4 +1,4 @@
-"""Names of providers, what is installed here, and how to get the others."""
+"""Names of providers, which are installed, and how to install the others."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A provider runs what is said of it, or it is said that it does not.
+"""Reports of placement and fallback are true.
 
-No machine has all providers, so most of them are stand-ins here: ONNX Runtime's own sessions on the CPU, which say that
-another provider holds some of their nodes, or fail as such a one does. The real ones run where they are installed.
+No machine has all providers, so most tests use stand-ins: CPU sessions that report some of their nodes on another
+provider, or fail like that provider. Real providers are tested if they are installed.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ ALL = 1_000  # more nodes than any graph here has
 
 @dataclass
 class StandIn:
-    """How a provider behaves that is not there."""
+    """How a simulated provider behaves."""
 
     takes: int = ALL
-    """Nodes of a graph."""
+    """The number of nodes that it runs."""
     load_error: str = ""
     run_error: str = ""
     registration_error: str = ""
-    """Of a plugin's library."""
+    """The error when a plugin's library is registered."""
     options: list[dict[str, str]] = field(default_factory=list)
-    """What each of its sessions was given."""
+    """The options of each of its sessions."""
     sessions: list[Any] = field(default_factory=list)
 
 
 class Runtime:
-    """The module onnxruntime with stand-ins for providers that it has not, built in or as devices of plugins."""
+    """The module onnxruntime with simulated providers, built in or as devices of plugins."""
 
     def __init__(self, built_in: dict[str, StandIn], plugged_in: dict[str, StandIn] | None = None) -> None:
         self.built_in, self.plugged_in = built_in, plugged_in or {}
@@ -87,7 +87,7 @@ class Runtime:
         return _SessionOptions()
 
     def InferenceSession(self, model: bytes, options: Any, providers: Any = (), **rest: Any) -> Any:  # noqa: N802
-        """A session, as onnxruntime.InferenceSession makes it."""
+        """Create a session, as onnxruntime.InferenceSession does."""
         name, given = providers[0] if providers else (options.devices[0].ep_name, options.given)
         stand_in = {**self.built_in, **self.plugged_in}.get(name)
         if stand_in is None:
@@ -104,7 +104,7 @@ class _SessionOptions(onnxruntime.SessionOptions):  # type: ignore[misc]
 
 
 class _Session(onnxruntime.InferenceSession):  # type: ignore[misc]
-    """ONNX Runtime's own session, its second attempts after failures included: only its inner half is a stand-in."""
+    """ONNX Runtime's own session, including its retries after failures. Only the inner session is simulated."""
 
     def __init__(self, name: str, stand_in: StandIn, *arguments: Any, **rest: Any) -> None:
         self._name, self._stand_in = name, stand_in
@@ -147,7 +147,7 @@ Install = Callable[..., Runtime]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """``install(CUDAExecutionProvider=StandIn(takes=0))``: an ONNX Runtime with these providers and the CPU's."""
+    """Return ``install(CUDAExecutionProvider=StandIn(takes=0))``, which simulates providers."""
 
     def put(**built_in: StandIn) -> Runtime:
         runtime = Runtime(built_in)
@@ -256,7 +256,7 @@ def test_a_provider_that_is_not_installed_falls_back_where_that_is_allowed(name:
     graph = open_decoder(model, name, allow_fallback=True)
     assert_runs_on_the_cpu(graph, model)
     (reason,) = graph.fell_back
-    assert reason.startswith(f"decoder: {name} was not taken: {name} is not available")
+    assert reason.startswith(f"decoder: {name} was not used: {name} is not available")
 
 
 def test_a_provider_that_takes_everything_is_taken(install: Install, model: bytes) -> None:
@@ -272,12 +272,12 @@ def test_a_provider_that_takes_everything_is_taken(install: Install, model: byte
 
 @dataclass(frozen=True)
 class Failure:
-    """A provider that does not do what it is there for, and a word of what is to be said of it."""
+    """A provider that fails, and words of the expected message."""
 
     stand_in: StandIn
     words: tuple[str, ...]
     as_it_opens: bool = True
-    """Whether a session on it alone is refused before it runs."""
+    """Whether opening a session on it alone fails, before it runs."""
 
 
 LOG = "/onnxruntime_src/core/cuda_call.cc:129 std::conditional_t<true> onnxruntime::CudaCall(bool) "
@@ -328,7 +328,7 @@ def test_a_named_provider_that_leaves_nodes_says_how_to_let_it(what: str, instal
 def test_heading_the_list_of_providers_is_no_proof(install: Install, model: bytes) -> None:
     stand_in = StandIn(takes=0)
     install(CUDAExecutionProvider=stand_in)
-    with pytest.raises(ProviderError, match="takes 0 of the 6 nodes"):
+    with pytest.raises(ProviderError, match="runs 0 of the 6 nodes"):
         open_decoder(model, "cuda")
     assert open_decoder(model, "auto").placement == {CPU: 6}
     assert [session.get_providers() for session in stand_in.sessions] == [[CUDA, CPU]] * 2
@@ -342,7 +342,7 @@ def test_a_named_provider_that_fails_falls_back_where_that_is_allowed(
     graph = open_decoder(model, "cuda", allow_fallback=True)
     assert_runs_on_the_cpu(graph, model)
     (reason,) = graph.fell_back
-    assert reason.startswith("decoder: cuda was not taken: ")
+    assert reason.startswith("decoder: cuda was not used: ")
     assert all(word in reason for word in FAILURES[what].words), reason
     assert "\n" not in reason
     assert capfd.readouterr() == ("", "")
@@ -373,7 +373,7 @@ def test_auto_falls_back_to_the_cpu_and_says_why(
     graph = open_decoder(model, "auto")
     assert_runs_on_the_cpu(graph, model)
     (reason,) = graph.fell_back
-    assert reason.startswith("decoder: cuda was not taken: ")
+    assert reason.startswith("decoder: cuda was not used: ")
     assert all(word in reason for word in FAILURES[what].words), reason
     assert capfd.readouterr() == ("", "")
 
@@ -395,9 +395,9 @@ def test_auto_tries_one_provider_after_another(install: Install, model: bytes) -
     graph = open_decoder(model, "auto")
     assert graph.provider == "openvino"
     cuda, coreml = graph.fell_back
-    assert cuda.startswith("decoder: cuda was not taken: ")
+    assert cuda.startswith("decoder: cuda was not used: ")
     assert "no driver" in cuda
-    assert coreml.startswith("decoder: coreml was not taken: it takes 1 of 6 nodes")
+    assert coreml.startswith("decoder: coreml was not used: it runs 1 of 6 nodes")
 
 
 def test_auto_takes_the_first_of_its_order_whatever_onnx_runtimes_is(install: Install, model: bytes) -> None:
@@ -482,7 +482,7 @@ def test_a_plugins_library_that_does_not_load_is_one_line(
     plug_in: Callable[[str], None], model: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plug_in(PLUGIN)
-    for _ in range(2):  # the second is not another attempt
+    for _ in range(2):  # the second call does not try again
         with pytest.raises(ProviderError, match=rf"{ABACUS} does not load: .*libabacus\.so") as caught:
             open_decoder(model, ABACUS)
         assert "\n" not in str(caught.value)
@@ -491,7 +491,7 @@ def test_a_plugins_library_that_does_not_load_is_one_line(
 
 
 def plugged(monkeypatch: pytest.MonkeyPatch, **plugged_in: StandIn) -> Runtime:
-    """An ONNX Runtime whose plugin finds these devices."""
+    """Simulate an ONNX Runtime whose plugin finds these devices."""
     runtime = Runtime({}, plugged_in)
     for module in (providers, session):
         monkeypatch.setattr(module, "import_onnxruntime", lambda: runtime)
@@ -517,7 +517,7 @@ def test_a_plugin_is_held_to_what_it_takes(
 ) -> None:
     plug_in(PLUGIN)
     plugged(monkeypatch, AbacusExecutionProvider=StandIn(takes=1))
-    with pytest.raises(ProviderError, match="takes 1 of the 6 nodes"):
+    with pytest.raises(ProviderError, match="runs 1 of the 6 nodes"):
         open_decoder(model, ABACUS)
 
 
@@ -527,11 +527,11 @@ def test_a_plugin_without_a_device_says_so(
     plug_in(PLUGIN)
     runtime = plugged(monkeypatch, AbacusExecutionProvider=StandIn())
     monkeypatch.setattr(runtime, "get_ep_devices", lambda: [SimpleNamespace(ep_name=CPU)])
-    with pytest.raises(ProviderError, match="finds no device"):
+    with pytest.raises(ProviderError, match="finds no supported device"):
         open_decoder(model, ABACUS)
     graph = open_decoder(model, ABACUS, allow_fallback=True)
     assert_runs_on_the_cpu(graph, model)
-    assert "finds no device" in graph.fell_back[0]
+    assert "finds no supported device" in graph.fell_back[0]
 
 
 # ONNX Runtime itself
@@ -560,7 +560,7 @@ def test_without_onnx_runtime_the_way_out_is_named(
         assert "\n" not in str(caught.value)
 
 
-# What is installed here
+# Installed providers
 
 
 @pytest.mark.parametrize("full", available_providers())
@@ -582,7 +582,7 @@ def test_a_provider_of_this_machine_runs_every_node_or_says_why_not(
         assert vae.graph("decoder").placement == {full: 6}
     printed = capfd.readouterr()
     assert printed.out == ""
-    if full not in plugins():  # which write logs of their own
+    if full not in plugins():  # plugins write their own logs
         assert printed.err == ""
 
 
@@ -622,7 +622,7 @@ class TestOpenVINO:
     def test_options_that_it_does_not_know_are_one_line(
         self, options: dict[str, str], model: bytes, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        with pytest.raises(ProviderError, match=r"^openvino (cannot load|takes 0 of)") as caught:
+        with pytest.raises(ProviderError, match=r"^openvino (cannot load|runs 0 of)") as caught:
             open_decoder(model, "openvino", options=options)
         assert "\n" not in str(caught.value)
         assert_runs_on_the_cpu(open_decoder(model, "openvino", options=options, allow_fallback=True), model)
@@ -631,7 +631,7 @@ class TestOpenVINO:
 
 @pytest.mark.skipif("ggml" not in plugins(), reason="the plugin onnxruntime-ggml is not installed")
 class TestGgml:
-    """It takes every node, and then runs no convolution of images."""
+    """This provider accepts every node, but cannot run convolutions of images."""
 
     def test_alone_it_fails_when_it_runs(self, tiny_bundle: Path) -> None:
         vae = vaekit.load(tiny_bundle, provider="ggml")
@@ -644,4 +644,4 @@ class TestGgml:
         graph = open_decoder(model, "ggml", allow_fallback=True)
         assert_runs_on_the_cpu(graph, model)
         (reason,) = graph.fell_back
-        assert reason.startswith("decoder: ggml was not taken: the decoder failed on ggml")
+        assert reason.startswith("decoder: ggml was not used: the decoder failed on ggml")

@@ -111,7 +111,7 @@ def test_a_picture_larger_than_its_format_allows_is_refused(
     path = tmp_path / f"a.{suffix}"
     with pytest.raises(VaekitError, match=f"cannot write .*{path.name}"):
         save_picture(np.zeros((height, 2, 3), np.uint8), path)
-    capfd.readouterr()  # libjpeg's own complaint
+    capfd.readouterr()  # libjpeg's own message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,7 +119,7 @@ def test_a_picture_larger_than_its_format_allows_is_refused(
 
 
 def places(canvas: NDArray[np.uint8], shown: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """(top, left) of each image (C, H, W) on the canvas, where its pixels stand unaltered, in their order."""
+    """Find each image (C, H, W) on the canvas, in order; return (top, left) of each."""
     found = []
     for image in to_uint8(shown):
         pixels = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
@@ -135,7 +135,7 @@ def places(canvas: NDArray[np.uint8], shown: NDArray[np.float32]) -> list[tuple[
 
 
 def without(canvas: NDArray[np.uint8], shown: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The canvas with white in the images' place."""
+    """Return the canvas with the images replaced by white."""
     height, width = shown.shape[2:]
     rest = canvas.copy()
     for y, x in places(canvas, shown):
@@ -238,12 +238,12 @@ def test_a_grid_counts_its_pixels_before_it_takes_memory() -> None:
 
 
 def flat(*values: float) -> NDArray[np.float32]:
-    """Images (N, 1, 8, 8) of one grey each."""
+    """Return images (N, 1, 8, 8), each of a single grey."""
     return np.broadcast_to(np.array(values, np.float32)[:, None, None, None], (len(values), 1, 8, 8))
 
 
 def frames(path: Path) -> tuple[list[int], list[int]]:
-    """Of each frame of a GIF: its grey and its milliseconds."""
+    """Return the grey and the milliseconds of each frame of a GIF."""
     greys, times = [], []
     with Image.open(path) as picture:
         assert (picture.format, picture.info["loop"]) == ("GIF", 0)
@@ -293,7 +293,7 @@ def test_an_animation_that_cannot_be_written_there_is_refused(tmp_path: Path, na
     assert list(tmp_path.iterdir()) == []
 
 
-# One file each
+# One file per image
 
 
 def batches(shown: NDArray[np.float32], size: int = 3) -> Iterator[NDArray[np.float32]]:
@@ -302,7 +302,7 @@ def batches(shown: NDArray[np.float32], size: int = 3) -> Iterator[NDArray[np.fl
 
 
 def assert_holds(folder: Path, shown: NDArray[np.float32]) -> None:
-    """The folder holds exactly these images, pixel by pixel."""
+    """Check that the folder contains exactly these images, pixel by pixel."""
     assert sorted(path.name for path in folder.iterdir()) == [f"{number:06}.png" for number in range(len(shown))]
     for number, image in enumerate(to_uint8(shown)):
         with Image.open(folder / f"{number:06}.png") as picture:

@@ -31,7 +31,7 @@ PATHS: tuple[bytes, ...] = (
 
 
 def latents(count: int = len(PATHS)) -> tuple[Array, Array]:
-    """mu and logvar."""
+    """Return mu and logvar."""
     mu, logvar = np.random.default_rng(0).normal(size=(2, count, WIDTH)).astype(np.float32)
     return mu, logvar
 
@@ -41,7 +41,7 @@ def spill(output: Path, *, identity: str = "this work", resume: bool = False, ov
 
 
 def add(work: Spill, *, first: int = 0, last: int = len(PATHS), batch: int = 4) -> None:
-    """Append the latents of those numbers, in batches that start with the first."""
+    """Append the latents with these numbers, in batches that start at the given numbers."""
     mu, logvar = latents()
     for start in range(first, last, batch):
         part = slice(start, min(start + batch, last))
@@ -49,7 +49,7 @@ def add(work: Spill, *, first: int = 0, last: int = len(PATHS), batch: int = 4) 
 
 
 def write(output: Path, *, batch: int = 4) -> Path:
-    """All latents, in one go."""
+    """Write all latents without interruption."""
     with spill(output) as work:
         add(work, batch=batch)
         work.finish()
@@ -57,7 +57,7 @@ def write(output: Path, *, batch: int = 4) -> Path:
 
 
 def interrupt(output: Path, rows: int = 4) -> Path:
-    """Leave the work after so many rows; the folder where they wait."""
+    """Interrupt the work after this many rows; return the partial folder."""
     with spill(output) as work:
         add(work, last=rows)
     assert not output.exists()
@@ -70,7 +70,7 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def assert_holds_all(path: Path) -> None:
-    """What stands in the file, by readers that are not vaekit's."""
+    """Read the file with other libraries than vaekit."""
     mu, logvar = latents()
     if path.suffix == ".npz":
         found = load(path)
@@ -97,7 +97,7 @@ def needs(suffix: str) -> None:
         pytest.importorskip("pyarrow")
 
 
-# What is written
+# Output
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -175,7 +175,7 @@ def test_images_and_failures_are_counted(tmp_path: Path) -> None:
         assert (work.rows, work.failures, work.consumed) == (4, 3, 7)
 
 
-# Where it cannot be written
+# Write errors
 
 
 @pytest.mark.parametrize("name", ["latents", "latents.csv", "latents.npz.txt", ".npz"])
@@ -253,12 +253,12 @@ def test_a_disk_that_is_full_midway_is_told_and_keeps_what_counts(
     assert_holds_all(path)
 
 
-# Going on
+# Resuming
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("rows", [1, 4, len(PATHS)])
-def test_interrupted_work_is_gone_on_with(tmp_path: Path, suffix: str, rows: int) -> None:
+def test_interrupted_work_is_resumed(tmp_path: Path, suffix: str, rows: int) -> None:
     needs(suffix)
     path = tmp_path / f"a{suffix}"
     folder = interrupt(path, rows)
@@ -301,7 +301,7 @@ def test_a_part_shorter_than_its_count_is_refused(tmp_path: Path, part: str, los
             (folder / part).write_bytes(b"")
         case _:
             (folder / part).unlink()
-    with pytest.raises(VaekitError, match=rf"{part} is cut short: --overwrite starts again"):
+    with pytest.raises(VaekitError, match=rf"{part} is truncated: add --overwrite to start again"):
         spill(tmp_path / "a.npz", resume=True)
     with spill(tmp_path / "a.npz", overwrite=True) as work:
         add(work)
@@ -341,7 +341,7 @@ def test_a_negative_count_is_refused(tmp_path: Path) -> None:
         spill(tmp_path / "a.npz", resume=True)
 
 
-def test_other_work_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_other_work_is_not_resumed(tmp_path: Path) -> None:
     interrupt(tmp_path / "a.npz")
     with pytest.raises(VaekitError, match=r"other images, another bundle or other options.*--overwrite"):
         spill(tmp_path / "a.npz", identity="another work", resume=True)
@@ -351,7 +351,7 @@ def test_other_work_is_not_gone_on_with(tmp_path: Path) -> None:
 
 def test_unfinished_work_in_the_way_is_not_dropped_unasked(tmp_path: Path) -> None:
     interrupt(tmp_path / "a.npz")
-    with pytest.raises(VaekitError, match=r"holds 4 latents of an interrupted encode: --resume .* --overwrite"):
+    with pytest.raises(VaekitError, match=r"contains 4 latents of an interrupted encode: add --resume .* --overwrite"):
         spill(tmp_path / "a.npz")
     with spill(tmp_path / "a.npz", resume=True) as work:
         assert work.rows == 4
@@ -409,7 +409,7 @@ def test_an_error_midway_leaves_what_can_be_gone_on_with(tmp_path: Path, error: 
         assert work.rows == 4
 
 
-# Latents to decode
+# Reading latents
 
 
 def save(path: Path, array: NDArray[Any], name: str = "mu") -> Path:
@@ -474,7 +474,7 @@ NO_LATENTS: dict[str, NDArray[Any]] = {
 def test_arrays_that_are_no_latents_are_refused(tmp_path: Path, suffix: str, what: str) -> None:
     array = NO_LATENTS[what]
     path = save(tmp_path / f"a{suffix}", array)
-    with pytest.raises(SourceError, match=rf"a{suffix} holds .*floats of shape \(N, {WIDTH}\)") as caught:
+    with pytest.raises(SourceError, match=rf"a{suffix} contains .*floats of shape \(N, {WIDTH}\)") as caught:
         open_latents(path, (WIDTH,))
     assert str(array.shape) in str(caught.value)
     assert str(array.dtype) in str(caught.value)
@@ -486,19 +486,21 @@ def test_a_file_of_no_latents_is_refused(tmp_path: Path, suffix: str) -> None:
     with spill(tmp_path / f"a{suffix}") as work:
         work.append(*latents(0), (), 1)
         work.finish()
-    with pytest.raises(SourceError, match="holds no latents"):
+    with pytest.raises(SourceError, match="contains no latents"):
         open_latents(tmp_path / f"a{suffix}", (WIDTH,))
 
 
 @pytest.mark.parametrize("name", ["none.npz", "none.npy", "none.parquet"])
 def test_a_file_that_is_not_there_says_what_writes_one(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SourceError, match=rf"there is no file .*{name}: `vaekit encode IMAGES -o .*{name}`"):
+    with pytest.raises(
+        SourceError, match=rf"there is no file .*{name}: write one with `vaekit encode IMAGES -o .*{name}`"
+    ):
         open_latents(tmp_path / name, (WIDTH,))
 
 
 def test_a_file_of_another_kind_is_a_wrong_option(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,2,3")
-    with pytest.raises(UsageError, match=r"a\.csv holds no latents .*\.npz, \.npy, \.parquet"):
+    with pytest.raises(UsageError, match=r"cannot read latents from .*a\.csv: .*\.npz, \.npy, \.parquet"):
         open_latents(tmp_path / "a.csv", (WIDTH,))
 
 
@@ -518,7 +520,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path, suffix: str, data
     assert "\n" not in str(caught.value)
 
 
-# Parquet of others
+# Parquet files from other programs
 
 
 def save_parquet(path: Path, **columns: Any) -> Path:
@@ -528,7 +530,7 @@ def save_parquet(path: Path, **columns: Any) -> Path:
 
 
 def vectors(rows: list[list[float] | None], number: str = "float32", size: int | None = WIDTH) -> Any:
-    """A parquet column of lists; of any length each without a size."""
+    """Return a parquet column of lists; without a size they may have any length."""
     pa = pytest.importorskip("pyarrow")
     kind = getattr(pa, number)()
     return pa.array(rows, pa.list_(kind, size) if size else pa.list_(kind))
@@ -555,7 +557,7 @@ def test_parquet_of_doubles_is_read(tmp_path: Path) -> None:
 
 def test_parquet_without_such_a_column_says_which_there_are(tmp_path: Path) -> None:
     path = save_parquet(tmp_path / "a.parquet", x=[1.0], y=[2.0])
-    with pytest.raises(SourceError, match="has the columns x, y: name the latents `z` or `mu`"):
+    with pytest.raises(SourceError, match="has the columns x, y: name the column of latents `z` or `mu`"):
         open_latents(path, (WIDTH,))
 
 
@@ -575,7 +577,7 @@ def test_parquet_of_single_numbers_is_refused(tmp_path: Path) -> None:
 def test_parquet_of_other_types_is_refused(tmp_path: Path, number: str) -> None:
     value: Any = "1" if number == "string" else 1 if number == "int64" else True
     path = save_parquet(tmp_path / "a.parquet", z=vectors([[value] * WIDTH] * 2, number))
-    with pytest.raises(SourceError, match=rf"(?i)holds .*floats of shape \(N, {WIDTH}\)"):
+    with pytest.raises(SourceError, match=rf"(?i)contains .*floats of shape \(N, {WIDTH}\)"):
         open_latents(path, (WIDTH,))
 
 

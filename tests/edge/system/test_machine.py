@@ -13,7 +13,7 @@ GIB = 2**30
 
 @pytest.fixture
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty control group on a machine of 16 processors with 8 GiB free."""
+    """Simulate an empty control group on a machine with 16 processors and 8 GiB free."""
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     monkeypatch.setattr(machine, "_meminfo_available", lambda: 8 * GIB)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)

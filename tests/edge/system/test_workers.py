@@ -1,4 +1,4 @@
-"""All that runs in other processes here is the standard library's: they cannot import a test module."""
+"""Worker processes. They run only standard-library functions, because they cannot import a test module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Call = Callable[[], Any]
 
 
 class Pulled:
-    """Numbers, and how many of them have been taken."""
+    """An iterator of numbers that counts how many were consumed."""
 
     def __init__(self, total: int) -> None:
         self.total, self.count = total, 0
@@ -36,7 +36,7 @@ class Pulled:
 
 
 def run(*pieces: Call, processes: int = 2) -> list[Any]:
-    """What the pieces return, each called in a process."""
+    """Call each piece in a process and return the results."""
     return list(ordered_map(operator.call, pieces, processes=processes))
 
 
@@ -144,7 +144,7 @@ for _ in ordered_map(operator.call, [os.getpid, *[partial(time.sleep, 600)] * 2]
         assert asking.stdout is not None
         assert asking.stdout.readline() == "at work\n"
         asking.kill()
-        rest, _ = asking.communicate(timeout=60)  # which ends when the last process has let go of the pipe
+        rest, _ = asking.communicate(timeout=60)  # ends when the last process closes the pipe
     assert rest == ""
 
 

@@ -1,4 +1,4 @@
-"""A small bundle, and what is done to it."""
+"""A small bundle, and functions that change it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def save_manifest(bundle: Path, manifest: Manifest) -> None:
 
 
 def replace_graphs(bundle: Path, **graphs: bytes) -> None:
-    """Put other graphs into a bundle, with a manifest that fits."""
+    """Replace graphs of a bundle and update the manifest."""
     manifest = read_bundle(bundle).manifest
     specs = dict(manifest.graphs)
     for name, data in graphs.items():
@@ -32,7 +32,7 @@ def replace_graphs(bundle: Path, **graphs: bytes) -> None:
 
 
 def kill_dimensions(bundle: Path, heard: float) -> Path:
-    """Let dimensions 1 and 3 of a bundle be dead, and the decoder hear so much of them."""
+    """Make dimensions 1 and 3 of a bundle dead, and scale the decoder's weights for them by ``heard``."""
     files = read_bundle(bundle).files
     encoder = onnx.load_from_string(files["encoder.onnx"])
     for weight in encoder.graph.initializer:
@@ -57,29 +57,32 @@ def kill_dimensions(bundle: Path, heard: float) -> Path:
 
 @pytest.fixture(scope="session")
 def small() -> Path:
-    """The edge's tiny bundle: real digits of 8 x 8 pixels, four latent dimensions."""
+    """Copy the edge's tiny bundle: real digits of 8 x 8 pixels, four latent dimensions."""
     return Path(__file__).parents[2] / "bundles" / "tiny"
 
 
 @pytest.fixture
 def save() -> Callable[[Path, Manifest], None]:
-    """Write another manifest into a bundle."""
+    """Replace a bundle's manifest."""
     return save_manifest
 
 
 @pytest.fixture
 def rewrite() -> Callable[..., None]:
-    """``rewrite(bundle, decoder=data)``: another graph, with a manifest that fits."""
+    """Return ``rewrite(bundle, decoder=data)``, which replaces a graph and updates the manifest."""
     return replace_graphs
 
 
 @pytest.fixture
 def kill() -> Kill:
-    """``kill(bundle, heard=0.5)``: dimensions 1 and 3 are dead, and the decoder hears so much of them."""
+    """Return ``kill(bundle, heard=0.5)``, which makes dimensions 1 and 3 dead."""
     return kill_dimensions
 
 
 @pytest.fixture
 def half_dead(copied_bundle: Path) -> Path:
-    """The tiny bundle with dimensions 1 and 3 dead: constant posteriors N(0.02, 1), and no weight in the decoder."""
+    """Return the tiny bundle with dimensions 1 and 3 dead.
+
+    Their posteriors are always N(0.02, 1), and their weights in the decoder are zero.
+    """
     return kill_dimensions(copied_bundle, heard=1e-3)

@@ -1,4 +1,4 @@
-"""A bundle becomes a smaller one that is good enough and proves itself, or nothing changes."""
+"""A smaller bundle passes its quality checks, or nothing changes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def squeeze(bundle: Path, target: Path, source: str | None = None, **options: Any) -> Compression:
-    """Compressed without timing, which takes seconds and proves nothing."""
+    """Compress without timing, which takes seconds."""
     return compress_bundle(bundle, target, source, **{"seconds": 0.0, **options})
 
 
@@ -276,7 +276,7 @@ def test_pruning_and_int8_go_together(half_dead: Path, tmp_path: Path) -> None:
 
 def test_a_dimension_that_the_elbo_misses_stays(half_dead: Path, tmp_path: Path, save: Callable[..., None]) -> None:
     manifest = read_bundle(half_dead).manifest
-    kl = (0.005, *manifest.latent.kl[1:])  # dimension 0 is said to be dead, and is not
+    kl = (0.005, *manifest.latent.kl[1:])  # the manifest wrongly says that dimension 0 is dead
     save(half_dead, dataclasses.replace(manifest, latent=dataclasses.replace(manifest.latent, kl=kl)))
     said: list[str] = []
     done = squeeze(half_dead, tmp_path / "out", prune=True, say=said.append)
@@ -306,7 +306,10 @@ Rates = dict[str, dict[str, float]]
 
 @pytest.fixture
 def rated(monkeypatch: pytest.MonkeyPatch) -> Callable[[Rates], list[tuple[Path, str, int]]]:
-    """Instead of timing, images a second by graph and precision, ten times as many at batch size 64; what was asked."""
+    """Replace timing by fixed images per second; return a list of the requests.
+
+    The speeds depend on graph and precision, and are ten times higher at batch size 64.
+    """
 
     def rate(rates: Rates) -> list[tuple[Path, str, int]]:
         timed: list[tuple[Path, str, int]] = []
@@ -344,7 +347,7 @@ def test_each_graph_keeps_what_is_faster_here(small: Path, tmp_path: Path, rated
     assert done.graphs["encoder"].speed[1].median == pytest.approx(1.5)
     assert done.graphs["encoder"].tried["int8-weights"][64].median == pytest.approx(0.99)
     assert done.graphs["decoder"].tried["int8"][1].median == pytest.approx(0.7)
-    assert done.graphs["decoder"].transposed == 1  # which integer kernels alone had been rid of
+    assert done.graphs["decoder"].transposed == 1  # integer kernels alone would have removed it
     assert len({path for path, _, _ in timed}) == 3
     vae = vaekit.load(done.path, provider="cpu")
     assert {name: graph.precision for name, graph in vae.manifest.graphs.items()} == {
@@ -371,7 +374,7 @@ def test_a_graph_that_only_weights_can_be_lowered_of_is_not_left_as_it_was(
     assert done.psnr >= 52
 
 
-# Refusals
+# Errors
 
 
 @pytest.mark.parametrize(

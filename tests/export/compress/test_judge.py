@@ -43,7 +43,7 @@ def test_a_fall_beyond_the_limit_is_refused(small: Path) -> None:
 
 
 def test_the_change_of_the_elbo_is_what_much_noise_gives(copied_bundle: Path, kill: Kill) -> None:
-    """Against 4,000 noise vectors for each image, drawn otherwise."""
+    """Compare with 4,000 independent noise vectors per image."""
     vae = vaekit.load(kill(copied_bundle, heard=0.3), provider="cpu")
     images, means = vae.sample(8), np.array(vae.manifest.latent.mean)
     judge = Judge(vae, images, Limits(42.0, 0.1))

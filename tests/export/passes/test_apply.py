@@ -1,4 +1,4 @@
-"""Passes read and write ONNX files without changing what they do not mean to change."""
+"""Passes read and write ONNX files and change nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
 
 def branching(weights: NDArray[np.generic]) -> onnx.ModelProto:
-    """y = x·w or x + w, by the sign of the sum of x; w is read in both branches, and may be float16."""
+    """Return a model of y = x·w or x + w, depending on the sign of the sum of x.
+
+    Both branches read w, which may be float16.
+    """
     outputs = [helper.make_tensor_value_info(name, FLOAT, None) for name in ("product", "total")]
     then, other = (
         helper.make_graph([helper.make_node(operator, ["x", "w32"], [out.name])], operator, [], [out])

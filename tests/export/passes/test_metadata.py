@@ -1,4 +1,4 @@
-"""Graphs are understood, and run, by runtimes that know nothing of vaekit."""
+"""Graphs can be used by runtimes that do not know vaekit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vaekit_export.passes.metadata import KEYS, describe, set_metadata
 from vaekit_export.passes.precision import LowPrecision
 from vaekit_export.publish import Export
 
-FREE = "vaekit.image_multiple_of"  # only where sizes are free
+FREE = "vaekit.image_multiple_of"  # only if sizes are free
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -108,7 +108,7 @@ def test_other_runtimes_give_back_weights_in_lower_precision(
 
 
 def test_the_manifest_is_not_needed(published: Export) -> None:
-    """A picture is made from the decoder's file alone."""
+    """The decoder's file is enough to make a picture."""
     path = published.path / "decoder.onnx"
     told = metadata_of(path)
     z = np.zeros((2, *map(int, told["vaekit.latent_shape"].split(","))), np.float32)

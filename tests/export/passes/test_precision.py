@@ -1,4 +1,4 @@
-"""The most sensitive layers stay in float, and what cannot be quantised is refused."""
+"""The most sensitive layers stay in float, and models that cannot be quantised are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vaekit_export.passes.precision import layers_of, lower, to_int8
 
 
 def test_sensitive_layers_are_left_out_in_the_order_that_was_measured() -> None:
-    loss = {"a": 5.0, "b": 1.0, "c": 3.0}  # dB by layer; ten may be lost
+    loss = {"a": 5.0, "b": 1.0, "c": 3.0}  # dB lost by each layer; ten may be lost in total
 
     def convert(keep: Any) -> bytes:
         return ",".join(name for name in loss if name not in keep).encode()

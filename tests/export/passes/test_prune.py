@@ -1,4 +1,4 @@
-"""Dimensions are cut, gathered or folded away, and results stay."""
+"""Dimensions are removed, and results do not change."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ NEEDLESS = {"Shape", "Constant", "ConstantOfShape", "Concat", "Unsqueeze", "Batc
 
 
 class Grouped(nn.Module):
-    """A decoder of the kinds of layers that leave shape arithmetic behind."""
+    """A decoder with layers that export as shape arithmetic."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def operators(data: bytes) -> list[str]:
 def test_our_own_graphs_hold_only_what_computes(make_graph: MakeGraph, name: str) -> None:
     found = operators(make_graph(name).onnx)
     assert not (NEEDLESS - {"Concat"}) & set(found)
-    assert found.count("Concat") == 1  # the way past the hidden layer
+    assert found.count("Concat") == 1  # the skip connection past the hidden layer
 
 
 @pytest.mark.parametrize("opset", [17, 21])

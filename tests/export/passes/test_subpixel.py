@@ -1,4 +1,4 @@
-"""Transposed convolutions become ordinary ones that compute the same."""
+"""Transposed convolutions are replaced by equivalent ordinary ones."""
 
 from __future__ import annotations
 

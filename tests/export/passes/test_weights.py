@@ -1,4 +1,4 @@
-"""Weights in lower precision come back as float32 constants: smaller files, the same operators once loaded."""
+"""Weights are stored at lower precision and restored as float32 constants when loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vaekit_export.passes import apply, read
 from vaekit_export.passes.precision import LowPrecision, layers_of
 from vaekit_export.passes.weights import lower_weights
 
-# operator, shape of x, shape of its weight, its axis of output channels, attributes
+# operator, shape of x, shape of the weight, the weight's axis of output channels, attributes
 CASES: list[tuple[str, tuple[int, ...], tuple[int, ...], int, dict[str, Any]]] = [
     ("Conv", (2, 8, 5, 5), (16, 8, 3, 3), 0, {"pads": [1, 1, 1, 1]}),
     ("Conv", (2, 32, 5, 5), (64, 8, 3, 3), 0, {"group": 4}),
@@ -38,7 +38,7 @@ def lowered_weights(data: bytes, precision: LowPrecision, keep: Collection[str] 
 
 
 def model_of(operator: str, x: tuple[int, ...], weight: NDArray[np.float32], attributes: dict[str, Any]) -> bytes:
-    """Two nodes that share a weight, and a sum: y = f(x) + f(x)."""
+    """Return a model y = f(x) + f(x) with two nodes that share a weight."""
     nodes = [
         *(helper.make_node(operator, ["x", "w"], [f"y{i}"], f"node{i}", **attributes) for i in range(2)),
         helper.make_node("Add", ["y0", "y1"], ["y"], "sum"),
@@ -52,7 +52,7 @@ def model_of(operator: str, x: tuple[int, ...], weight: NDArray[np.float32], att
 
 
 def restored(data: bytes, name: str) -> NDArray[np.float32]:
-    """What a runtime gives back for a weight, by ONNX's own reference."""
+    """Return a restored weight, computed by ONNX's reference evaluator."""
     model = onnx.load_from_string(data)
     model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     x = model.graph.input[0]
@@ -62,7 +62,7 @@ def restored(data: bytes, name: str) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize(("operator", "x", "shape", "axis", "attributes"), CASES)
-@settings(deadline=None)  # it runs a session, whose time is not ours
+@settings(deadline=None)  # a session's time varies
 @given(seed=st.integers(0, 2**32 - 1), magnitude=st.floats(1e-6, 1e6))
 def test_int8_is_off_by_half_a_step_of_its_channel_at_most(
     operator: str,
@@ -108,7 +108,7 @@ def test_once_loaded_the_operators_are_those_of_float32(tiny_bundle: Path, tmp_p
     for index, graph in enumerate((data, lowered_weights(data, "int8"), lowered_weights(data, "fp16"))):
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / f"{index}.onnx")
-        options.log_severity_level = 3  # it warns that such a file is for this machine alone
+        options.log_severity_level = 3  # hides the warning that the file only suits this machine
         onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         found.append([node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node])
     assert found[0] == found[1] == found[2]
