@@ -32,7 +32,7 @@ class SourceError(VaekitError):
 
 
 class RunError(VaekitError):
-    """Not a run folder, or a damaged one, or a folder that is not empty."""
+    """Not a run folder, or a damaged one, or a non-empty folder."""
 
 
 class BundleError(VaekitError):

@@ -113,7 +113,7 @@ def verify(golden: Mapping[str, Array], manifest: Manifest, *, encoder: Replay, 
 def _check(
     replay: Replay, rows: Array, names: tuple[str, ...], golden: Mapping[str, Array], tolerance: Tolerance
 ) -> list[OutputCheck]:
-    """Check each output on the whole batch and row by row, and keep the worse result."""
+    """Check each output on the whole batch and row by row; keep the worse."""
     singly = [np.concatenate(parts) for parts in zip(*(replay.run(row[None]) for row in rows), strict=True)]
     checks = []
     for name, together, alone in zip(names, replay.run(rows), singly, strict=True):
@@ -124,14 +124,17 @@ def _check(
 
 
 def _tolerance(manifest: Manifest, graph: GraphSession) -> Tolerance:
-    """Return the loosest tolerance among the classes of provider that run nodes of the graph."""
+    """Return the loosest tolerance among the provider classes that run the graph."""
     classes = {provider_class(name) for name in graph.placement}
     loosest = max(classes, key=PROVIDER_CLASSES.index)
     return manifest.tolerances[manifest.graphs[graph.name].precision][loosest]
 
 
 def compare(graph: str, output: str, actual: Array, expected: Array, tolerance: Tolerance) -> OutputCheck:
-    """Compare an output with PyTorch's, both float32 and of equal shape; images in [0, 1]."""
+    """Compare an output with PyTorch's.
+
+    Both are float32 with equal shapes; images are in [0, 1].
+    """
     a, b = actual.astype(np.float64), expected.astype(np.float64)
     finite = bool(np.isfinite(a).all())
     with np.errstate(invalid="ignore", over="ignore"):
@@ -154,9 +157,9 @@ def compare(graph: str, output: str, actual: Array, expected: Array, tolerance: 
 
 
 def _differing_pixels(actual: Array, expected: Array) -> int:
-    """Count pixels of images (N, C, H, W) that differ in any channel after rounding to 8 bits.
+    """Count pixels of images (N, C, H, W) that differ after rounding to 8 bits.
 
-    A pixel with NaN or infinity counts as different.
+    A pixel differs if any of its channels does. NaN and infinity count as different.
     """
     finite = np.isfinite(actual)
     differ = (to_uint8(np.where(finite, actual, 0.0)) != to_uint8(expected)) | ~finite

@@ -137,7 +137,7 @@ def test_a_collapsed_posterior_is_said_in_words(in_process: Run, shapes: Path) -
 def test_bernoulli_on_grey_pixels_is_called_no_density(in_process: Run, shapes: Path) -> None:
     trained(in_process, shapes, "--likelihood", "bernoulli")
     grey = in_process("evaluate", "vae", "--iwae-samples", "2")
-    assert "warning: under the Bernoulli likelihood grey pixels have no density" in grey.stderr
+    assert "warning: the Bernoulli likelihood has no density for grey pixels" in grey.stderr
     assert "none: Bernoulli" in grey.stdout
     binary = in_process("evaluate", "vae", "--iwae-samples", "2", "--binarize", "fixed")
     assert binary.returncode == 0, binary.stderr

@@ -59,7 +59,7 @@ def posterior_sample(mu: Array, logvar: Array, *, seed: int = 0) -> Array:
 
 
 def elbo_terms(images: Array, mu: Array, logvar: Array, decoded: Array, likelihood: Likelihood) -> Terms:
-    """Compute the ELBO's terms of images (N, C, H, W) with one Monte Carlo sample each.
+    """Compute the ELBO's terms with one Monte Carlo sample per image (N, C, H, W).
 
     mu and logvar are the encoder's outputs for the images, (N, d) or (N, c, h, w). ``decoded`` is the decoder's output
     (N, C, H, W) for ``posterior_sample(mu, logvar)``.

@@ -77,7 +77,7 @@ class Evaluation:
 
 
 def is_active(mu_variance: float) -> bool:
-    """Return whether a dimension is active, given its posterior mean's variance over images."""
+    """Return whether a dimension with this variance of mu is active."""
     return mu_variance > ACTIVE_VARIANCE
 
 

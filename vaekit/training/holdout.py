@@ -61,7 +61,7 @@ class Split:
         return read_to_measure(self.measured, self.holdout, binarize)
 
     def holdout_labels(self) -> NDArray[np.int64] | None:
-        """Return the class numbers of the held-out images (N,), or None if the source has none."""
+        """Return the held-out images' class numbers (N,), if the source has labels."""
         return None if self.measured.labels is None else self.measured.labels[self.holdout]
 
     def for_statistics(self) -> NDArray[np.int64]:

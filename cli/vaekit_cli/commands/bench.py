@@ -41,7 +41,10 @@ def bench(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Time encode and decode at several batch sizes and numbers of threads, each in a separate process."""
+    """Time encode and decode at several batch sizes and thread counts.
+
+    Each setting runs in a separate process.
+    """
     from vaekit.diagnose.bench import DEFAULT_BATCHES, Results, default_threads, settings
     from vaekit.diagnose.bench import bench as run
     from vaekit.ort.providers import Selection

@@ -73,7 +73,10 @@ def compress(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a smaller bundle with INT8, float16 or fewer latent dimensions, if its quality is good enough."""
+    """Write a smaller bundle with INT8, float16 or fewer latent dimensions.
+
+    Nothing is written unless the quality is good enough.
+    """
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 contradict each other: choose one")
     if dead_below is not None and not prune:

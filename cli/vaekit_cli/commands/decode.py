@@ -46,7 +46,7 @@ def decode(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Decode latents to a grid of images, or to a folder with one PNG per row."""
+    """Decode latents to a grid, or to one PNG file per row."""
     from vaekit.output.latents import open_latents
     from vaekit_cli.output import check_pictures_target, write_pictures
 

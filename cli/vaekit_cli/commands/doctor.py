@@ -16,7 +16,7 @@ _WORDS = {"runs": "runs", "fails": "does not run", "missing": "not installed"}
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Describe this machine, test each execution provider, and say how to install the missing ones."""
+    """Describe this machine, test execution providers, and say how to install others."""
     from vaekit.diagnose.doctor import examine
 
     report = examine()

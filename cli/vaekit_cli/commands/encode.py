@@ -56,7 +56,10 @@ def encode(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Encode any number of images to mu and logvar of q(z|x), or only mu if the encoder is deterministic."""
+    """Encode any number of images to mu and logvar of q(z|x).
+
+    A deterministic encoder gives only mu.
+    """
     from vaekit.output.latents import Spill
 
     say = speaker(quiet or as_json)

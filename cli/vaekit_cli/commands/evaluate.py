@@ -48,7 +48,7 @@ def evaluate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a run's ELBO, likelihood and use of each latent dimension, on images it was not trained on."""
+    """Measure a run's ELBO, likelihood and latent dimensions on new images."""
     image_size = parse_size(size)
     check_extra()
 

@@ -1,4 +1,4 @@
-"""`vaekit export`: export a run, or any other VAE, to a bundle, if parity holds."""
+"""`vaekit export`: export a run, or any other VAE, to a bundle."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def export(
     rtol: Annotated[float, typer.Option(min=0.0, help="Allowed difference relative to PyTorch's results.")] = 1e-4,
     golden: Annotated[
         Golden,
-        typer.Option(help="Golden vectors: held-out images, or samples, which contain no private data."),
+        typer.Option(help="Golden vectors: held-out images, or samples if images must stay private."),
     ] = Golden.IMAGES,
     module: Annotated[
         str | None,
@@ -94,7 +94,7 @@ def export(
     ] = None,
     sigma: Annotated[
         float | None,
-        typer.Option(help="With --diffusers: sigma of a Gaussian likelihood, which scores need."),
+        typer.Option(help="With --diffusers: sigma of a Gaussian likelihood, needed for scores."),
     ] = None,
     free_size: Annotated[
         bool, typer.Option("--free-size", help="With --diffusers: allow other sizes later; --size is the default.")
@@ -109,7 +109,7 @@ def export(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Export encoder and decoder to ONNX, check that they compute what PyTorch does, and write a bundle."""
+    """Export a model to ONNX, check it against PyTorch, and write a bundle."""
     foreign = Foreign(module, diffusers, pythae, images, weights, trust_pickle, size, sigma, free_size)
     _check_options(run, foreign)
 

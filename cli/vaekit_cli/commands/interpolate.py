@@ -104,7 +104,7 @@ def _check_ends(
 
 
 def _read(vae: VAE, pictures: list[Path], no_resize: bool) -> NDArray[np.float32]:
-    """Read the pictures, if any, as (2, C, H, W) in [0, 1]; without them (0, C, H, W)."""
+    """Read the two pictures as (2, C, H, W) in [0, 1], or none as (0, C, H, W)."""
     import numpy as np
 
     from vaekit.images.picture import read_image

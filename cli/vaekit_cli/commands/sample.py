@@ -50,7 +50,7 @@ def sample(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Draw images from the prior to a grid, or to a folder with one PNG per image."""
+    """Draw images from the prior as a grid, or as one PNG file each."""
     from vaekit_cli.output import check_pictures_target, is_folder, write_pictures
 
     say = speaker(quiet or as_json)

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 @runs_a_bundle
 def verify(runtime: Runtime, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Run the bundle's golden vectors and compare with PyTorch's results; exit 3 if they differ.
+    """Run the bundle's golden vectors and compare with PyTorch's results.
 
-    A compressed bundle is compared with the results of its own graphs on the machine that compressed it.
+    The exit code is 3 if they differ. A compressed bundle is compared with the results of its own graphs on the machine
+    that compressed it.
     """
     say = speaker(quiet or as_json)
     if runtime.size is not None:
