@@ -11,7 +11,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +178,7 @@ def _open(name: str, model: bytes, selection: Selection, threads: int | None, sp
         options.add_provider_for_devices(_plugin_devices(ort, selection.provider, full), provider_options)
     try:
         # enable_fallback=0: else a failing provider is retried on the CPU, with a message on stdout.
-        with _silenced(ort):
+        with nullcontext() if full == CPU else _silenced(ort):
             session = ort.InferenceSession(model, options, enable_fallback=0, **arguments)
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         if full == CPU:
@@ -246,7 +246,11 @@ def _register(full: str) -> str:
 
 @contextmanager
 def _silenced(ort: Any) -> Iterator[None]:
-    """Turn off ONNX Runtime's own log lines for a block, and back to their default after it."""
+    """Turn off ONNX Runtime's own log lines for a block, and back to their default after it.
+
+    ONNX Runtime does not tell the level that a host program may have set, so a graph on the CPU is opened without this:
+    only the libraries of other providers log more than the session's own level lets through.
+    """
     ort.set_default_logger_severity(_FATAL)
     try:
         yield

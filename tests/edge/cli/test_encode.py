@@ -481,13 +481,11 @@ def test_a_full_temporary_folder_is_named(assert_fails: Fails, tiny_bundle: Path
 
 
 @pytest.mark.parametrize("place", ["list.txt", "-"])
-def test_the_mark_that_editors_begin_lists_with_is_skipped(
-    tiny_bundle: Path, tmp_path: Path, place: str
-) -> None:
+def test_the_mark_that_editors_begin_lists_with_is_skipped(tiny_bundle: Path, tmp_path: Path, place: str) -> None:
     for name in ("zwölf.png", "b.png"):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
     (tmp_path / "list.txt").write_text("\ufeffzwölf.png\r\nb.png\n", encoding="utf-8")
-    command = [SCRIPT, "encode", "--from-file", place, "-m", tiny_bundle, "-o", "a.npz"]
+    command: list[str | Path] = [SCRIPT, "encode", "--from-file", place, "-m", tiny_bundle, "-o", "a.npz"]
     with open(tmp_path / "list.txt", "rb") as file:
         done = subprocess.run(command, cwd=tmp_path, stdin=file, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -495,9 +493,7 @@ def test_the_mark_that_editors_begin_lists_with_is_skipped(
         assert [path.decode() for path in arrays["paths"].tolist()] == ["zwölf.png", "b.png"]
 
 
-def test_a_list_in_utf_16_says_so(
-    vaekit: Run, assert_fails: Fails, tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_a_list_in_utf_16_says_so(vaekit: Run, assert_fails: Fails, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16")
     assert_fails(vaekit("encode", "--from-file", "list.txt", "-m", tiny_bundle, "-o", "a.npz"), 1, "UTF-16")
 

@@ -115,9 +115,7 @@ class TestCommand:
             coloured = np.asarray(picture.convert("HSV"))[..., 1] > 100
         assert coloured.any()
 
-    def test_characters_that_the_font_lacks_are_one_line(
-        self, vaekit: Run, tiny_bundle: Path, tmp_path: Path
-    ) -> None:
+    def test_characters_that_the_font_lacks_are_one_line(self, vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
         images = np.zeros((4, 8, 8), np.uint8)
         np.savez(tmp_path / "a.npz", images=images, labels=np.array(["\U00013000", "犬", "", "猫"]))
         result = vaekit("plot", "a.npz", "-m", tiny_bundle)
