@@ -63,7 +63,7 @@ def main() -> None:
             print(
                 f"{objective}: nearest code has the same class for {same:.1%}; codes spread {codes.std(0)}", flush=True
             )
-    legend(above, names)
+    legend(above)
     save_figure(figure, options.output)
     write_json(options.json, {"steps": options.steps, "objectives": found})
 

@@ -113,8 +113,8 @@ class Leftovers:
 def pictures_under(folder: bytes, leftovers: Leftovers | None = None) -> Iterator[bytes]:
     """Yield paths of pictures at any depth, in order of their names, a folder's own before those of its subfolders.
 
-    Leftovers below the folder are passed over, and counted in ``leftovers``. Links to folders are followed, but not back into a folder that they lie in. Raises SourceError where a folder
-    cannot be read.
+    Leftovers below the folder are passed over, and counted in ``leftovers``. Links to folders are followed, but not
+    back into a folder that they lie in. Raises SourceError where a folder cannot be read.
     """
     leftovers = leftovers or Leftovers()
     waiting = [(folder, frozenset[tuple[int, int]]())]  # with the folders that each lies in; the next one is last

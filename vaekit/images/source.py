@@ -5,14 +5,15 @@
 | ``shapes`` | drawn | the shapes' names |
 | ``fashion-mnist``, ``mnist`` | the training part of the IDX files found on this machine | the label file beside |
 | ``hf:NAME[:SPLIT]`` | a data set that Hugging Face's library loads; SPLIT is ``train`` by default | its classes |
-| a folder | pictures at any depth, by suffix, but for names that begin with a dot; without any, the training part of its IDX files | subfolders |
+| a folder | pictures at any depth, by suffix; without any, the training part of its IDX files | subfolders |
 | a file ``.npy`` | rows of an array | none |
 | a file ``.npz`` | its array ``images``, or its only array | its array ``labels`` |
 | a file of IDX bytes, gzipped or not | rows of an array | the label file beside |
 | any other file | a picture, whatever its suffix | none |
 | anything else | a glob of pictures, by suffix | none |
 
-Earlier rows win; suffixes count in upper case too. The way of a name: ``open_part`` makes it a ``Part``
+Earlier rows win; suffixes count in upper case too. Below a folder, names that begin with a dot and ``__MACOSX`` are
+other programs' leftovers, and passed over. The way of a name: ``open_part`` makes it a ``Part``
 (``vaekit.images.parts``), which knows its length, labels and names, and reads pixels. Two consumers take parts:
 
     name → open_part → Part → dataset.open_source   images in memory, or by number, for training
@@ -157,9 +158,9 @@ def _open_glob(source: str, keep_paths: KeepPaths) -> Part:
         raise no_source(source)
     leftovers = Leftovers()
     if MACOSX not in source:  # names that begin with a dot are not matched unless the pattern has the dot
-        of_macos = [match for match in pictures if MACOSX in match.split(os.sep)]
-        leftovers.files = len(of_macos)
-        pictures = sorted(set(pictures) - set(of_macos))
+        matched = len(pictures)
+        pictures = [picture for picture in pictures if MACOSX not in Path(picture).parts]
+        leftovers.files = matched - len(pictures)
     pictures.sort(key=lambda match: match.replace(os.sep, "\0"))  # folder by folder, as Path sorts
     return PictureFiles(keep_paths(map(os.fsencode, pictures)), left_out=leftovers.in_words())
 

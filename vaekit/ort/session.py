@@ -11,7 +11,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +181,7 @@ def _open(name: str, model: bytes, selection: Selection, threads: int | None, sp
         options.add_provider_for_devices(_plugin_devices(ort, selection.provider, full), provider_options)
     try:
         # Without enable_fallback=0, ONNX Runtime retries on the CPU and prints a message on stdout.
-        with _silenced(ort):
+        with nullcontext() if full == CPU else _silenced(ort):
             session = ort.InferenceSession(model, options, enable_fallback=0, **arguments)
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         if full == CPU:
@@ -247,7 +247,11 @@ def _register(full: str) -> str:
 
 @contextmanager
 def _silenced(ort: Any) -> Iterator[None]:
-    """Silence ONNX Runtime's log within a block, and restore the default afterwards."""
+    """Silence ONNX Runtime's log within a block, and restore the default afterwards.
+
+    ONNX Runtime does not report the level that a host program may have set. So graphs on the CPU are opened without
+    this: only the libraries of other providers log more than the session's own level lets through.
+    """
     ort.set_default_logger_severity(_FATAL)
     try:
         yield

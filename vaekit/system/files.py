@@ -119,7 +119,9 @@ def write_text(path: Path, text: str) -> None:
 
 def is_error_of_writing(error: OSError) -> bool:
     """Whether an error that names no file is one that only writing meets, such as a full disk."""
-    return error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    if error.errno is None:
+        return type(error) is OSError  # Pillow's way of saying that it cannot write such a picture
+    return error.errno in (errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", None))
 
 
 def is_about(error: OSError, *paths: Path) -> bool:
@@ -227,6 +229,8 @@ def _sync_below(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
+    if os.name != "posix":  # Windows opens no folders, and syncs nothing that was opened to be read
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

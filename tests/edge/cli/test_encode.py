@@ -486,7 +486,7 @@ def test_the_mark_that_editors_begin_lists_with_is_skipped(tiny_bundle: Path, tm
     for name in ("zwölf.png", "b.png"):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
     (tmp_path / "list.txt").write_text("\ufeffzwölf.png\r\nb.png\n", encoding="utf-8")
-    command = [SCRIPT, "encode", "--from-file", place, "-m", tiny_bundle, "-o", "a.npz"]
+    command: list[str | Path] = [SCRIPT, "encode", "--from-file", place, "-m", tiny_bundle, "-o", "a.npz"]
     with open(tmp_path / "list.txt", "rb") as file:
         done = subprocess.run(command, cwd=tmp_path, stdin=file, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

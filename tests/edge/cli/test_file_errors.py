@@ -91,6 +91,6 @@ def test_errors_of_files_say_no_more_than_is_known(
 
 def test_results_that_do_not_fit_on_the_disk_are_stdouts(tiny_bundle: Path) -> None:
     with open("/dev/full", "w") as full:
-        command = [Path(sys.executable).with_name("vaekit"), "info", "-m", tiny_bundle]
+        command: list[str | Path] = [Path(sys.executable).with_name("vaekit"), "info", "-m", tiny_bundle]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, f"error: cannot write to stdout: {os.strerror(errno.ENOSPC)}\n")

@@ -363,7 +363,7 @@ def tiff(values: NDArray[Any], sample_format: int = 1, **tags: Any) -> bytes:
     """A TIFF by hand of one grey strip, little-endian, for forms that Pillow does not write."""
     height, width = values.shape
     known = {"bits": 8 * values.itemsize, "photometric": 1} | tags
-    data = known.pop("data", values.astype(values.dtype.newbyteorder("<")).tobytes())
+    data: bytes = known.pop("data", values.astype(values.dtype.newbyteorder("<")).tobytes())
     entries = [
         (256, width), (257, height), (258, known["bits"]), (259, 1), (262, known["photometric"]), (273, 8),
         (277, 1), (278, height), (279, len(data)), (339, sample_format),

@@ -645,3 +645,19 @@ class TestGgml:
         assert_runs_on_the_cpu(graph, model)
         (reason,) = graph.fell_back
         assert reason.startswith("decoder: ggml was not used: the decoder failed on ggml")
+
+
+# ONNX Runtime's log level, which it does not tell
+
+
+def test_the_hosts_log_level_is_not_touched_on_the_cpu(
+    tiny_bundle: Path, model: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    levels: list[int] = []
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", levels.append)
+    vae = vaekit.load(tiny_bundle)
+    vae.decode(np.zeros((1, *vae.latent_shape), np.float32))
+    with pytest.raises(BundleError):
+        open_graph("graph", model[:-20], Selection("cpu"), probe={})
+    assert levels == []
+    assert capfd.readouterr() == ("", "")

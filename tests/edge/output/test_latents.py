@@ -612,8 +612,7 @@ def test_a_parquet_file_is_closed_after_each_use(tmp_path: Path) -> None:
     pa.parquet.write_table(pa.table({"z": vectors}), path)
 
     def held() -> bool:
-        places = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
-        return str(path) in [os.path.realpath(place) for place in places]
+        return path in [place.resolve() for place in Path("/proc/self/fd").iterdir()]
 
     rows = open_latents(path, (2,))
     assert not held()

@@ -387,16 +387,19 @@ def test_an_error_about_another_file_is_not_one_of_writing(tmp_path: Path, repla
         (tmp_path / "missing").read_bytes()
     with pytest.raises(IsADirectoryError), replacing(tmp_path / "a"):
         tmp_path.read_bytes()
-    with pytest.raises(TimeoutError), replacing(tmp_path / "a"):
-        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+    for error in (TimeoutError(errno.ETIMEDOUT, "Connection timed out"), TimeoutError(), OSError(errno.EIO, "broken")):
+        with pytest.raises(type(error)), replacing(tmp_path / "a"):
+            raise error
     assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 @pytest.mark.parametrize("replacing", [replacing_file, replacing_folder])
 def test_a_disk_that_is_full_is_one_of_writing(tmp_path: Path, replacing: Replacing, number: int) -> None:
-    with pytest.raises(VaekitError, match="cannot write .*a: "), replacing(tmp_path / "a"):
+    with pytest.raises(VaekitError, match=r"cannot write .*a: "), replacing(tmp_path / "a"):
         raise OSError(number, os.strerror(number))
+    with pytest.raises(VaekitError, match=r"cannot write .*a: no such mode"), replacing(tmp_path / "a"):
+        raise OSError("no such mode")
 
 
 # Power failures
@@ -410,7 +413,7 @@ def test_contents_are_on_the_disk_before_their_name_is(
     sync, replace = os.fsync, os.replace
 
     def note_sync(descriptor: int) -> None:
-        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        order.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         sync(descriptor)
 
     def note_replace(one: Path, other: Path) -> None:
