@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -261,3 +262,39 @@ def test_a_tracker_that_is_not_installed_exits_1(
     monkeypatch.setattr("vaekit.training.tracking.find_spec", lambda name: None)
     result = in_process("train", shapes.name, *SHORT, "--track", "mlflow")
     assert_fails(result, 1, "--track mlflow", "pip install 'vaekit[mlflow]'")
+
+
+def test_a_time_limit_is_kept_recorded_and_repeated(in_process: Run, shapes: Path, tmp_path: Path) -> None:
+    options = ("--latent", "2", "--batch-size", "32", "--preset", "tiny", "--beta-warmup", "0.5")
+    timed = in_process("train", shapes.name, *options, "--max-minutes", "0.02", "-o", "timed")
+    assert timed.returncode == 0, timed.stderr
+    assert "it can go on" not in timed.stderr
+    assert "stopped early" not in timed.stderr
+    config = config_of(tmp_path / "timed")
+    assert config["max_minutes"] is None
+    assert config["schedule"][-1][0] == config["steps"] == load_run(tmp_path / "timed").summary["steps"]
+    again = in_process("train", "--config", "timed/config.json", "-o", "again")
+    assert again.returncode == 0, again.stderr
+    assert config_of(tmp_path / "again") == config
+    for length in (("--steps", "3"), ("--epochs", "1")):
+        other = in_process("train", "--config", "timed/config.json", *length, "-o", "other", "--overwrite")
+        assert other.returncode == 0, other.stderr
+        assert "schedule" not in config_of(tmp_path / "other")
+
+
+def test_a_resumed_time_limit_says_how_much_is_left(
+    in_process: Run, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vaekit.training.trainer import Trainer
+
+    options = ("--latent", "2", "--batch-size", "32", "--preset", "tiny", "--max-minutes", "30")
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_is_stopped", lambda trainer, step: step == 2)
+        stopped = in_process("train", shapes.name, *options)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "it can go on: vaekit train --resume vae" in stopped.stderr
+    monkeypatch.setattr(Trainer, "_is_stopped", lambda trainer, step: step == 4)
+    resumed = in_process("train", "--resume", "vae")
+    assert resumed.returncode == 0, resumed.stderr
+    assert re.search(r"going on after step 2 with (29\.\d|30\.0) of 30 minutes left", resumed.stderr)
+    assert load_run(tmp_path / "vae").summary["steps"] == 4

@@ -149,3 +149,36 @@ def test_an_objective_gives_settings_that_belong_to_it_their_defaults() -> None:
 def test_the_settings_need_neither_pytorch_nor_numpy() -> None:
     check = "import sys, vaekit.training.config; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_schedule_comes_back_on_one_line(run: Path, make_config: MakeConfig) -> None:
+    assert "schedule" not in (run / CONFIG).read_text()
+    config = make_config(steps=20, schedule=((0, 0.0), (8, 0.5), (20, 1.0)))
+    save_config(run, config)
+    assert '\n  "schedule": [[0, 0.0], [8, 0.5], [20, 1.0]],\n' in (run / CONFIG).read_text()
+    assert load_config(run) == config
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        [],
+        3,
+        "0 0",
+        [[0]],
+        [[0, 0.0], [20, 1.5]],
+        [[0, 0.0], [8, 0.5], [8, 0.6]],
+        [[0.5, 0.0]],
+        [[True, 0]],
+        [[0, None]],
+    ],
+    ids=str,
+)
+def test_an_impossible_schedule_is_refused(run: Path, schedule: object) -> None:
+    change_config(run, schedule=schedule)
+    refused(lambda: load_config(run), CONFIG, "schedule must be a list of pairs")
+
+
+def test_a_schedule_of_another_length_is_refused(run: Path) -> None:
+    change_config(run, schedule=[[0, 0.0], [20, 1.0]], steps=30)
+    refused(lambda: load_config(run), "schedule ends at step 20, steps is 30")

@@ -69,3 +69,25 @@ def test_latents_that_are_all_the_same_still_fit() -> None:
     fitted = fit_mixture(np.full((64, 2), 0.5, np.float32))
     assert fitted is not None
     np.testing.assert_allclose(draw_mixture(fitted, 100), 0.5, atol=0.01)
+
+
+def test_a_fit_that_may_go_on_is_that_of_one_call_and_one_that_may_not_is_shorter() -> None:
+    z = np.random.default_rng(0).standard_normal((600, 3)) ** 3
+    asked = []
+
+    def goes_on(answer: bool) -> bool:
+        asked.append(answer)
+        return answer
+
+    whole, parts = fit_mixture(z, components=6), fit_mixture(z, components=6, goes_on=lambda: goes_on(True))
+    assert len(asked) > 2
+    asked.clear()
+    short = fit_mixture(z, components=6, goes_on=lambda: goes_on(False))
+    assert asked == [False]
+    assert whole is not None
+    assert parts is not None
+    assert short is not None
+    np.testing.assert_allclose(parts.means, whole.means, rtol=1e-6)
+    np.testing.assert_allclose(parts.cholesky, whole.cholesky, rtol=1e-6)
+    assert not np.allclose(short.means, whole.means, rtol=1e-6)
+    assert short.weights.sum() == pytest.approx(1.0)

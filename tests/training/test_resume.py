@@ -157,6 +157,8 @@ def test_a_stopped_deadline_can_go_on(tmp_path: Path, images: Images, make_confi
     after = list[Progress]()
     trainer = resumed(images, run, deadline=deadline, report=after.append, stop=lambda: len(after) > 1)
     assert trainer.run().steps == 40
+    assert load_config(run).max_minutes == 60.0
+    assert resumed(images, run, deadline=0.0).run().steps == 41
     assert load_config(run).max_minutes is None
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vaekit.training.config import Config, Knot
+from vaekit.training.mixture import components_for
 from vaekit.training.schedule import (
     KNOT_TOLERANCE,
     REPORT_EVERY,
@@ -38,17 +39,22 @@ Agree = Callable[[Sequence[float]], Sequence[float]]
 """Give every process the first one's numbers."""
 
 _EVALUATION_COST = 0.4  # of an image, as a share of its cost in a training step, until it is measured
-_PICTURES_COST = 5.0  # of previews and a saved model, in steps, until it is measured
+_PICTURES_COST = 100, 0.3  # of previews and a saved model, in evaluated images and seconds, until it is measured
 _LARGEST_SHARE = 0.05  # of the whole time, for the statistics at the end, and for the fit of the prior
 _MARGIN = 1.15  # on the estimate of the work at the end
 _EXIT_SECONDS = 1.0  # before Python reads the clock and after the last file is written
 
-_INTERVALS = 15  # whose median is the duration of a step: one long stall does not change it
+_INTERVALS = 9  # whose median is the duration of a step: one long stall does not change it
 _TRUSTED_INTERVALS = 5  # before which no estimate ends the training
 _INTERVAL_SHARE = 0.005  # of the whole time, at most, between two decisions
 _VALIDATION_SHARE = 0.05  # of the time used so far, at most, for validations
 _LAST_VALIDATION = 0.95  # share of the training; after it comes the validation at the end
 _CHECKPOINTS = 20  # in a training, evenly spaced, beside those of every so many steps
+
+
+def fit_work(count: int, dimensions: int) -> float:
+    """Return how much work it is to fit the prior to that many latents, up to a factor."""
+    return float(count * components_for(count, dimensions))
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,8 @@ class Ending:
     """At most this many training images are evaluated."""
     holdout_images: int
     """Held-out images, evaluated twice: in the last validation, and with the final variance."""
-    fit: float
-    """The amount of work to fit the prior, as given to ``TimedSchedule.aside``."""
+    dimensions: int
+    """Of the latents, which the prior is fitted to."""
 
 
 class TimedSchedule(Schedule):
@@ -94,7 +100,7 @@ class TimedSchedule(Schedule):
         self._validation_seconds = 0.0
         self._whole = self._train_until = math.inf
         self._decided: tuple[int, bool, bool, bool] = (-1, False, False, False)
-        self._started = self._seen = self._mark = math.nan
+        self._started = self._seen = self._mark = self._fitted = math.nan
 
     def start(self) -> None:
         """Begin with the steps, after all that takes time before them."""
@@ -200,7 +206,7 @@ class TimedSchedule(Schedule):
     @contextmanager
     def aside(self, work: Work, amount: float = 1.0) -> Iterator[None]:
         """Measure work that is no step: ``amount`` of it, in its own unit."""
-        before = self._clock()
+        before = self._fitted = self._clock()
         yield
         self._mark = self._clock()  # the next step begins here
         seconds = self._mark - before
@@ -211,30 +217,32 @@ class TimedSchedule(Schedule):
 
     def _cost(self, work: Work) -> float:
         """Return the seconds that a unit of work takes at the machine's present speed."""
-        guesses: dict[Work, float] = {
-            "evaluation": _EVALUATION_COST / self._config.batch_size,
-            "pictures": _PICTURES_COST,
-        }
-        measured = self._costs.get(work)
-        return (statistics.median(measured) if measured else guesses.get(work, math.inf)) * self._step_seconds()
+        if measured := self._costs.get(work):
+            return statistics.median(measured) * self._step_seconds()
+        if work == "evaluation":
+            return _EVALUATION_COST / self._config.batch_size * self._step_seconds()
+        images, seconds = _PICTURES_COST
+        return images * self._cost("evaluation") + seconds if work == "pictures" else math.inf
 
     def _statistics_seconds(self) -> float:
         return min(_LARGEST_SHARE * self._whole, self._ending.statistics_images * self._cost("evaluation"))
 
-    def _fit_seconds(self) -> float:
-        amount = self._ending.fit
+    def _fit_seconds(self, images: int) -> float:
+        amount = fit_work(images, self._ending.dimensions)
         return min(_LARGEST_SHARE * self._whole, amount * self._cost("fit")) if amount else 0.0
 
     def _seconds_at_the_end(self) -> float:
         """Return how long the work after the last step will take, with a margin."""
         validation = self._ending.holdout_images * self._cost("evaluation") + self._cost("pictures")
-        return _MARGIN * (self._statistics_seconds() + self._fit_seconds() + 2 * validation) + _EXIT_SECONDS
+        fit = self._fit_seconds(self._ending.statistics_images)
+        return _MARGIN * (self._statistics_seconds() + fit + 2 * validation) + _EXIT_SECONDS
 
-    def statistics_go_on(self) -> bool:
-        """Whether there is time to evaluate more images after the last step."""
+    def statistics_go_on(self, images: int) -> bool:
+        """Whether there is time to evaluate more, after that many training images, and to fit the prior to them."""
         validation = self._ending.holdout_images * self._cost("evaluation")
-        return self.seconds_left() > self._fit_seconds() + validation + self._cost("pictures") + _EXIT_SECONDS
+        return self.seconds_left() > self._fit_seconds(images) + validation + self._cost("pictures") + _EXIT_SECONDS
 
     def fit_goes_on(self) -> bool:
-        """Whether there is time to improve the fit of the prior."""
-        return self.seconds_left() > self._cost("pictures") + _EXIT_SECONDS
+        """Whether there is time to improve the fit of the prior as much again as since the last time this was asked."""
+        before, self._fitted = self._fitted, self._clock()
+        return self.seconds_left() > self._fitted - before + self._cost("pictures") + _EXIT_SECONDS

@@ -21,11 +21,11 @@ from vaekit.maths.prior import Mixture
 from vaekit.training.batches import Batches
 from vaekit.training.checkpoint import CHECKPOINT, Checkpoint
 from vaekit.training.config import CONFIG, Config
-from vaekit.training.deadline import Clock, Ending, TimedSchedule, Work
+from vaekit.training.deadline import Clock, Ending, TimedSchedule, Work, fit_work
 from vaekit.training.device import current_setting, share_threads, torch_seed
 from vaekit.training.holdout import Split, hold_out, read_to_measure
 from vaekit.training.learner import EVALUATION_BATCH, Learner
-from vaekit.training.mixture import components_for, fit_mixture
+from vaekit.training.mixture import fit_mixture
 from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import Draws, TrainingLikelihood, likelihood_of
 from vaekit.training.processes import ProcessGroup
@@ -155,8 +155,7 @@ class Trainer:
 
     def _timed_schedule(self, deadline: float, clock: Clock) -> TimedSchedule:
         """Return the schedule that ends at the deadline, after what the checkpoint says of its beginning."""
-        images = len(self.split.for_statistics())
-        ending = Ending(images, len(self.split.holdout), _fit_work(images, self.config.latent))
+        ending = Ending(len(self.split.for_statistics()), len(self.split.holdout), self.config.latent)
         knots = self.checkpoint.knots if self.checkpoint is not None else ()
         device = self.learner.device
         agree = None if self.group.size == 1 else lambda numbers: self.group.from_first(numbers, device)
@@ -284,14 +283,16 @@ class Trainer:
         count = -(-len(chosen) // EVALUATION_BATCH)
         # Under a deadline each part is spread over all images, as the later parts may have to be left out.
         parts = np.array_split(chosen, count) if self.timed is None else [chosen[part::count] for part in range(count)]
-        for number, part in enumerate(parts):
-            if number and self.timed is not None and not self.timed.statistics_go_on():
+        read = 0
+        for part in parts:
+            if read and self.timed is not None and not self.timed.statistics_go_on(read):
                 return
+            read += len(part)
             yield read_to_measure(self.split.images, part, self.config.binarize)
 
     def _fit_prior(self, draws: Draws, goes_on: Callable[[], bool] | None = None) -> Mixture | None:
         z = draws.z[0].cpu().numpy()
-        with self._aside("fit", _fit_work(*z.shape)):
+        with self._aside("fit", fit_work(*z.shape)):
             return fit_mixture(z, seed=self.config.seed, goes_on=goes_on)
 
     def _preview(self, name: str, mixture: Mixture | None) -> None:
@@ -342,11 +343,6 @@ class Trainer:
         names = ", ".join(self.split.images.name_of(int(index)) for index in indices[:_NAMED_IMAGES])
         more = len(indices) - _NAMED_IMAGES
         return f"{names} and {more} more" if more > 0 else names
-
-
-def _fit_work(count: int, dimensions: int) -> float:
-    """Return how much work it is to fit the prior to that many latents, up to a factor."""
-    return float(count * components_for(count, dimensions))
 
 
 def likely_cause(config: Config) -> str:

@@ -274,7 +274,8 @@ def loss_in_words(config: Config) -> str:
         return f"loss in nats per image: {draws}, m = {error} + 1 x (log q(z|x) - log p(z))"
     parts = [f"loss in nats per image: {error} + {config.beta:g} x KL"]
     if config.beta_warmup:
-        parts.append(f"the KL's weight rises from 0 over the first {config.beta_warmup:.0%} of the steps")
+        whole = "steps" if config.max_minutes is None and config.schedule is None else "time"
+        parts.append(f"the KL's weight rises from 0 over the first {config.beta_warmup:.0%} of the {whole}")
     if config.free_bits:
         parts.append(f"each dimension's KL counts at least {config.free_bits:g} nats")
     if config.mc_samples > 1:
