@@ -30,6 +30,7 @@ from vaekit_export.model import Model, Say, model_of_run, rows_of_images
 from vaekit_export.onnx_export import Axes, ExportedGraph, check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
     BATCH_SIZES,
+    BatchDependenceError,
     Outputs,
     Result,
     Tolerances,
@@ -218,6 +219,8 @@ def _proved(checks: Iterable[Check], tolerances: Tolerances, opset: int, report:
     for graph, rows in checks:
         try:
             results += check_parity(graph, rows, tolerances)
+        except BatchDependenceError:  # in PyTorch itself: graph and module part ways nowhere
+            raise
         except ParityError as error:
             try:
                 explanation = explain(graph, _together(rows), tolerances, opset=opset)

@@ -18,7 +18,7 @@ from torch.nn import functional
 import vaekit
 from vaekit.bundle.manifest import Scaling
 from vaekit.bundle.reading import read_bundle
-from vaekit.errors import BundleError, ExportError, UsageError
+from vaekit.errors import BundleError, ExportError, ParityError, UsageError
 from vaekit.images.shapes import draw_shapes
 from vaekit_export.description import VAEDescription
 from vaekit_export.foreign import export_vae
@@ -292,6 +292,20 @@ def test_a_decoder_that_is_not_what_is_described_is_explained(tmp_path: Path, wh
 def test_a_variance_that_overflows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"overflow.*logvar the natural log"):
         export_small(tmp_path, SmallEncoder(lambda mu, logvar: (mu, logvar + 1000)))
+    assert nothing_in(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm2d(3, track_running_stats=False), nn.BatchNorm1d(3, track_running_stats=False)]
+)
+def test_a_model_that_takes_statistics_over_the_batch_is_refused(tmp_path: Path, layer: nn.Module, count: int) -> None:
+    flat = isinstance(layer, nn.BatchNorm1d)
+    first = nn.Sequential(nn.Flatten(2), layer) if flat else layer
+    encoder = nn.Sequential(first, nn.Flatten(), nn.Linear(144, 4))
+    with pytest.raises(ParityError, match=r"depends on the other rows of its batch: encoder, output mu") as caught:
+        export_small(tmp_path, encoder, images=small_pictures(count))
+    assert "\n" not in str(caught.value)
     assert nothing_in(tmp_path)
 
 
