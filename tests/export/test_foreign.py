@@ -212,6 +212,27 @@ def test_golden_vectors_may_be_samples(tmp_path: Path) -> None:
     assert vaekit.load(done.path, provider="cpu").verify().passed
 
 
+class Mirror(nn.Module):
+    """image → its negative, which is also how the decoder goes back."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return 1 - image
+
+
+def test_where_latents_look_like_images_the_caller_says_which_they_are(tmp_path: Path) -> None:
+    description = dataclasses.replace(SMALL, latent_shape=(3, 8, 6))
+    done = export_small(tmp_path, Mirror(), Mirror(), description)
+    vae = vaekit.load(done.path, provider="cpu")
+    a, b = (np.full((3, 8, 6), value, np.float32) for value in (0.25, 0.75))
+    np.testing.assert_allclose(vae.interpolate(a, b, 2, latents=True)[0], 1 - a)
+    np.testing.assert_allclose(vae.interpolate(a, b, 2, latents=False)[0], a)
+    base = vae.traverse(a, steps=3, latents=True)[0, 1, 0]
+    np.testing.assert_allclose(base, 1 - a[0])
+    for ask in (lambda: vae.interpolate(a, b, 2), lambda: vae.traverse(a)):
+        with pytest.raises(UsageError, match="both of shape.*latents=True or latents=False"):
+            ask()
+
+
 # What is refused
 
 
