@@ -191,12 +191,12 @@ class VAE:
     ) -> Array:
         """One latent dimension after another moved through its range, float32 (dimensions, steps, C, H, W).
 
-        ``base`` is an image (C, H, W), of which mu is taken, or a latent, from which all other dimensions keep
-        their values; by default sample 0 of ``seed``. ``dimensions`` are all by default, the most active first. Each
-        goes through ``span`` standard deviations of mu over the held-out images, at least ``span``, to either side of
-        its mean. Of a map (c, h, w) the channels are moved, each at all positions at once, to either side of what the
-        base has there. ``latents`` says whether ``base`` is one, as for ``interpolate``. Raises UsageError for dimensions that are not there, under two steps or a span that is not
-        positive.
+        ``base`` is an image (C, H, W), of which mu is taken, or a latent, from which all other dimensions keep their
+        values; by default sample 0 of ``seed``. ``dimensions`` are all by default, the most active first. Each goes
+        through ``span`` standard deviations of mu over the held-out images, at least ``span``, to either side of its
+        mean. Of a map (c, h, w) the channels are moved, each at all positions at once, to either side of what the base
+        has there. ``latents`` says whether ``base`` is one, as for ``interpolate``. Raises UsageError for dimensions
+        that are not there, under two steps or a span that is not positive.
         """
         chosen = self.dimensions if dimensions is None else _as_dimensions(dimensions)
         steps = as_integer(steps, "number of steps")

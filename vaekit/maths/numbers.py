@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from numbers import Real
+from typing import TypeGuard
 
 from vaekit.errors import UsageError
 
@@ -18,6 +19,6 @@ def as_integer(value: object, what: str) -> int:
     raise UsageError(f"the {what} must be a whole number, not {value!r}")
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a real number, Python's or NumPy's, and no boolean."""
     return isinstance(value, Real) and not isinstance(value, bool)
