@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from vaekit.bundle.reading import Bundle, read_bundle, read_golden
 from vaekit.errors import UsageError
-from vaekit.maths import latents
 from vaekit.maths.elbo import Terms, elbo_terms, posterior_sample
+from vaekit.maths.latents import channel_shift, interpolate, traversal
+from vaekit.maths.numbers import as_integer, is_number
 from vaekit.maths.prior import draw_mixture, draw_normal
 from vaekit.ort.providers import Selection
 from vaekit.ort.session import Feeds, GraphSession, open_graph
@@ -46,6 +47,8 @@ class VAE:
         batch_size: int = DEFAULT_BATCH_SIZE,
         spinning: bool = True,
     ) -> None:
+        threads = None if threads is None else as_integer(threads, "number of threads")
+        batch_size = as_integer(batch_size, "batch size")
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
         if batch_size < 1:
@@ -65,7 +68,7 @@ class VAE:
         The bundle must have been exported with free sizes. The new object shares this one's graphs. Raises UsageError
         for a size that the model does not accept.
         """
-        manifest = self._at_own_size.manifest.at_size(height, width)
+        manifest = self._at_own_size.manifest.at_size(as_integer(height, "height"), as_integer(width, "width"))
         other = copy.copy(self)
         other.manifest = manifest
         other.bundle = dataclasses.replace(self.bundle, manifest=manifest)
@@ -152,9 +155,14 @@ class VAE:
         ``normal``, which is N(0, I). ``temperature`` scales the standard deviations. Raises UsageError for values out
         of range.
         """
+        n, seed, start = (
+            as_integer(value, name) for name, value in (("number of samples", n), ("seed", seed), ("start", start))
+        )
         if n < 1:
             raise UsageError(f"the number of samples must be 1 or more, not {n}")
-        if not (temperature >= 0 and math.isfinite(temperature)):
+        if start < 0:
+            raise UsageError(f"the start must be 0 or more, not {start}")
+        if not (is_number(temperature) and temperature >= 0 and math.isfinite(temperature)):
             raise UsageError(f"the temperature must be 0 or more, not {temperature}")
         prior = prior or self.priors[0]
         if prior not in PRIORS:
@@ -166,14 +174,18 @@ class VAE:
             raise UsageError(f"{self.bundle.path} has no mixture prior: use the prior normal")
         return draw_mixture(self.manifest.mixture, n, seed=seed, start=start, temperature=temperature)
 
-    def interpolate(self, a: Floats, b: Floats, steps: int = 8, *, mode: str = "linear") -> Array:
+    def interpolate(
+        self, a: Floats, b: Floats, steps: int = 8, *, mode: str = "linear", latents: bool | None = None
+    ) -> Array:
         """Decode latents on a path from a to b, float32 (steps, C, H, W).
 
         The path includes both ends. Each of a and b is an image (C, H, W), which is encoded to mu, or a latent of
-        ``latent_shape``. ``mode`` is ``linear`` or ``slerp`` (see ``vaekit.maths.latents.interpolate``). Raises
-        UsageError for other shapes or modes, or fewer than two steps.
+        ``latent_shape``. ``latents`` says which; it may be left out unless images and latents of the model have the
+        same shape. ``mode`` is ``linear`` or ``slerp`` (see ``vaekit.maths.latents.interpolate``). Raises UsageError
+        for other shapes or modes, for fewer than two steps, or if ``latents`` is needed.
         """
-        return self.decode(latents.interpolate(self._as_latent(a), self._as_latent(b), steps, mode))
+        steps = as_integer(steps, "number of steps")
+        return self.decode(interpolate(self._as_latent(a, latents), self._as_latent(b, latents), steps, mode))
 
     def traverse(
         self,
@@ -183,11 +195,13 @@ class VAE:
         steps: int = 9,
         span: float = 2.5,
         seed: int = 0,
+        latents: bool | None = None,
     ) -> Array:
         """Vary each latent dimension in turn, float32 (dimensions, steps, C, H, W).
 
         ``base`` is an image (C, H, W), which is encoded to mu, or a latent; by default it is sample 0 of ``seed``. All
-        other dimensions keep the base's values. ``dimensions`` defaults to all of them, most active first.
+        other dimensions keep the base's values. ``latents`` says whether ``base`` is a latent, as for ``interpolate``.
+        ``dimensions`` defaults to all of them, most active first.
 
         A dimension of a vector covers its mean ± ``span`` · max(std, 1), where mean and std are those of mu over the
         held-out images. A channel of a map (c, h, w) is shifted by the same amounts at all positions, around the
@@ -195,14 +209,15 @@ class VAE:
 
         Raises UsageError for unknown dimensions, fewer than two steps, or a span that is not positive.
         """
-        chosen = self.dimensions if dimensions is None else tuple(dimensions)
+        chosen = self.dimensions if dimensions is None else _as_dimensions(dimensions)
+        steps = as_integer(steps, "number of steps")
         d = self.latent_shape[0]
         if not chosen or any(not 0 <= j < d for j in chosen):
             raise UsageError(f"the latent's dimensions are 0 to {d - 1}, not {', '.join(map(str, chosen)) or 'none'}")
-        if steps < 2 or not (0 < span < _WIDEST_SPAN):
+        if steps < 2 or not (is_number(span) and 0 < span < _WIDEST_SPAN):
             raise UsageError(f"a traversal needs 2 steps or more and a positive span, not {steps} and {span}")
-        latent = self.sample_latents(1, seed=seed)[0] if base is None else self._as_latent(base)
-        move = latents.channel_shift if self.manifest.latent.is_map else latents.traversal
+        latent = self.sample_latents(1, seed=seed)[0] if base is None else self._as_latent(base, latents)
+        move = channel_shift if self.manifest.latent.is_map else traversal
         rows = [move(latent, j, self.traversed_values(j, steps, span)) for j in chosen]
         return self.decode(np.concatenate(rows)).reshape(len(chosen), steps, *self.image_shape)
 
@@ -224,6 +239,7 @@ class VAE:
         ``encode`` does, and if the bundle has no ELBO (deterministic encoder, or no likelihood).
         """
         self.check_elbo()
+        seed = as_integer(seed, "seed")
         checked = self._checked_images(images)
         reconstruction, kl = np.empty((2, len(checked)))
         for part in self._batches(len(checked)):
@@ -281,19 +297,24 @@ class VAE:
     def _batches(self, count: int) -> list[slice]:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]
 
-    def _as_latent(self, value: Floats) -> Array:
+    def _as_latent(self, value: Floats, is_latent: bool | None) -> Array:
         """Encode an image (C, H, W) to mu, or return a latent unchanged.
 
-        If images and latents have the same shape, the value counts as an image.
+        If ``is_latent`` is None, the shape decides.
         """
         array = np.asarray(value)
-        if array.shape == self.image_shape:
+        if is_latent is None and self.image_shape == self.latent_shape == array.shape:
+            raise UsageError(
+                f"images and latents of this model are both of shape {array.shape}: say which these are, with "
+                "latents=True or latents=False"
+            )
+        if array.shape == self.image_shape and not is_latent:
             return np.asarray(self.encode(array[None])[0][0])
-        if array.shape == self.latent_shape:
+        if array.shape == self.latent_shape and is_latent is not False:
             return np.asarray(self._checked_latents(array[None])[0])
-        raise UsageError(
-            f"expected an image of shape {self.image_shape} or a latent of shape {self.latent_shape}, not {array.shape}"
-        )
+        image, latent = f"an image of shape {self.image_shape}", f"a latent of shape {self.latent_shape}"
+        wanted = {None: f"{image} or {latent}", False: image, True: latent}[is_latent]
+        raise UsageError(f"expected {wanted}, not {array.shape}")
 
     def _checked_images(self, images: Floats) -> Array:
         array = _as_float32(images, "images", "(N, C, H, W) in [0, 1]", self.image_shape)
@@ -333,6 +354,14 @@ def load(
     """
     selection = Selection(provider, dict(provider_options or {}), allow_fallback)
     return VAE(read_bundle(path), selection=selection, threads=threads, batch_size=batch_size, spinning=spinning)
+
+
+def _as_dimensions(dimensions: Sequence[int]) -> tuple[int, ...]:
+    try:
+        each = tuple(dimensions)
+    except TypeError:
+        raise UsageError(f"dimensions must be a list of whole numbers, not {dimensions!r}") from None
+    return tuple(as_integer(j, "dimension") for j in each)
 
 
 def _as_float32(array: Floats, what: str, axes: str, item_shape: tuple[int, ...]) -> Array:

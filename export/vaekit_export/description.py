@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import nn
 from vaekit.bundle.manifest import Scaling
 from vaekit.errors import UsageError
 from vaekit.maths.elbo import Likelihood
+from vaekit.maths.numbers import as_integer, is_number
 from vaekit.types import LikelihoodName
 
 
@@ -19,9 +21,9 @@ class VAEDescription:
     """What a VAE's modules do not say of themselves. Raises UsageError for what cannot be."""
 
     image_shape: tuple[int, int, int]
-    """(C, H, W); C is 1 or 3."""
+    """(C, H, W); C is 1 or 3. Lists and NumPy's integers are taken too, here and below."""
     latent_shape: tuple[int, ...]
-    """Of one latent: (d,), or (c, h, w) for a map."""
+    """Of one latent: (d,), or (c, h, w) for a map; d alone means (d,)."""
     pixel_range: tuple[float, float] = (0.0, 1.0)
     """What the modules take and give for black and white, such as (-1, 1). The bundle's images are in [0, 1]: the way
     to this range and back becomes part of the graphs."""
@@ -38,6 +40,7 @@ class VAEDescription:
     """Of the model, for the manifest."""
 
     def __post_init__(self) -> None:
+        self._make_plain()
         if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3) or min(self.image_shape) < 1:
             raise UsageError(f"image_shape is (channels, height, width) with 1 or 3 channels, not {self.image_shape}")
         if len(self.latent_shape) not in (1, 3) or min(self.latent_shape) < 1:
@@ -52,9 +55,47 @@ class VAEDescription:
         except ValueError as error:
             raise UsageError(str(error)) from error
 
+    def _make_plain(self) -> None:
+        """Take lists for tuples, NumPy's numbers for Python's and a number for the shape of a vector."""
+        plain = {
+            "image_shape": _shape(self.image_shape, "image_shape"),
+            "latent_shape": _shape(self.latent_shape, "latent_shape"),
+            "pixel_range": _range(self.pixel_range),
+            "sigma": None if self.sigma is None else _number(self.sigma, "sigma"),
+            "multiple_of": None if self.multiple_of is None else as_integer(self.multiple_of, "multiple_of"),
+            "name": str(self.name),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)  # frozen for everyone else
+        if self.scaling is not None and not isinstance(self.scaling, Scaling):
+            raise UsageError(f"scaling is a Scaling(factor, shift) or None, not {self.scaling!r}")
+        per_channel = () if self.scaling is None else (self.scaling.mean, self.scaling.std)
+        if any(numbers is not None and len(numbers) != self.latent_shape[0] for numbers in per_channel):
+            raise UsageError(f"mean and std of the scaling are one number for each channel of {self.latent_shape}")
+
     def as_likelihood(self) -> Likelihood:
         """The likelihood as the manifest keeps it."""
         return Likelihood(self.likelihood, self.sigma)
+
+
+def _shape(value: object, name: str) -> tuple[int, ...]:
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        value = (value,)
+    return tuple(as_integer(size, f"{name}'s each size") for size in value)
+
+
+def _range(value: object) -> tuple[float, float]:
+    ends = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else ()
+    if len(ends) != 2:
+        raise UsageError(f"pixel_range is (black, white), such as (-1, 1), not {value!r}")
+    black, white = (_number(end, "pixel_range's each end") for end in ends)
+    return black, white
+
+
+def _number(value: object, name: str) -> float:
+    if not is_number(value):
+        raise UsageError(f"{name} must be a number, not {value!r}")
+    return float(value)
 
 
 def _check_free_size(image: tuple[int, int, int], latent: tuple[int, ...], step: int) -> None:

@@ -20,8 +20,10 @@ from vaekit_export.model import Model, Say
 from vaekit_export.parity import Tolerances
 from vaekit_export.publish import Export, check_request, publish
 from vaekit_export.randomness import find_random_call
+from vaekit_export.undisturbed import undisturbed
 
 
+@undisturbed()
 def export_vae(
     encoder: nn.Module,
     decoder: nn.Module,
@@ -47,7 +49,8 @@ def export_vae(
     ``explained`` are as for ``export_run``; ``dataset`` names the images in the manifest.
 
     Raises UsageError for arguments out of range, ExportError for modules that are not what is described, are random,
-    or cannot be exported at that opset, ParityError where results differ.
+    cannot be exported at that opset or fit no ONNX file, ParityError where results differ, or a row's result depends on
+    the other rows of its batch. Random generators are as before afterwards.
     """
     target = Path(bundle_path)
     check_request(target, opset, golden)

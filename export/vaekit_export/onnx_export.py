@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from vaekit.bundle.onnx_file import TensorInfo, read_onnx
 from vaekit.errors import ExportError, UsageError
@@ -27,8 +29,12 @@ from vaekit_export.passes.axes import name_axes
 from vaekit_export.passes.metadata import KEYS, lowest_ir_version, tidy
 from vaekit_export.passes.opset import drop_later_attributes
 from vaekit_export.passes.shapes import constant_shapes
+from vaekit_export.undisturbed import without_logging
 
 MIN_OPSET = 17
+
+_LARGEST_FILE = 2**31 - 2**20
+"""Bytes of weights in one ONNX file: protobuf takes 2 GiB, and nodes need room too."""
 
 _RANDOM_OPERATORS = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
@@ -84,6 +90,40 @@ def check_opset(opset: int) -> None:
     newest = newest_opset()
     if not MIN_OPSET <= opset <= newest:
         raise UsageError(f"opset {opset} is out of range: the tools installed here reach {MIN_OPSET} to {newest}")
+
+
+def check_fits(name: GraphName, module: nn.Module, example: Tensor) -> None:
+    """Raise ExportError, before any work, where the weights that a module uses do not fit one ONNX file."""
+    weights = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    if _bytes(weights.values()) <= _LARGEST_FILE:
+        return
+    with torch.no_grad(), _Seen(weights) as seen:  # a half of a model may hold the whole
+        module(example)
+    needed = _bytes(seen.used.values())
+    if needed > _LARGEST_FILE:
+        raise ExportError(
+            f"the {name} has {needed / 1e9:.2f} GB of weights, and one ONNX file holds at most "
+            f"{_LARGEST_FILE / 1e9:.2f} GB: this model is too large to export"
+        )
+
+
+class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not say what its hook takes
+    """Notes which of some tensors operators are called with."""
+
+    def __init__(self, tensors: Mapping[int, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tensors = tensors
+        self.used: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            if id(value) in self.tensors:
+                self.used[id(value)] = value
+        return func(*args, **(kwargs or {}))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def export_onnx(
@@ -221,6 +261,11 @@ def _without_a_form(complaint: str, opset: int, written: int) -> str:
         name = found.group(1)
         first = min(schema.since_version for schema in onnx.defs.get_all_schemas_with_history() if schema.name == name)
         return f"the model needs the operator {name}, which opset {opset} does not have; --opset {first} has it"
+    if found := re.search(r"No Adapter (?:To|From) Version \$\d+ for (\w+)", complaint):
+        name = found.group(1)
+        versions = (schema.since_version for schema in onnx.defs.get_all_schemas_with_history() if schema.name == name)
+        first = min((version for version in versions if version > opset), default=written)
+        return f"the operator {name} of this model has no form in opset {opset}; --opset {first} has it"
     reason = complaint.rpartition("failed: ")[2].splitlines()[0]
     return f"an operator of this model has no form in opset {opset}: {reason} --opset {written} has it"
 
@@ -266,14 +311,15 @@ def _probe_model(opset: int) -> bytes:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without what other libraries say and print of themselves: what they made is checked afterwards."""
-    logging.disable(logging.ERROR)
     unheard = io.StringIO()
-    try:
-        with warnings.catch_warnings(), redirect_stdout(unheard), redirect_stderr(unheard):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+    with (
+        without_logging(logging.ERROR),
+        warnings.catch_warnings(),
+        redirect_stdout(unheard),
+        redirect_stderr(unheard),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _reason(error: BaseException) -> str:

@@ -9,16 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaekit.errors import ParityError, UsageError
-from vaekit.ort.session import open_on_cpu
+from vaekit.errors import ExportError, ParityError, UsageError
+from vaekit.ort.providers import Selection
+from vaekit.ort.session import GraphSession, open_graph, open_on_cpu
 from vaekit.types import Array
 from vaekit_export.onnx_export import ExportedGraph
 
 BATCH_SIZES = (1, 2, 7, 64)
+"""The first is 1: what a row gives alone is what it must give among others."""
+_COMPANIONS = 6  # rows beside as many of other ranges, in the batch that tells whether rows hear each other
 
 Outputs = tuple[Array, ...]
 Runner = Callable[[Array], Outputs]
 """Runs a graph or module on a batch of rows."""
+
+
+class BatchDependenceError(ParityError):
+    """What a row gives depends on the other rows of its batch."""
 
 
 @dataclass(frozen=True)
@@ -60,39 +67,66 @@ class Worst:
     torch: float
 
 
-def check_parity(graph: ExportedGraph, inputs: dict[str, Array], tolerances: Tolerances) -> list[Result]:
-    """Run both on each named set of inputs, at each of BATCH_SIZES.
+def check_parity(
+    graph: ExportedGraph, inputs: dict[str, Array], tolerances: Tolerances, sizes: Sequence[int] = BATCH_SIZES
+) -> list[Result]:
+    """Run both on each named set of inputs, at each of the batch sizes, of which the first is 1.
 
-    Raises ParityError with the worst element of all where any output does not agree.
+    ONNX Runtime is also run on one thread, and a second time on what it has computed before.
+
+    Raises BatchDependenceError where PyTorch's own results for a row depend on the rows beside it, and ParityError
+    with the worst element of all where any output does not agree.
     """
-    run_onnx, run_torch = onnx_runner(graph), torch_runner(graph.module)
+    run_onnx, run_torch = onnx_runner(graph), torch_runner(graph.module, graph.name)
+    for name, rows in inputs.items():
+        _check_companions(graph, name, rows, run_torch, tolerances)
     results = [
         result
         for name, rows in inputs.items()
-        for result in _compare(graph, name, rows, run_onnx, run_torch, tolerances)
+        for result in _compare(graph, name, rows, run_onnx, run_torch, tolerances, sizes)
     ]
-    worst = max(results, key=lambda result: result.max_ratio)
-    if not worst.max_ratio <= 1.0:
-        raise ParityError(_complaint(worst, tolerances))
+    _raise_for_worst(results, tolerances)
+    name, rows = next(iter(inputs.items()))
+    few = rows[: sizes[-2]]
+    expected, on_one_thread = run_torch(few), _on_one_thread(graph)
+    again = [
+        result
+        for kind, run in ((f"{name} again", run_onnx), (f"{name} on one thread", on_one_thread))
+        for result in _results(graph, kind, len(few), run(few), expected, tolerances)
+    ]
+    _raise_for_worst(again, tolerances)
     return results
 
 
 def onnx_runner(graph: ExportedGraph) -> Runner:
     """The graph's outputs for a batch, through the session that the edge opens."""
-    opened = open_on_cpu(graph.name, graph.onnx)
-    return lambda rows: tuple(opened.run(list(graph.output_names), {graph.input_name: rows}))
+    return _session_runner(graph, open_on_cpu(graph.name, graph.onnx))
 
 
-def torch_runner(module: nn.Module) -> Runner:
-    """The module's outputs for a batch, in evaluation mode."""
+def torch_runner(module: nn.Module, name: str = "module") -> Runner:
+    """The module's outputs for a batch, in evaluation mode. Raises ExportError where it fails."""
     module.eval()
 
     def run(rows: Array) -> Outputs:
-        with torch.inference_mode():
-            outputs = module(torch.from_numpy(rows))
+        try:
+            with torch.inference_mode():
+                outputs = module(torch.from_numpy(rows))
+        except Exception as error:  # whatever a module raises at another batch size or size than it was first run at
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ExportError(f"the {name} fails on an input of shape {rows.shape}: {reason}") from error
         return tuple(output.numpy() for output in ((outputs,) if isinstance(outputs, Tensor) else outputs))
 
     return run
+
+
+def _session_runner(graph: ExportedGraph, opened: GraphSession) -> Runner:
+    return lambda rows: tuple(opened.run(list(graph.output_names), {graph.input_name: rows}))
+
+
+def _on_one_thread(graph: ExportedGraph) -> Runner:
+    """The graph's outputs for a batch, from a session whose sums are not split between threads."""
+    opened = open_graph(graph.name, graph.onnx, Selection("cpu"), probe={}, threads=1)
+    return _session_runner(graph, opened)
 
 
 def in_batches(run: Runner, rows: Array, size: int) -> Outputs:
@@ -108,15 +142,78 @@ def _compare(
     run_onnx: Runner,
     run_torch: Runner,
     tolerances: Tolerances,
-) -> Sequence[Result]:
+    sizes: Sequence[int],
+) -> list[Result]:
+    """The worst result of each output over all batch sizes."""
     found: dict[str, Result] = {}
-    for size in BATCH_SIZES:
-        pairs = zip(in_batches(run_onnx, rows, size), in_batches(run_torch, rows, size), strict=True)
-        for output, (actual, expected) in zip(graph.output_names, pairs, strict=True):
-            result = _measure(graph.name, output, inputs, size, actual, expected, tolerances)
-            if output not in found or not result.max_ratio <= found[output].max_ratio:
-                found[output] = result
+    alone: Outputs | None = None
+    for size in sizes:
+        expected = in_batches(run_torch, rows, size)
+        if alone is None:
+            alone = expected
+        else:
+            _check_alone(graph, inputs, size, expected, alone, tolerances)
+        for result in _results(graph, inputs, size, in_batches(run_onnx, rows, size), expected, tolerances):
+            if result.output not in found or not result.max_ratio <= found[result.output].max_ratio:
+                found[result.output] = result
     return list(found.values())
+
+
+def _check_companions(
+    graph: ExportedGraph, inputs: str, rows: Array, run_torch: Runner, tolerances: Tolerances
+) -> None:
+    """Check that a row gives alone what it gives beside rows of other ranges, in another order.
+
+    Held-out images may be so alike that what is taken over a batch of them (their largest pixel, say) is the same for
+    every batch.
+    """
+    few = rows[:_COMPANIONS]
+    if not np.isfinite(few).all():
+        return
+    low, high = float(few.min()), float(few.max())
+    noise = np.random.default_rng(0).uniform(low, high, few.shape) if low < high else few
+    middle = (low + high) / 2
+    others = [low + (few - low) / 4, high - (high - few) / 4, middle + (noise - middle) / 8, noise]
+    mixed = np.ascontiguousarray(np.concatenate([few, *others])[::-1], np.float32)
+    alone, among = in_batches(run_torch, mixed, 1), run_torch(mixed)
+    kind = f"{inputs} among darker, brighter and noisy ones"
+    _check_alone(graph, kind, len(mixed), among, alone, tolerances)
+
+
+def _check_alone(
+    graph: ExportedGraph, inputs: str, size: int, among: Outputs, alone: Outputs, tolerances: Tolerances
+) -> None:
+    """Raise BatchDependenceError unless PyTorch gives for a row among others what it gives for it alone."""
+    for output, actual, expected in zip(graph.output_names, among, alone, strict=True):
+        if actual.shape != expected.shape:
+            raise BatchDependenceError(
+                f"parity failed, nothing was published: {graph.name}, output {output}: PyTorch gives the shape "
+                f"{actual.shape} at batch size {size} and {expected.shape} one row at a time"
+            )
+        result = _measure(graph.name, output, inputs, size, actual, expected, tolerances)
+        if not (result.max_ratio <= 1.0 or _is_not_finite(result)):
+            worst = result.worst
+            raise BatchDependenceError(
+                "parity failed, nothing was published: a row's result depends on the other rows of its batch: "
+                f"{graph.name}, output {output}{list(worst.element)} for {inputs}, number {worst.row}, is "
+                f"{worst.torch:.7g} alone and {worst.onnxruntime:.7g} at batch size {size}, in PyTorch itself "
+                f"({result.max_ratio:.3g} times the allowed difference). Does a layer take statistics over the batch, "
+                "such as batch normalisation without running statistics?"
+            )
+
+
+def _is_not_finite(result: Result) -> bool:
+    """Whether NaN or infinity is the worst: that is for the comparison with ONNX Runtime to complain of."""
+    return not (np.isfinite(result.worst.onnxruntime) and np.isfinite(result.worst.torch))
+
+
+def _results(
+    graph: ExportedGraph, inputs: str, size: int, actual: Outputs, expected: Outputs, tolerances: Tolerances
+) -> list[Result]:
+    return [
+        _measure(graph.name, output, inputs, size, a, b, tolerances)
+        for output, a, b in zip(graph.output_names, actual, expected, strict=True)
+    ]
 
 
 def _measure(
@@ -143,6 +240,12 @@ def _measure(
         max_ratio=float(ratio[at]),
         worst=Worst(row, tuple(element), size, float(actual[at]), float(expected[at])),
     )
+
+
+def _raise_for_worst(results: Sequence[Result], tolerances: Tolerances) -> None:
+    worst = max(results, key=lambda result: result.max_ratio)
+    if not worst.max_ratio <= 1.0:
+        raise ParityError(_complaint(worst, tolerances))
 
 
 def _complaint(result: Result, tolerances: Tolerances) -> str:

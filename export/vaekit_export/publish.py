@@ -24,12 +24,13 @@ from vaekit.bundle.onnx_file import read_onnx
 from vaekit.bundle.writing import check_bundle_target, write_bundle
 from vaekit.errors import ExportError, ParityError, UsageError, VaekitError
 from vaekit.training.run import load_run
-from vaekit.types import Array, GraphName
+from vaekit.types import GRAPHS, Array, GraphName, one_of
 from vaekit_export.explain import Explanation, explain
 from vaekit_export.model import Model, Say, model_of_run, rows_of_images
-from vaekit_export.onnx_export import Axes, ExportedGraph, check_opset, export_onnx, minimum_onnxruntime
+from vaekit_export.onnx_export import Axes, ExportedGraph, check_fits, check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
     BATCH_SIZES,
+    BatchDependenceError,
     Outputs,
     Result,
     Tolerances,
@@ -48,6 +49,7 @@ from vaekit_export.statistics import (
     scores,
     verify_tolerances,
 )
+from vaekit_export.undisturbed import undisturbed
 
 _LATENTS = 256  # of each kind that the decoder is checked on, where images are small
 _FAR = 6.0  # each coordinate of a far latent lies in [-6, 6]
@@ -88,6 +90,7 @@ class Export:
         }
 
 
+@undisturbed()
 def export_run(
     run_path: str | Path,
     bundle_path: str | Path,
@@ -129,6 +132,11 @@ def publish(
     Raises ExportError and ParityError as ``export_run`` does.
     """
     report = Path(f"{os.path.abspath(target)}.parity")
+    for name, module, shape in (
+        ("encoder", model.encoder, model.image_shape),
+        ("decoder", model.decoder, model.latent_shape),
+    ):
+        check_fits(one_of(GRAPHS, name, "graph"), module, torch.zeros(1, *shape))
     say(f"exporting encoder and decoder at opset {opset}")
     encoder, decoder = _exported(model, opset)
     say(f"checking parity on {len(model.images)} held-out images, prior samples and far latents")
@@ -218,6 +226,8 @@ def _proved(checks: Iterable[Check], tolerances: Tolerances, opset: int, report:
     for graph, rows in checks:
         try:
             results += check_parity(graph, rows, tolerances)
+        except BatchDependenceError:  # in PyTorch itself: graph and module part ways nowhere
+            raise
         except ParityError as error:
             try:
                 explanation = explain(graph, _together(rows), tolerances, opset=opset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -81,6 +82,21 @@ def test_a_manifest_survives_the_way_to_json_and_back(bundle: Path) -> None:
 def test_the_scaling_of_the_latents_is_kept() -> None:
     assert read_bundle(MAP).manifest.latent.scaling == Scaling(0.5, 0.125)
     assert read_bundle(DETERMINISTIC).manifest.latent.scaling is None
+
+
+def test_a_scaling_may_have_numbers_for_each_channel() -> None:
+    manifest = read_bundle(MAP).manifest
+    channels = manifest.latent.shape[0]
+    scaling = Scaling(0.5, 0.0, (0.25,) * channels, (2.0,) * channels)
+    kept = dataclasses.replace(manifest, latent=dataclasses.replace(manifest.latent, scaling=scaling))
+    document = json.loads(dump_json(kept.to_json()))
+    assert document["latent"]["scaling"]["std"] == [2.0] * channels
+    assert Manifest.from_json(document).latent.scaling == scaling
+    assert set(json.loads(dump_json(manifest.to_json()))["latent"]["scaling"]) == {"factor", "shift"}
+    for wrong in ([1.0] * (channels + 1), [float("nan")] * channels, ["a"] * channels, 1.0):
+        document["latent"]["scaling"]["mean"] = wrong
+        with pytest.raises((ValueError, TypeError)):
+            Manifest.from_json(document)
 
 
 def test_statistics_are_of_channels() -> None:

@@ -250,6 +250,69 @@ def test_options_out_of_range_are_refused(tiny_bundle: Path, options: dict[str, 
         load(tiny_bundle, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("wrong", [1.5, 2.0, np.float32(3), True, np.True_, "2", None, [2]])
+def test_what_is_no_whole_number_is_refused(vae: VAE, tiny_bundle: Path, wrong: Any) -> None:
+    z = np.zeros(4, np.float32)
+    calls: dict[str, Callable[[], object]] = {
+        "number of samples": lambda: vae.sample(wrong),
+        "seed": lambda: vae.sample(1, seed=wrong),
+        "start": lambda: vae.sample_latents(1, start=wrong),
+        "number of steps": lambda: vae.interpolate(z, z, wrong),
+        "dimension": lambda: vae.traverse(dimensions=[wrong]),
+        "batch size": lambda: load(tiny_bundle, batch_size=wrong),
+        "height": lambda: vae.at(wrong, 8),
+    }
+    for what, call in calls.items():
+        with pytest.raises(UsageError, match=f"the {what} must be a whole number, not "):
+            call()
+    others: tuple[Callable[[], object], ...] = (
+        lambda: vae.traverse(steps=wrong),
+        lambda: vae.traverse(seed=wrong),
+        lambda: vae.score(images(1), seed=wrong),
+        lambda: vae.elbo_terms(images(1), seed=wrong),
+    )
+    for call in others:
+        with pytest.raises(UsageError, match="must be a whole number"):
+            call()
+
+
+def test_what_is_no_number_is_no_temperature_and_no_span(vae: VAE) -> None:
+    for wrong in (True, "1", None, [1.0]):
+        with pytest.raises(UsageError, match="temperature"):
+            vae.sample(1, temperature=wrong)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="span"):
+            vae.traverse(span=wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="threads must be a whole number"):
+        load(vae.bundle.path, threads=1.5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="start must be 0 or more"):
+        vae.sample_latents(1, start=-1)
+    with pytest.raises(UsageError, match="a list of whole numbers"):
+        vae.traverse(dimensions=2)  # type: ignore[arg-type]
+
+
+def test_numpys_integers_are_whole_numbers(vae: VAE) -> None:
+    two, seed = np.int64(2), np.uint8(7)
+    assert np.array_equal(vae.sample(two, seed=seed), vae.sample(2, seed=7))  # type: ignore[arg-type]
+    z = vae.sample_latents(2)
+    assert vae.interpolate(z[0], z[1], np.int32(3)).shape == (3, 1, 8, 8)  # type: ignore[arg-type]
+    assert vae.traverse(dimensions=np.array([1, 0]), steps=two).shape == (2, 2, 1, 8, 8)  # type: ignore[arg-type]
+
+
+def test_the_caller_may_say_what_is_a_latent_and_what_an_image(vae: VAE) -> None:
+    z, image = vae.sample_latents(2), images(2)
+    assert np.array_equal(vae.interpolate(z[0], z[1], latents=True), vae.interpolate(z[0], z[1]))
+    assert np.array_equal(vae.interpolate(image[0], image[1], latents=False), vae.interpolate(image[0], image[1]))
+    assert np.array_equal(vae.traverse(z[0], steps=2, latents=True), vae.traverse(z[0], steps=2))
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: vae.interpolate(image[0], image[1], latents=True),
+        lambda: vae.interpolate(z[0], z[1], latents=False),
+        lambda: vae.traverse(z[0], latents=False),
+    )
+    for call in calls:
+        with pytest.raises(UsageError, match=r"give (an image|a latent) of shape \([\d, ]+\), not"):
+            call()
+
+
 def test_where_a_graph_was_placed_can_be_read(tiny_bundle: Path) -> None:
     vae = load(tiny_bundle, provider="cpu", threads=1)
     assert vae.graph("decoder").placement == {"CPUExecutionProvider": 6}

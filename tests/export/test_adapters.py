@@ -65,6 +65,32 @@ def tiny() -> Any:
     ).eval()
 
 
+def test_the_latents_own_statistics_are_kept(kl: Any) -> None:
+    from vaekit_export.adapters.diffusers import from_diffusers
+
+    kl.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.4], latents_std=[1.5, 2.0, 0.5, 0.25])
+    wanted = Scaling(0.3611, 0.0, (0.1, -0.2, 0.3, 0.4), (1.5, 2.0, 0.5, 0.25))
+    assert from_diffusers(kl).description.scaling == wanted
+
+
+def test_weights_that_are_a_variant_only_are_loaded(kl: Any, tmp_path: Path) -> None:
+    from vaekit_export.adapters.diffusers import load_diffusers
+
+    kl.half().save_pretrained(tmp_path, variant="fp16")
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["diffusion_pytorch_model.fp16.safetensors"]
+    vae = load_diffusers(tmp_path)
+    assert vae.description.name == f"AutoencoderKL {tmp_path.name} (fp16)"
+    assert vae.model is not None
+    for name, weight in vae.model.state_dict().items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, kl.state_dict()[name].float())
+    kl.save_pretrained(tmp_path, variant="bf16")
+    with pytest.raises(ExportError, match="variants bf16, fp16 and none without"):
+        load_diffusers(tmp_path)
+    kl.save_pretrained(tmp_path)
+    assert load_diffusers(tmp_path).description.name == f"AutoencoderKL {tmp_path.name}"
+
+
 def assert_same_results(vae: VAE, kl: Any, images: NDArray[np.float32]) -> None:
     """Check that a bundle encodes and decodes like its AutoencoderKL."""
     with torch.inference_mode():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,9 @@ from torch.nn import functional
 import vaekit
 from vaekit.bundle.manifest import Scaling
 from vaekit.bundle.reading import read_bundle
-from vaekit.errors import BundleError, ExportError, UsageError
+from vaekit.errors import BundleError, ExportError, ParityError, UsageError
 from vaekit.images.shapes import draw_shapes
+from vaekit_export import onnx_export
 from vaekit_export.description import VAEDescription
 from vaekit_export.foreign import export_vae
 from vaekit_export.publish import Export
@@ -212,6 +216,27 @@ def test_golden_vectors_may_be_samples(tmp_path: Path) -> None:
     assert vaekit.load(done.path, provider="cpu").verify().passed
 
 
+class Mirror(nn.Module):
+    """image → its negative, which is also how the decoder goes back."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return 1 - image
+
+
+def test_where_latents_look_like_images_the_caller_says_which_they_are(tmp_path: Path) -> None:
+    description = dataclasses.replace(SMALL, latent_shape=(3, 8, 6))
+    done = export_small(tmp_path, Mirror(), Mirror(), description)
+    vae = vaekit.load(done.path, provider="cpu")
+    a, b = (np.full((3, 8, 6), value, np.float32) for value in (0.25, 0.75))
+    np.testing.assert_allclose(vae.interpolate(a, b, 2, latents=True)[0], 1 - a)
+    np.testing.assert_allclose(vae.interpolate(a, b, 2, latents=False)[0], a)
+    base = vae.traverse(a, steps=3, latents=True)[0, 1, 0]
+    np.testing.assert_allclose(base, 1 - a[0])
+    for ask in (lambda: vae.interpolate(a, b, 2), lambda: vae.traverse(a)):
+        with pytest.raises(UsageError, match=r"both of shape.*latents=True or latents=False"):
+            ask()
+
+
 # Errors
 
 
@@ -295,6 +320,20 @@ def test_a_variance_that_overflows_is_refused(tmp_path: Path) -> None:
     assert nothing_in(tmp_path)
 
 
+@pytest.mark.parametrize("count", [1, 10])
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm2d(3, track_running_stats=False), nn.BatchNorm1d(3, track_running_stats=False)]
+)
+def test_a_model_that_takes_statistics_over_the_batch_is_refused(tmp_path: Path, layer: nn.Module, count: int) -> None:
+    flat = isinstance(layer, nn.BatchNorm1d)
+    first = nn.Sequential(nn.Flatten(2), layer) if flat else layer
+    encoder = nn.Sequential(first, nn.Flatten(), nn.Linear(144, 4))
+    with pytest.raises(ParityError, match=r"depends on the other rows of its batch: encoder, output mu") as caught:
+        export_small(tmp_path, encoder, images=small_pictures(count))
+    assert "\n" not in str(caught.value)
+    assert nothing_in(tmp_path)
+
+
 IMAGES: dict[str, NDArray[Any]] = {
     "none": small_pictures(1)[:0],
     "of another size": draw_shapes(3, (9, 6)).images,
@@ -322,6 +361,18 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "another likelihood": {"likelihood": "laplace"},
     "a gaussian without sigma": {"likelihood": "gaussian"},
     "bernoulli with sigma": {"likelihood": "bernoulli", "sigma": 0.1},
+    "half a pixel": {"image_shape": (3, 8.0, 6)},
+    "a number of pixels": {"image_shape": 3},
+    "words": {"latent_shape": "four"},
+    "true": {"latent_shape": True},
+    "no latent": {"latent_shape": None},
+    "one end": {"pixel_range": 1.0},
+    "three ends": {"pixel_range": (0, 0.5, 1)},
+    "ends in words": {"pixel_range": ("black", "white")},
+    "sigma in words": {"likelihood": "gaussian", "sigma": "0.1"},
+    "half a step": {"multiple_of": 0.5},
+    "a scaling that is a number": {"scaling": 0.18215},
+    "a mean too few": {"latent_shape": (2, 2, 3), "scaling": Scaling(1.0, 0.0, mean=(0.5,))},
 }
 
 
@@ -329,6 +380,61 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
 def test_a_description_that_cannot_be_is_refused(what: str) -> None:
     with pytest.raises(UsageError):
         dataclasses.replace(SMALL, **DESCRIPTIONS[what])
+
+
+def test_lists_and_integers_are_taken_for_shapes(tmp_path: Path) -> None:
+    plain = VAEDescription((3, 8, 6), (4,), pixel_range=(-1.0, 1.0), likelihood="gaussian", sigma=0.5)
+    given: list[tuple[Any, Any]] = [([3, 8, 6], [4]), (np.array([3, 8, 6]), 4), (torch.Size((3, 8, 6)), np.int64(4))]
+    for image, latent in given:
+        sigma: Any = np.float32(0.5)
+        ends: Any = [np.float64(-1), 1]
+        description = VAEDescription(image, latent, ends, "gaussian", sigma)
+        assert description == plain
+        assert json.dumps(dataclasses.asdict(description)) == json.dumps(dataclasses.asdict(plain))
+    assert export_small(tmp_path, description=description).manifest.latent.shape == (4,)
+
+
+def test_the_program_around_an_export_stays_as_it_was(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    class Noisy(SmallEncoder):
+        def forward(self, image: Tensor) -> Any:
+            warnings.warn("old-fashioned", stacklevel=1)
+            np.random.rand()  # noqa: NPY002 — what a model may do
+            random.random()
+            torch.rand(1)
+            return super().forward(image)
+
+    encoder, decoder = Noisy(), SmallDecoder()
+    before = (torch.get_rng_state(), np.random.get_state(), random.getstate())  # noqa: NPY002
+    logging.disable(logging.DEBUG)
+    try:
+        with pytest.raises(ExportError, match="overflow"):
+            export_vae(
+                Noisy(lambda mu, logvar: (mu, logvar + 1000)),
+                decoder,
+                dataclasses.replace(SMALL, likelihood="gaussian", sigma=0.1),
+                small_pictures(),
+                tmp_path / "none",
+            )
+        export_vae(encoder, decoder, SMALL, small_pictures(), tmp_path / "b")
+        assert logging.root.manager.disable == logging.DEBUG
+    finally:
+        logging.disable(logging.NOTSET)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1][1])  # noqa: NPY002
+    assert random.getstate() == before[2]
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_weights_that_fit_no_file_are_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, decoder = SmallEncoder(), SmallDecoder()
+    decoder.unused = nn.Linear(100, 100)  # as half a model may hold the other half
+    monkeypatch.setattr(onnx_export, "_LARGEST_FILE", 5000)
+    export_small(tmp_path, encoder, decoder)
+    monkeypatch.setattr(onnx_export, "_LARGEST_FILE", 4000)
+    said: list[str] = []
+    with pytest.raises(ExportError, match=r"the encoder has 0\.00 GB of weights, and one ONNX file holds at most"):
+        export_small(tmp_path / "other", encoder, decoder, say=said.append)
+    assert said == []
 
 
 def test_what_is_in_the_way_or_out_of_range_is_refused_before_any_work(tmp_path: Path) -> None:

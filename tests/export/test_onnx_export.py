@@ -219,6 +219,16 @@ def test_an_operator_that_the_opset_lacks_is_named_with_the_first_that_has_it() 
     ran(Bits(), export(Bits(), opset=18), ("y",))
 
 
+def test_a_padding_that_the_opset_lacks_is_named_with_the_first_that_has_it() -> None:
+    class Reflecting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.pad(x, (1, 1), mode="reflect")
+
+    with pytest.raises(ExportError, match="operator Pad of this model has no form in opset 17; --opset 18 has it"):
+        export(Reflecting())
+    ran(Reflecting(), export(Reflecting(), opset=18), ("y",))
+
+
 def test_a_form_that_the_opset_lacks_is_named_with_one_that_has_it() -> None:
     with pytest.raises(ExportError, match=r"no form in opset 17: Resize antialias=1 .* --opset 18 has it"):
         export(Smooth())

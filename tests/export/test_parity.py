@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from vaekit.errors import ParityError, UsageError
+from vaekit.errors import ExportError, ParityError, UsageError
 from vaekit.types import Array
 from vaekit_export.onnx_export import ExportedGraph
-from vaekit_export.parity import BATCH_SIZES, Result, Tolerances, check_parity
+from vaekit_export.parity import BATCH_SIZES, BatchDependenceError, Result, Tolerances, check_parity
 
 MakeGraph = Callable[..., ExportedGraph]
 
@@ -243,6 +243,52 @@ def test_what_agrees_at_one_batch_size_only_does_not_pass() -> None:
     check_parity(graph, {"one row": rows[:1]}, Tolerances())
     with pytest.raises(ParityError, match=r"at batch size [27]"):
         check_parity(graph, {"four rows": rows}, Tolerances())
+
+
+class Hearing(nn.Module):
+    """Adds to each row what the rows of its batch make together."""
+
+    def __init__(self, heard: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.heard = heard
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return pairs[:, 1] + self.heard(pairs[:, 1])
+
+
+HEARING: dict[str, Callable[[Tensor], Tensor]] = {
+    "the mean of the batch": lambda rows: -rows.mean(0, keepdim=True),
+    "the largest number of the batch": lambda rows: rows.max(),
+    "the first row": lambda rows: rows[:1],
+    "the row before": lambda rows: rows.roll(1, 0),
+    "how many there are": lambda rows: torch.full_like(rows, len(rows)),
+    "its own place": lambda rows: torch.arange(len(rows), dtype=rows.dtype)[:, None],
+}
+
+
+@pytest.mark.parametrize("what", HEARING)
+@pytest.mark.parametrize("count", [1, 2, 70])
+def test_a_module_whose_rows_hear_each_other_does_not_pass(what: str, count: int) -> None:
+    graph = ExportedGraph("encoder", Hearing(HEARING[what]), puppet().onnx, "pairs", ("y",))
+    rows = np.random.default_rng(0).random((count, 1, 5), np.float32).repeat(2, 1)
+    rows[..., 0] = 1  # each row holds the largest number, as pictures with a white edge do
+    rows[..., 1] = 0
+    with pytest.raises(BatchDependenceError, match=r"on the other rows of its batch: encoder, output y") as caught:
+        check_parity(graph, {"images": rows}, Tolerances())
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_fails_on_a_single_row_is_explained() -> None:
+    class Pairs(nn.Module):
+        def forward(self, pairs: Tensor) -> Tensor:
+            if len(pairs) < 2:
+                raise ValueError("Expected more than 1 value per channel\nwhen training")
+            return pairs[:, 1]
+
+    graph = ExportedGraph("encoder", Pairs(), puppet().onnx, "pairs", ("y",))
+    with pytest.raises(ExportError, match=r"encoder fails on an input of shape \(1, 2, 3\): ValueError: Expected"):
+        check_parity(graph, {"pairs": np.ones((5, 2, 3), np.float32)}, Tolerances())
 
 
 @pytest.mark.parametrize("bad", [-1e-9, math.nan, math.inf])

@@ -88,11 +88,16 @@ class ImageSpec:
 class Scaling:
     """The scaling (z − shift) · factor that a model trained on the latents expects.
 
-    The graphs' own z is not scaled.
+    With a mean and standard deviation for each channel it is (z − shift − mean) · factor / std. The graphs' own z is
+    not scaled.
     """
 
     factor: float
     shift: float
+    mean: tuple[float, ...] | None = None
+    """One number for each channel; None counts as 0."""
+    std: tuple[float, ...] | None = None
+    """One number for each channel; None counts as 1."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +266,7 @@ class Manifest:
             "format_version": FORMAT_VERSION,
             "requires": list(self.requires),
             "image": _without_none(dataclasses.asdict(self.image)) | {"range": [0.0, 1.0], "layout": "NCHW"},
-            "latent": _without_none(dataclasses.asdict(self.latent)),
+            "latent": _without_none(_latent_to_json(self.latent)),
             "posterior": self.posterior,
             "likelihood": dataclasses.asdict(self.likelihood),
             "prior": prior,
@@ -335,6 +340,21 @@ def _without_none(document: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if value is not None}
 
 
+def _latent_to_json(latent: LatentSpec) -> dict[str, Any]:
+    document = dataclasses.asdict(latent)
+    return document | {"scaling": document["scaling"] and _without_none(document["scaling"])}
+
+
+def _scaling_from_json(document: Mapping[str, Any], channels: int) -> Scaling:
+    mean, std = (
+        None if document.get(key) is None else tuple(_finite(number) for number in document[key])
+        for key in ("mean", "std")
+    )
+    if any(numbers is not None and len(numbers) != channels for numbers in (mean, std)):
+        raise ValueError(f"the scaling's mean and std are not {channels} numbers each, one for each channel")
+    return Scaling(_finite(document["factor"]), _finite(document["shift"]), mean, std)
+
+
 def _latent_from_json(document: Mapping[str, Any]) -> LatentSpec:
     shape = tuple(int(size) for size in document["shape"])
     if len(shape) not in (1, 3) or min(shape) < 1:
@@ -346,7 +366,7 @@ def _latent_from_json(document: Mapping[str, Any]) -> LatentSpec:
         mean,
         std,
         kl,
-        None if scaling is None else Scaling(_finite(scaling["factor"]), _finite(scaling["shift"])),
+        None if scaling is None else _scaling_from_json(scaling, shape[0]),
     )
 
 

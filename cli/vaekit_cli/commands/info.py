@@ -60,7 +60,11 @@ def _model(manifest: Manifest) -> Rows:
 
 
 def _scaling(scaling: Scaling | None) -> str:
-    return "" if scaling is None else f"; models trained on it expect (z - {scaling.shift:g}) * {scaling.factor:g}"
+    if scaling is None:
+        return ""
+    z = f"(z - {scaling.shift:g}" + (" - mean" if scaling.mean else "") + f") * {scaling.factor:g}"
+    per_channel = ", mean and std of each channel" if scaling.mean or scaling.std else ""
+    return f"; models trained on it expect {z}{' / std' if scaling.std else ''}{per_channel}"
 
 
 def _graphs(bundle: Bundle) -> Rows:

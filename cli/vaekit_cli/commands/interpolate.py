@@ -76,7 +76,7 @@ def interpolate(
         a, b = vae.encode(originals)[0]
     else:
         a, b = (vae.sample_latents(1, seed=seed or 0, prior=prior)[0] for seed in (from_seed, to_seed))
-    images = vae.interpolate(a, b, steps, mode=mode.value)
+    images = vae.interpolate(a, b, steps, mode=mode.value, latents=True)
     provider = say_where(vae, say, *(GRAPHS if pictures else ("decoder",)))
     if output.suffix.lower() in ANIMATIONS:
         save_animation(images, output)

@@ -74,7 +74,7 @@ def traverse(
     if image is not None:
         channels, *size = vae.image_shape
         base = read_image(image, channels, (size[0], size[1]), resize=not no_resize) / np.float32(255)
-    images = vae.traverse(base, dimensions=chosen, steps=steps, span=span, seed=seed)
+    images = vae.traverse(base, dimensions=chosen, steps=steps, span=span, seed=seed, latents=False)
     provider = say_where(vae, say, "decoder")
     save_picture(_picture(vae, images, chosen, span), output)
     if as_json:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ except ImportError as error:
 
 _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 _CONFIG = "config.json"
+_WEIGHTS = "diffusion_pytorch_model"
+_VARIANT = re.compile(rf"{_WEIGHTS}\.(?:(\w+?)(?:-\d+-of-\d+)?\.safetensors|safetensors\.index\.(\w+)\.json)")
 _RANGE = (-1.0, 1.0)  # of the pixels of both classes: diffusers' VaeImageProcessor normalises so
 _LOGVAR = (-30.0, 20.0)  # DiagonalGaussianDistribution clamps to these
 
@@ -53,14 +57,13 @@ def from_diffusers(
     step = 2**halvings
     if height % step or width % step:
         raise UsageError(f"the size {height}x{width} must be a multiple of {step}, by which the model downsamples")
-    factor, shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
     description = VAEDescription(
         image_shape=(channels, height, width),
         latent_shape=(config.latent_channels, height // step, width // step),
         pixel_range=_RANGE,
         likelihood="none" if sigma is None else "gaussian",
         sigma=sigma,
-        scaling=None if (factor, shift) == (1.0, 0.0) else Scaling(factor, shift),
+        scaling=_scaling(config),
         multiple_of=step if free_size else None,
         name=type(model).__name__,
     )
@@ -73,21 +76,33 @@ def load_diffusers(
 ) -> ForeignVAE:
     """The model in a folder of diffusers' own format, nothing downloaded or unpickled: see ``from_diffusers``.
 
+    Weights that are there as a variant only, such as fp16, are taken, and computed with in float32.
+
     Raises ExportError where the folder holds none that can be read.
     """
     name = _class_name(folder)
     if name not in _CLASSES:
         raise ExportError(f"{folder} holds a {name}: vaekit exports {' and '.join(_CLASSES)}")
+    variant = _variant(folder)
     try:
         with quietly():
             model = _CLASSES[name].from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,
+                torch_dtype=torch.float32,
+                variant=variant,
             )
     except Exception as error:  # diffusers, huggingface_hub and safetensors each raise their own
         lines = " ".join(f"{type(error).__name__}: {error}".split())
         raise ExportError(f"diffusers cannot load {folder}: {lines}") from error
     vae = from_diffusers(model, size, sigma=sigma, free_size=free_size)
-    return vae._replace(description=dataclasses.replace(vae.description, name=f"{name} {folder.resolve().name}"))
+    return vae._replace(
+        description=dataclasses.replace(
+            vae.description, name=f"{name} {folder.resolve().name}{f' ({variant})' if variant else ''}"
+        )
+    )
 
 
 class _MomentsEncoder(nn.Module):
@@ -124,6 +139,32 @@ class _Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         image: Tensor = self.vae.decode(z).sample
         return image
+
+
+def _scaling(config: Any) -> Scaling | None:
+    """How pipelines take the latents; ``latents_mean`` of the config stands in place of ``shift_factor``."""
+    mean, std = (
+        None if config.get(key) is None else tuple(map(float, config[key])) for key in ("latents_mean", "latents_std")
+    )
+    shift = 0.0 if mean is not None else float(config.shift_factor or 0.0)
+    scaling = Scaling(float(config.scaling_factor), shift, mean, std)
+    return None if scaling == Scaling(1.0, 0.0) else scaling
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant of the weights that a folder has, such as fp16; None where it has the usual ones.
+
+    Raises ExportError where it has several and not the usual ones.
+    """
+    if any((folder / name).exists() for name in (f"{_WEIGHTS}.safetensors", f"{_WEIGHTS}.safetensors.index.json")):
+        return None
+    names = (path.name for path in folder.glob(f"{_WEIGHTS}.*"))
+    found = {match.group(1) or match.group(2) for name in names if (match := _VARIANT.fullmatch(name))}
+    if len(found) > 1:
+        raise ExportError(
+            f"{folder} has weights of the variants {', '.join(sorted(found))} and none without: keep those of one"
+        )
+    return next(iter(found), None)
 
 
 def _image_size(own: int | list[int] | None, size: tuple[int, int] | None) -> tuple[int, int]:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from vaekit.errors import ExportError
 from vaekit.types import Array, PrecisionName
 from vaekit_export.passes import read
+from vaekit_export.undisturbed import without_logging
 
 LowPrecision = Literal["int8", "fp16"]
 """What a graph can be lowered to."""
@@ -143,10 +144,6 @@ def to_fp16(data: bytes, keep: Collection[str] = ()) -> bytes:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the converters' advice: what they made is measured afterwards."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+    with without_logging(logging.WARNING), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
