@@ -45,10 +45,14 @@ _MARGIN = 1.15  # on the estimate of the work at the end
 _EXIT_SECONDS = 1.0  # before Python reads the clock and after the last file is written
 
 _INTERVALS = 9  # whose median is the duration of a step: one long stall does not change it
-_TRUSTED_INTERVALS = 5  # before which no estimate ends the training
+_TRUSTED_INTERVALS = 3  # before which nothing is concluded: the first steps count as start-up
 _INTERVAL_SHARE = 0.005  # of the whole time, at most, between two decisions
 _VALIDATION_SHARE = 0.05  # of the time used so far, at most, for validations
 _LAST_VALIDATION = 0.95  # share of the training; after it comes the validation at the end
+_KEPT_KNOTS = 100  # before they become fewer
+FINE_TOLERANCE = KNOT_TOLERANCE / 10
+"""Of the knots of a training that goes on, and of its checkpoints: what is lost each time, as a share."""
+_RECORD_TOLERANCE = 0.7 * KNOT_TOLERANCE  # the rest may be lost before
 _CHECKPOINTS = 20  # in a training, evenly spaced, beside those of every so many steps
 
 
@@ -90,7 +94,7 @@ class TimedSchedule(Schedule):
         super().__init__(config)
         self._deadline, self._ending, self._clock = deadline, ending, clock
         self._alone, self._agree = agree is None, agree or (lambda numbers: numbers)
-        self._knots = list(knots)
+        self._knots, self._compacted = list(knots), len(knots) - 1  # up to that knot, there are as few as possible
         self._share = knots[-1][1]  # of the time used, by the clock
         self._validations = int(self._share * VALIDATIONS)
         self._checkpoints = int(self._share * _CHECKPOINTS)
@@ -114,7 +118,7 @@ class TimedSchedule(Schedule):
         """Return the seconds until the deadline."""
         return self._deadline - self._clock()
 
-    def recorded(self, steps: int, tolerance: float = 0.9 * KNOT_TOLERANCE) -> tuple[Knot, ...]:
+    def recorded(self, steps: int, tolerance: float = _RECORD_TOLERANCE) -> tuple[Knot, ...]:
         """Return the knots of the schedule up to that many steps, as few as give it within the tolerance."""
         done = [knot for knot in self._knots if knot[0] < steps]
         knots = (*done, (steps, interpolate(self._knots, steps)))
@@ -153,6 +157,9 @@ class TimedSchedule(Schedule):
         ends, validates, checkpoints, interval, share = self._agree(self._decide(steps))
         self._decided = (steps, bool(ends), bool(validates), bool(checkpoints))
         self._knots[-1] = (steps, interpolate(self._knots, steps))
+        if len(self._knots) > self._compacted + _KEPT_KNOTS:
+            self._knots[self._compacted :] = compact(self._knots[self._compacted :], FINE_TOLERANCE)
+            self._compacted = len(self._knots) - 1
         self._last, self._next = steps, steps + int(interval)
         self._knots.append((self._next, max(share, self._knots[-1][1])))
 
@@ -163,8 +170,11 @@ class TimedSchedule(Schedule):
         self._mark = now
         step = self._step_seconds()
         self._train_until = self._deadline - self._seconds_at_the_end() - step
+        if len(self._durations) < _TRUSTED_INTERVALS:
+            self._seen = now
+            return now >= self._deadline, False, False, 1, self._share
         self._advance(now)
-        ends = now >= self._deadline or (now >= self._train_until and len(self._durations) >= _TRUSTED_INTERVALS)
+        ends = now >= self._train_until
         validates = not ends and self._validation_is_due(now)
         checkpoints = not ends and self._checkpoint_is_due(steps)
         interval = self._interval(steps)
@@ -182,8 +192,6 @@ class TimedSchedule(Schedule):
 
     def _interval(self, steps: int) -> int:
         """Return the steps until the next decision, which is due where figures are reported at the latest."""
-        if len(self._durations) < _TRUSTED_INTERVALS:
-            return 1
         allowed = _INTERVAL_SHARE * self._whole / self._step_seconds()
         return max(1, min(int(allowed), REPORT_EVERY - steps % REPORT_EVERY))
 

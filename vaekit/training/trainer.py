@@ -21,7 +21,7 @@ from vaekit.maths.prior import Mixture
 from vaekit.training.batches import Batches
 from vaekit.training.checkpoint import CHECKPOINT, Checkpoint
 from vaekit.training.config import CONFIG, Config
-from vaekit.training.deadline import Clock, Ending, TimedSchedule, Work, fit_work
+from vaekit.training.deadline import FINE_TOLERANCE, Clock, Ending, TimedSchedule, Work, fit_work
 from vaekit.training.device import current_setting, share_threads, torch_seed
 from vaekit.training.holdout import Split, hold_out, read_to_measure
 from vaekit.training.learner import EVALUATION_BATCH, Learner
@@ -30,10 +30,9 @@ from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import Draws, TrainingLikelihood, likelihood_of
 from vaekit.training.processes import ProcessGroup
 from vaekit.training.run_writer import RunWriter
-from vaekit.training.schedule import KNOT_TOLERANCE, REPORT_EVERY, Schedule, StepSchedule
+from vaekit.training.schedule import REPORT_EVERY, Schedule, StepSchedule
 from vaekit.training.tracking import tracking
 
-_CHECKPOINT_TOLERANCE = KNOT_TOLERANCE / 10  # which the schedule loses at each resumption
 _NAMED_IMAGES = 3  # of a batch on which the loss was not finite
 _ORDINARY_SIGMA, _ORDINARY_WEIGHT = (1e-3, 1e3), 1e4  # beyond these, they are a likelier cause of that than the rate
 
@@ -318,7 +317,7 @@ class Trainer:
             fingerprint=self.fingerprint,
             setting=current_setting(),
             seconds_left=None if self.timed is None else self.timed.seconds_left(),
-            knots=() if self.timed is None else self.timed.recorded(step, _CHECKPOINT_TOLERANCE),
+            knots=() if self.timed is None else self.timed.recorded(step, FINE_TOLERANCE),
             **self.learner.state(),
         )
         self.kept, before = step, self.kept
