@@ -404,12 +404,13 @@ def test_the_program_around_an_export_stays_as_it_was(tmp_path: Path, recwarn: p
             return super().forward(image)
 
     encoder, decoder = Noisy(), SmallDecoder()
+    overflowing = Noisy(lambda mu, logvar: (mu, logvar + 1000))
     before = (torch.get_rng_state(), np.random.get_state(), random.getstate())  # noqa: NPY002
     logging.disable(logging.DEBUG)
     try:
         with pytest.raises(ExportError, match="overflow"):
             export_vae(
-                Noisy(lambda mu, logvar: (mu, logvar + 1000)),
+                overflowing,
                 decoder,
                 dataclasses.replace(SMALL, likelihood="gaussian", sigma=0.1),
                 small_pictures(),

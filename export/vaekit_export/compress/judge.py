@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vaekit.errors import CheckError
+from vaekit.errors import CheckError, ExportError
 from vaekit.maths import noise
 from vaekit.maths.elbo import kl_standard_normal, log_likelihood
 from vaekit.maths.psnr import psnr
 from vaekit.ort.session import open_on_cpu
+from vaekit.ort.trial import Trial
 from vaekit.types import Array, GraphName
 from vaekit.vae import VAE
 
@@ -61,8 +62,9 @@ class Delta:
 class Judge:
     """Measures graphs against those of a bundle, on prior samples and on images (N, C, H, W) in [0, 1]."""
 
-    def __init__(self, vae: VAE, images: Array, limits: Limits) -> None:
+    def __init__(self, vae: VAE, images: Array, limits: Limits, trial: Trial | None = None) -> None:
         self.limits = limits
+        self._trial = trial or Trial()
         self.z = vae.sample_latents(PRIOR_SAMPLES)
         self._vae, self._images = vae, images
         self._decoded = vae.decode(self.z)
@@ -99,7 +101,13 @@ class Judge:
         return delta
 
     def headroom(self, name: GraphName, graphs: Graphs) -> float:
-        """Measure what a changed graph of that name leaves to the limits, in dB; under zero where one is passed."""
+        """Measure what a changed graph of that name leaves to the limits, in dB; under zero where one is passed.
+
+        Raises ExportError for a graph that ONNX Runtime does not run here, or that would end this process.
+        """
+        rows = self._images if name == "encoder" else np.ascontiguousarray(self.z[:, graphs.kept])
+        if failure := self._trial.failure(graphs.get(name), rows):
+            raise ExportError(failure)
         return self._encoder_headroom(graphs) if name == "encoder" else self._decoder_headroom(graphs)
 
     def check(self, graphs: Graphs) -> tuple[float, Delta | None]:
