@@ -32,7 +32,7 @@ from vaekit_export.compress.candidates import (
     lower_weights_only,
     prune_dead,
 )
-from vaekit_export.compress.judge import PRIOR_SAMPLES, Graphs, Judge, Limits
+from vaekit_export.compress.judge import Graphs, Judge, Limits, rows_in_memory
 from vaekit_export.compress.report import Compression, GraphReport, quality_record
 from vaekit_export.compress.speed import Speeds, compare_speed
 from vaekit_export.images import read_images
@@ -46,7 +46,7 @@ MIN_PSNR: dict[LowPrecision, float] = {"int8": 42.0, "fp16": 60.0}
 MAX_DELTA_ELBO: dict[LowPrecision, float] = {"int8": 5.0, "fp16": 0.1}
 """Nats by which the ELBO may fall, by precision."""
 
-_IMAGES = 512  # of a source: every second one calibrates, the others measure
+_IMAGES = 512  # of a source or samples, fewer where they are large: every second one calibrates, the others measure
 _TOLD_FLAGS = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "f16c", "avx512_fp16"}
 _TOLD_FLAGS |= {"asimddp", "i8mm", "fphp", "asimdhp"}
 _FASTER = 1.05  # times the speed of weights alone, from which activations are lowered too
@@ -220,10 +220,11 @@ def _opened(bundle: Bundle) -> VAE:
 
 def _images(parent: Bundle, source: str | None, say: Say) -> tuple[Array, Array, str]:
     """Images to calibrate on, images to measure the ELBO on, both (n, C, H, W), and what they are in words."""
+    shape = parent.manifest.image.shape
     if source is None:
-        images = _opened(parent).sample(2 * PRIOR_SAMPLES)
+        images = _opened(parent).sample(rows_in_memory(shape, _IMAGES))
         return images[::2], images[1::2], "the bundle's own samples"
-    images = read_images(source, parent.manifest.image.shape, _IMAGES, say)
+    images = read_images(source, shape, rows_in_memory(shape, _IMAGES), say)
     measured = images[1::2] if len(images) > 1 else images
     return images[::2], measured, Path(source).resolve().name
 

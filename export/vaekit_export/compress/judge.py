@@ -21,6 +21,7 @@ PRIOR_SAMPLES = 256
 
 _FEWEST_PAIRS, _MOST_PAIRS = 4, 64
 _BATCH = 64
+_IMAGE_BYTES, _FEWEST_IMAGES = 1 << 28, 8  # of images held at a time, and of the parent's decoded ones
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Judge:
     def __init__(self, vae: VAE, images: Array, limits: Limits, trial: Trial | None = None) -> None:
         self.limits = limits
         self._trial = trial or Trial()
-        self.z = vae.sample_latents(PRIOR_SAMPLES)
+        self.z = vae.sample_latents(rows_in_memory(vae.image_shape, PRIOR_SAMPLES))
         self._vae, self._images = vae, images
         self._decoded = vae.decode(self.z)
         self._has_elbo = vae.manifest.why_no_elbo is None and len(vae.latent_shape) == 1
@@ -170,6 +171,11 @@ class Judge:
             shift = sigma * noise.standard_normal(0, pair * count, count, dimensions)
             decoded = (decode((mu + s).astype(np.float32)[:, graphs.kept])[0] for s in (shift, -shift))
             yield float(np.mean([log_likelihood(self._images, means, likelihood).mean() for means in decoded])) - kl
+
+
+def rows_in_memory(image_shape: tuple[int, int, int], most: int) -> int:
+    """Return how many images of a shape to hold as float32: ``most``, or what _IMAGE_BYTES take of large ones."""
+    return min(most, max(_FEWEST_IMAGES, _IMAGE_BYTES // (4 * math.prod(image_shape))))
 
 
 def runner(data: bytes) -> Callable[[Array], list[Array]]:
