@@ -8,14 +8,14 @@ from functools import partial
 import numpy as np
 
 from vaekit.bundle.manifest import Manifest
-from vaekit.errors import BundleError
-from vaekit.types import Array, GraphName
+from vaekit.errors import BundleError, ExportError
+from vaekit.types import Array, GraphName, PrecisionName
 from vaekit_export.compress.assemble import Change
 from vaekit_export.compress.judge import Graphs, Judge
 from vaekit_export.model import Say
 from vaekit_export.passes import apply, read, write
 from vaekit_export.passes.metadata import tidy
-from vaekit_export.passes.precision import WEIGHTS_ONLY, LowPrecision, layers_of, lower, to_fp16, to_int8
+from vaekit_export.passes.precision import WEIGHTS_ONLY, Convert, LowPrecision, layers_of, lower, to_fp16, to_int8
 from vaekit_export.passes.prune import prune_decoder, prune_encoder
 from vaekit_export.passes.subpixel import as_convolutions
 from vaekit_export.passes.weights import lower_weights
@@ -58,7 +58,7 @@ def prune_dead(judge: Judge, manifest: Manifest, dead_below: float, say: Say, *,
     return judge.parent
 
 
-def lower_weights_only(precision: LowPrecision, graphs: Graphs, judge: Judge) -> dict[GraphName, Change]:
+def lower_weights_only(precision: LowPrecision, graphs: Graphs, judge: Judge, say: Say) -> dict[GraphName, Change]:
     """Lower the weights of both graphs as far as the limits allow.
 
     A graph whose file would not shrink stays as it was: there is nothing else to gain by weights alone.
@@ -68,17 +68,18 @@ def lower_weights_only(precision: LowPrecision, graphs: Graphs, judge: Judge) ->
         base = graphs.get(name)
 
         def convert(keep: Collection[str], base: bytes = base) -> bytes:
-            return apply(base, partial(lower_weights, precision=precision, keep=keep))
+            return apply(base, partial(lower_weights, precision=precision, keep=keep), tidy)
 
         changes[name] = Change(base)
-        lowered = lower(list(layers_of(read(base))), convert, partial(_headroom, judge, graphs, name))
-        if lowered is not None and len(data := apply(lowered.onnx, tidy)) < len(apply(base, tidy)):
-            changes[name] = Change(data, WEIGHTS_ONLY[precision], lowered.in_float)
+        report = partial(_say_failure, say, name, WEIGHTS_ONLY[precision])
+        lowered = lower(list(layers_of(read(base))), convert, partial(_headroom, judge, graphs, name), report)
+        if lowered is not None and len(lowered.onnx) < len(apply(base, tidy)):
+            changes[name] = Change(lowered.onnx, WEIGHTS_ONLY[precision], lowered.in_float)
     return changes
 
 
 def lower_arithmetic(
-    precision: LowPrecision, graphs: Graphs, images: Array, judge: Judge, *, keep_transposed: bool
+    precision: LowPrecision, graphs: Graphs, images: Array, judge: Judge, say: Say, *, keep_transposed: bool
 ) -> dict[GraphName, Change]:
     """Lower weights and activations of both graphs as far as the limits allow, INT8 calibrated on images and latents.
 
@@ -93,17 +94,35 @@ def lower_arithmetic(
         base, rewritten = graphs.get(name), 0
         if precision == "int8" and not keep_transposed:
             base, rewritten = _without_transposed(base)
-        convert = partial(to_fp16, base) if precision == "fp16" else partial(to_int8, base, input_name, rows)
-        lowered = lower(list(layers_of(read(base))), convert, partial(_headroom, judge, graphs, name))
+        lowering = partial(to_fp16, base) if precision == "fp16" else partial(to_int8, base, input_name, rows)
+
+        def convert(keep: Collection[str], lowering: Convert = lowering) -> bytes:
+            return _tidied(lowering(keep))
+
+        report = partial(_say_failure, say, name, precision)
+        lowered = lower(list(layers_of(read(base))), convert, partial(_headroom, judge, graphs, name), report)
         if lowered is None:
             changes[name] = Change(graphs.get(name))
         else:
-            changes[name] = Change(apply(lowered.onnx, tidy), precision, lowered.in_float, rewritten)
+            changes[name] = Change(lowered.onnx, precision, lowered.in_float, rewritten)
     return changes
 
 
 def _headroom(judge: Judge, graphs: Graphs, name: GraphName, data: bytes) -> float:
     return judge.headroom(name, graphs.replace(name, data))
+
+
+def _tidied(data: bytes) -> bytes:
+    """What another tool made, in vaekit's order. Raises ExportError for a graph that is none."""
+    try:
+        return apply(data, tidy)
+    except Exception as error:  # whatever onnx and onnx_ir say of a graph that does not hold together
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ExportError(f"ONNX Runtime's tool wrote a graph that cannot be read back: {reason}") from error
+
+
+def _say_failure(say: Say, name: GraphName, precision: PrecisionName, failure: str) -> None:
+    say(f"{name}: not all of it can be {precision} here, so layers or all of it stay in float: {failure}")
 
 
 def _without_transposed(data: bytes) -> tuple[bytes, int]:

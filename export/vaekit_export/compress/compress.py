@@ -6,7 +6,7 @@ import hashlib
 import math
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vaekit.bundle.reading import Bundle, read_bundle
 from vaekit.bundle.writing import check_bundle_target, write_bundle
 from vaekit.errors import BundleError, CheckError, UsageError
 from vaekit.ort.providers import Selection
+from vaekit.ort.trial import Trial
 from vaekit.system.machine import processor_flags, processor_name
 from vaekit.types import GRAPHS, Array, GraphName
 from vaekit.vae import VAE
@@ -31,7 +32,7 @@ from vaekit_export.compress.candidates import (
     lower_weights_only,
     prune_dead,
 )
-from vaekit_export.compress.judge import PRIOR_SAMPLES, Graphs, Judge, Limits
+from vaekit_export.compress.judge import Graphs, Judge, Limits, rows_in_memory
 from vaekit_export.compress.report import Compression, GraphReport, quality_record
 from vaekit_export.compress.speed import Speeds, compare_speed
 from vaekit_export.images import read_images
@@ -45,7 +46,7 @@ MIN_PSNR: dict[LowPrecision, float] = {"int8": 42.0, "fp16": 60.0}
 MAX_DELTA_ELBO: dict[LowPrecision, float] = {"int8": 5.0, "fp16": 0.1}
 """Nats by which the ELBO may fall, by precision."""
 
-_IMAGES = 512  # of a source: every second one calibrates, the others measure
+_IMAGES = 512  # of a source or samples, fewer where they are large: every second one calibrates, the others measure
 _TOLD_FLAGS = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "f16c", "avx512_fp16"}
 _TOLD_FLAGS |= {"asimddp", "i8mm", "fphp", "asimdhp"}
 _FASTER = 1.05  # times the speed of weights alone, from which activations are lowered too
@@ -90,8 +91,42 @@ def compress_bundle(
     parent = read_bundle(bundle_path)
     _check_parent(parent, target, prune)
     calibration, measured, measured_on = _images(parent, source, say)
-    judge = Judge(_opened(parent), measured, limits)
-    graphs = judge.parent
+    with Trial() as trial:
+        return _compressed(
+            parent,
+            target,
+            Judge(_opened(parent), measured, limits, trial),
+            calibration,
+            measured,
+            measured_on,
+            precision=precision,
+            prune=prune,
+            dead_below=dead_below,
+            weights_only=weights_only,
+            keep_transposed=keep_transposed,
+            seconds=seconds,
+            say=say,
+        )
+
+
+def _compressed(
+    parent: Bundle,
+    target: Path,
+    judge: Judge,
+    calibration: Array,
+    measured: Array,
+    measured_on: str,
+    *,
+    precision: LowPrecision | None,
+    prune: bool,
+    dead_below: float,
+    weights_only: bool | None,
+    keep_transposed: bool,
+    seconds: float,
+    say: Say,
+) -> Compression:
+    """Make the candidates, choose for each graph and write the bundle."""
+    limits, graphs = judge.limits, judge.parent
     if prune:
         graphs = prune_dead(judge, parent.manifest, dead_below, say, alone=precision is None)
     candidates: list[Candidate] = [{name: Change(graphs.get(name)) for name in GRAPHS}]
@@ -99,11 +134,13 @@ def compress_bundle(
         kinds = (True, False) if weights_only is None and seconds > 0 else (bool(weights_only),)
         say(_what_is_lowered(precision, kinds, len(calibration), measured_on))
         candidates = [
-            lower_weights_only(precision, graphs, judge)
+            lower_weights_only(precision, graphs, judge, say)
             if kind
-            else lower_arithmetic(precision, graphs, calibration, judge, keep_transposed=keep_transposed)
+            else lower_arithmetic(precision, graphs, calibration, judge, say, keep_transposed=keep_transposed)
             for kind in kinds
         ]
+        if weights_only is None and kinds == (False,):
+            candidates = [_with_weights_alone(candidates[0], lambda: lower_weights_only(precision, graphs, judge, say))]
         _say_what_stays(candidates, precision, limits, say)
     rows: dict[GraphName, Array] = {"encoder": measured, "decoder": judge.z[:, graphs.kept]}
     speeds = _speeds(parent, candidates, graphs.kept, rows, seconds, say)
@@ -121,6 +158,13 @@ def compress_bundle(
         for name, index in chosen.items()
     }
     return Compression(target, manifest, reports, pruned, psnr, delta, measured_on)
+
+
+def _with_weights_alone(candidate: Candidate, lower_weights: Callable[[], Candidate]) -> Candidate:
+    """The same with weights alone lowered in a graph that could be lowered in no other way."""
+    stays = [name for name in GRAPHS if candidate[name].precision == "fp32"]
+    others = lower_weights() if stays else candidate
+    return {name: others[name] if name in stays else candidate[name] for name in GRAPHS}
 
 
 def _limits(
@@ -157,6 +201,11 @@ def _check_parent(parent: Bundle, target: Path, prune: bool) -> None:
         raise UsageError(f"{target} is the bundle itself: write the smaller one to another place with -o")
     if prune and len(parent.manifest.latent.shape) != 1:
         raise BundleError(f"{parent.path} has latents of shape {parent.manifest.latent.shape}: only vectors are pruned")
+    if prune and parent.manifest.posterior == "deterministic":
+        raise BundleError(
+            f"{parent.path} has a deterministic encoder: no KL tells which of its dimensions are dead, so there is "
+            "nothing to prune"
+        )
     check_bundle_target(target)
 
 
@@ -171,10 +220,11 @@ def _opened(bundle: Bundle) -> VAE:
 
 def _images(parent: Bundle, source: str | None, say: Say) -> tuple[Array, Array, str]:
     """Images to calibrate on, images to measure the ELBO on, both (n, C, H, W), and what they are in words."""
+    shape = parent.manifest.image.shape
     if source is None:
-        images = _opened(parent).sample(2 * PRIOR_SAMPLES)
+        images = _opened(parent).sample(rows_in_memory(shape, _IMAGES))
         return images[::2], images[1::2], "the bundle's own samples"
-    images = read_images(source, parent.manifest.image.shape, _IMAGES, say)
+    images = read_images(source, shape, rows_in_memory(shape, _IMAGES), say)
     measured = images[1::2] if len(images) > 1 else images
     return images[::2], measured, Path(source).resolve().name
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vaekit.errors import CheckError
+from vaekit.errors import CheckError, ExportError
 from vaekit.maths import noise
 from vaekit.maths.elbo import kl_standard_normal, log_likelihood
 from vaekit.maths.psnr import psnr
 from vaekit.ort.session import open_on_cpu
+from vaekit.ort.trial import Trial
 from vaekit.types import Array, GraphName
 from vaekit.vae import VAE
 
@@ -20,6 +21,7 @@ PRIOR_SAMPLES = 256
 
 _FEWEST_PAIRS, _MOST_PAIRS = 4, 64
 _BATCH = 64
+_IMAGE_BYTES, _FEWEST_IMAGES = 1 << 28, 8  # of images held at a time, and of the parent's decoded ones
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ class Delta:
 class Judge:
     """Measures graphs against those of a bundle, on prior samples and on images (N, C, H, W) in [0, 1]."""
 
-    def __init__(self, vae: VAE, images: Array, limits: Limits) -> None:
+    def __init__(self, vae: VAE, images: Array, limits: Limits, trial: Trial | None = None) -> None:
         self.limits = limits
-        self.z = vae.sample_latents(PRIOR_SAMPLES)
+        self._trial = trial or Trial()
+        self.z = vae.sample_latents(rows_in_memory(vae.image_shape, PRIOR_SAMPLES))
         self._vae, self._images = vae, images
         self._decoded = vae.decode(self.z)
         self._has_elbo = vae.manifest.why_no_elbo is None and len(vae.latent_shape) == 1
@@ -99,7 +102,13 @@ class Judge:
         return delta
 
     def headroom(self, name: GraphName, graphs: Graphs) -> float:
-        """Measure what a changed graph of that name leaves to the limits, in dB; under zero where one is passed."""
+        """Measure what a changed graph of that name leaves to the limits, in dB; under zero where one is passed.
+
+        Raises ExportError for a graph that ONNX Runtime does not run here, or that would end this process.
+        """
+        rows = self._images if name == "encoder" else np.ascontiguousarray(self.z[:, graphs.kept])
+        if failure := self._trial.failure(graphs.get(name), rows):
+            raise ExportError(failure)
         return self._encoder_headroom(graphs) if name == "encoder" else self._decoder_headroom(graphs)
 
     def check(self, graphs: Graphs) -> tuple[float, Delta | None]:
@@ -162,6 +171,11 @@ class Judge:
             shift = sigma * noise.standard_normal(0, pair * count, count, dimensions)
             decoded = (decode((mu + s).astype(np.float32)[:, graphs.kept])[0] for s in (shift, -shift))
             yield float(np.mean([log_likelihood(self._images, means, likelihood).mean() for means in decoded])) - kl
+
+
+def rows_in_memory(image_shape: tuple[int, int, int], most: int) -> int:
+    """Return how many images of a shape to hold as float32: ``most``, or what _IMAGE_BYTES take of large ones."""
+    return min(most, max(_FEWEST_IMAGES, _IMAGE_BYTES // (4 * math.prod(image_shape))))
 
 
 def runner(data: bytes) -> Callable[[Array], list[Array]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -29,6 +30,7 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that hold weights, as their second input."""
 
 _CALIBRATION_BATCH = 64
+_MOST_TRIED = 16  # layers that are tried one by one where the whole graph does not run: each may take a crash
 
 Convert = Callable[[Collection[str]], bytes]
 """A graph in lower precision, with the layers of the names given left in float."""
@@ -43,21 +45,42 @@ class Lowered:
     """Layers that were left in float, the most sensitive first."""
 
 
-def lower(layers: Sequence[str], convert: Convert, headroom: Callable[[bytes], float]) -> Lowered | None:
+def lower(
+    layers: Sequence[str],
+    convert: Convert,
+    headroom: Callable[[bytes], float],
+    report: Callable[[str], None] = lambda failure: None,
+) -> Lowered | None:
     """Lower a graph with as few layers in float as leave ``headroom`` at zero or above.
 
     Where the whole graph does not reach that, each layer's sensitivity is measured, by the headroom with that layer
     alone in lower precision, and the most sensitive are left in float one after the other. None where no layer may be
     lowered.
+
+    Where ``convert`` or ``headroom`` raises ExportError, that counts as no headroom at all: a layer that cannot be
+    lowered stays in float. ``report`` is told why the whole graph could not be; one of many layers is then given up.
     """
-    whole = convert(())
-    if headroom(whole) >= 0:
+
+    def attempt(keep: Collection[str]) -> tuple[bytes, float, str]:
+        try:
+            candidate = convert(keep)
+            return candidate, headroom(candidate), ""
+        except ExportError as error:
+            return b"", -math.inf, str(error)
+
+    whole, left, failure = attempt(())
+    if left >= 0:
         return Lowered(whole, ())
-    alone = {layer: headroom(convert([other for other in layers if other != layer])) for layer in layers}
+    if failure:
+        report(failure)
+        if len(layers) > _MOST_TRIED:
+            return None
+    alone = {layer: attempt([other for other in layers if other != layer])[1] for layer in layers}
     worst_first = sorted(layers, key=lambda layer: alone[layer])
-    for count in range(1, len(layers)):
-        candidate = convert(worst_first[:count])
-        if headroom(candidate) >= 0:
+    impossible = sum(left == -math.inf for left in alone.values())
+    for count in range(max(1, impossible), len(layers)):
+        candidate, left, _ = attempt(worst_first[:count])
+        if left >= 0:
             return Lowered(candidate, tuple(worst_first[:count]))
     return None
 
@@ -118,7 +141,7 @@ def to_int8(data: bytes, input_name: str, rows: Array, keep: Collection[str] = (
                 nodes_to_exclude=nodes_of(read(data), keep),
             )
         except Exception as error:  # onnx's, ONNX Runtime's and Python's errors alike
-            raise ExportError(f"ONNX Runtime could not quantise the graph: {error}") from error
+            raise ExportError(f"ONNX Runtime could not quantise the graph: {_one_line(error)}") from error
         return target.read_bytes()
 
 
@@ -136,9 +159,13 @@ def to_fp16(data: bytes, keep: Collection[str] = ()) -> bytes:
             )
             converted.topological_sort()  # its casts stand at the end
     except Exception as error:
-        raise ExportError(f"ONNX Runtime could not convert the graph to float16: {error}") from error
+        raise ExportError(f"ONNX Runtime could not convert the graph to float16: {_one_line(error)}") from error
     lowered: bytes = converted.model.SerializeToString(deterministic=True)
     return lowered
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import vaekit
 from vaekit.errors import CheckError
 from vaekit.maths.elbo import kl_standard_normal, log_likelihood
-from vaekit_export.compress.judge import Delta, Graphs, Judge, Limits, array_psnr
+from vaekit_export.compress.judge import Delta, Graphs, Judge, Limits, array_psnr, rows_in_memory
 from vaekit_export.passes import apply
 from vaekit_export.passes.prune import prune_decoder, prune_encoder
 
@@ -62,6 +62,13 @@ def test_the_change_of_the_elbo_is_what_much_noise_gives(copied_bundle: Path, ki
     assert found is not None
     assert 0 < found.standard_error < 0.2
     assert found.nats == pytest.approx(with_and_without[1] - with_and_without[0] + kl, abs=4 * found.standard_error)
+
+
+def test_large_images_are_fewer() -> None:
+    assert rows_in_memory((1, 28, 28), 512) == 512
+    assert rows_in_memory((3, 64, 64), 512) == 512
+    assert rows_in_memory((3, 512, 512), 512) == 85
+    assert rows_in_memory((3, 4096, 4096), 512) == 8
 
 
 def test_the_psnr_of_arrays() -> None:
