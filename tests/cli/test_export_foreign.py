@@ -136,9 +136,9 @@ def test_a_factory_and_its_weights_become_a_bundle(vaekit: Run, project: Path) -
     assert "came from mine, checked on images of images.npy" in " ".join(described.stdout.split())
 
 
-def test_the_network_in_the_readme_becomes_a_bundle(in_process: Run, tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    code = next(part for part in readme.split("```python\n") if part.startswith("# plain.py")).partition("```")[0]
+def test_the_network_in_the_docs_becomes_a_bundle(in_process: Run, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "any-vae.md").read_text(encoding="utf-8")
+    code = page.partition('```python title="plain.py"\n')[2].partition("```")[0]
     (tmp_path / "plain.py").write_text(code, encoding="utf-8")
     np.save(tmp_path / "images.npy", draw_shapes(12, (28, 28)).images[:, :1])
     done = in_process("export", "--module", "plain:make", *GIVEN)
