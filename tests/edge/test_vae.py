@@ -309,7 +309,7 @@ def test_the_caller_may_say_what_is_a_latent_and_what_an_image(vae: VAE) -> None
         lambda: vae.traverse(z[0], latents=False),
     )
     for call in calls:
-        with pytest.raises(UsageError, match=r"give (an image|a latent) of shape \([\d, ]+\), not"):
+        with pytest.raises(UsageError, match=r"expected (an image|a latent) of shape \([\d, ]+\), not"):
             call()
 
 
