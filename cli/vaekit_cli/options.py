@@ -11,7 +11,9 @@ from vaekit.errors import UsageError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only results and errors.")]
-SeedOption = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Image k of a seed is always the same.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=2**64 - 1, help="Seed of the random latents. The same seed gives the same images.")
+]
 ModelOption = Annotated[
     Path,
     typer.Option("-m", "--model", envvar="VAEKIT_MODEL", metavar="BUNDLE", help="The bundle, a folder or a .zip file."),
@@ -30,17 +32,21 @@ ProviderOptionsOption = Annotated[
     typer.Option("--provider-option", metavar="KEY=VALUE", help="An option for the provider; may be repeated."),
 ]
 FallbackOption = Annotated[
-    bool, typer.Option("--allow-fallback", help="Let the CPU run nodes that the named provider cannot, and say so.")
+    bool,
+    typer.Option("--allow-fallback", help="Let the CPU run nodes that the named provider cannot. vaekit reports them."),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Threads for the graphs.", show_default="the usable processors")
+    int | None, typer.Option(min=1, help="Number of threads that run the graphs.", show_default="the usable processors")
 ]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows that a graph processes at a time.")]
 
 ImageSizeOption = Annotated[
     str | None,
     typer.Option(
-        "--size", metavar="N|HxW", help="Size of the images, if the bundle leaves it free.", show_default="the bundle's"
+        "--size",
+        metavar="N|HxW",
+        help="Size of the images, for a bundle that allows several sizes.",
+        show_default="the bundle's",
     ),
 ]
 

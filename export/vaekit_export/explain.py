@@ -56,7 +56,7 @@ class Layer:
 
     @property
     def agrees(self) -> bool:
-        """Whether every element does."""
+        """Return whether every element agrees with PyTorch's."""
         return self.max_ratio <= 1
 
 

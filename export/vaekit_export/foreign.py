@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vaekit.defaults import OPSET
 from vaekit.errors import ExportError, UsageError
 from vaekit.types import Array, GraphName, PosteriorName
 from vaekit_export.description import VAEDescription
@@ -31,7 +32,7 @@ def export_vae(
     images: NDArray[Any],
     bundle_path: str | Path,
     *,
-    opset: int = 17,
+    opset: int = OPSET,
     tolerances: Tolerances | None = None,
     golden: str = "images",
     explained: bool = False,

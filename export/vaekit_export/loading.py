@@ -57,7 +57,7 @@ def load_weights(vae: ForeignVAE, path: Path) -> None:
     try:
         found = load_file(path)
     except FileNotFoundError:
-        raise ExportError(f"there is no file of weights {path}") from None
+        raise ExportError(f"there is no weights file at {path}") from None
     except (SafetensorError, OSError) as error:
         raise ExportError(
             f"{path} is no .safetensors file ({_one_line(error)}). vaekit unpickles nothing: "

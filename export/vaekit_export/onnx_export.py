@@ -89,7 +89,9 @@ def check_opset(opset: int) -> None:
     """Raise UsageError for an opset outside MIN_OPSET … newest_opset()."""
     newest = newest_opset()
     if not MIN_OPSET <= opset <= newest:
-        raise UsageError(f"opset {opset} is out of range: the tools installed here reach {MIN_OPSET} to {newest}")
+        raise UsageError(
+            f"opset {opset} is out of range: the installed onnx and ONNX Runtime support {MIN_OPSET} to {newest}"
+        )
 
 
 def check_fits(name: GraphName, module: nn.Module, example: Tensor) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaekit.defaults import ATOL, RTOL
 from vaekit.errors import ExportError, ParityError, UsageError
 from vaekit.ort.providers import Selection
 from vaekit.ort.session import GraphSession, open_graph, open_on_cpu
@@ -32,8 +33,8 @@ class BatchDependenceError(ParityError):
 class Tolerances:
     """Results a and b agree where |a − b| ≤ atol + rtol·|b|, b being PyTorch's."""
 
-    atol: float = 1e-5
-    rtol: float = 1e-4
+    atol: float = ATOL
+    rtol: float = RTOL
 
     def __post_init__(self) -> None:
         if not (0 <= self.atol < np.inf and 0 <= self.rtol < np.inf):

@@ -22,6 +22,7 @@ import vaekit
 from vaekit.bundle.manifest import DECODER, ENCODER, GOLDEN, MANIFEST, FileSpec, GraphSpec, Manifest, dump_json
 from vaekit.bundle.onnx_file import read_onnx
 from vaekit.bundle.writing import check_bundle_target, write_bundle
+from vaekit.defaults import OPSET
 from vaekit.errors import ExportError, ParityError, UsageError, VaekitError
 from vaekit.training.run import load_run
 from vaekit.types import GRAPHS, Array, GraphName, one_of
@@ -95,7 +96,7 @@ def export_run(
     run_path: str | Path,
     bundle_path: str | Path,
     *,
-    opset: int = 17,
+    opset: int = OPSET,
     tolerances: Tolerances | None = None,
     golden: str = "images",
     explained: bool = False,

@@ -178,7 +178,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "half a VAE": (("--module", "mymodels:forgetful", *GIVEN), 1, ("returns Encoder, str", "VAEDescription")),
     "noise inside": (("--module", "mymodels:sampling", *GIVEN), 1, ("randn_like", "mymodels.py, line")),
     "weights that are not there": (
-        ("--module", "mymodels:make", "--weights", "v.safetensors", *GIVEN), 1, ("there is no file of weights",)
+        ("--module", "mymodels:make", "--weights", "v.safetensors", *GIVEN), 1, ("there is no weights file",)
     ),
     "weights of another kind": (
         ("--module", "mymodels:make", "--weights", "mymodels.py", *GIVEN), 1, ("no .safetensors file", "save_file")

@@ -38,7 +38,7 @@ class HubPictures:
         return len(self._rows)
 
     def open(self, index: int) -> str | IO[bytes]:
-        """The path of a picture's file, or its bytes as a file."""
+        """Return a picture's path, or its bytes as an open file."""
         picture = self._rows[index][self._column] or {}
         return picture["path"] if picture.get("bytes") is None and picture.get("path") else _file(picture)
 
@@ -84,7 +84,9 @@ def _image_column(name: str, rows: Any) -> str:
     chosen = next((column for column in _IMAGE_COLUMNS if column in columns), None)
     if chosen is None and len(columns) != 1:
         held = ", ".join(rows.features)
-        raise SourceError(f"hf:{name} has no single column of images: its columns are {held}; name it `image`")
+        raise SourceError(
+            f"hf:{name} has no column of images, or several: its columns are {held}. Rename the one to use to `image`"
+        )
     return chosen or columns[0]
 
 

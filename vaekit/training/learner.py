@@ -131,7 +131,7 @@ class Learner:
         return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
 
     def state(self) -> Mapping[str, Any]:
-        """Return the fields of a checkpoint that hold what was learnt."""
+        """Return the checkpoint's fields with the training state."""
         return {
             "network": self.network.state_dict(),
             "optimiser": optimiser_tensors(self.optimiser, self.network),

@@ -26,7 +26,10 @@ _LEAST_INTERVAL = 50  # steps between two validations
 
 
 def steps_of(training: int, batch_size: int, *, epochs: int | None = None, steps: int | None = None) -> int:
-    """Return the length in steps: as given, or ``epochs`` passes over the training images, or the default."""
+    """Return the length of a training in steps.
+
+    It is ``steps``, or ``epochs`` passes over the training images, or the default.
+    """
     if epochs is not None:
         return epochs * max(1, training // batch_size)
     return steps or Config.steps

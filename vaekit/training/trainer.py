@@ -168,8 +168,8 @@ class Trainer:
             self.learner.restore(checkpoint)
         except (RuntimeError, KeyError) as error:
             raise RunError(
-                f"the weights in {self.path / CHECKPOINT} are of another network than {self.path / CONFIG} describes: "
-                "restore that file, or train anew with --overwrite"
+                f"the weights in {self.path / CHECKPOINT} do not fit the network that {self.path / CONFIG} describes: "
+                "restore the original config.json, or train again with --overwrite"
             ) from error
         self.best = dict(checkpoint.best)
         device = self.learner.device

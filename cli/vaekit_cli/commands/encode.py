@@ -51,7 +51,9 @@ def encode(
     from_file: FromFileOption = None,
     no_resize: NoResizeOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted encode of the same images.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop an interrupted encode and start again.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Discard an interrupted encode and start again.")
+    ] = False,
     skip_errors: SkipErrorsOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

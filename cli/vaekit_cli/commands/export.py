@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from vaekit.defaults import ATOL, OPSET, RTOL
 from vaekit.errors import UsageError
 from vaekit.output.table import text_table
 from vaekit_cli.commands.train import DEFAULT_RUN
@@ -61,25 +62,28 @@ def export(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The bundle to write.")
     ] = DEFAULT_MODEL,
-    opset: Annotated[int, typer.Option(help="ONNX opset, 17 or later.")] = 17,
-    atol: Annotated[float, typer.Option(min=0.0, help="Allowed absolute difference from PyTorch's results.")] = 1e-5,
-    rtol: Annotated[float, typer.Option(min=0.0, help="Allowed difference relative to PyTorch's results.")] = 1e-4,
+    opset: Annotated[int, typer.Option(help="ONNX opset, 17 or later.")] = OPSET,
+    atol: Annotated[float, typer.Option(min=0.0, help="Allowed absolute difference from PyTorch's results.")] = ATOL,
+    rtol: Annotated[float, typer.Option(min=0.0, help="Allowed difference relative to PyTorch's results.")] = RTOL,
     golden: Annotated[
         Golden,
-        typer.Option(help="Golden vectors: held-out images, or samples if images must stay private."),
+        typer.Option(
+            help="What the golden vectors hold: held-out images, or the model's samples if your images must stay private."
+        ),
     ] = Golden.IMAGES,
     module: Annotated[
         str | None,
         typer.Option(
             metavar="PACKAGE.MODULE:FACTORY",
-            help="Instead of a run, a function that returns encoder, decoder and a VAEDescription.",
+            help="Export what this function returns, instead of a run: encoder, decoder and VAEDescription.",
         ),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE.safetensors", help="With --module: weights to load into its modules.")
     ] = None,
     diffusers: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Instead of a run, diffusers' AutoencoderKL or -Tiny.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Instead of a run, diffusers' AutoencoderKL or AutoencoderTiny."),
     ] = None,
     pythae: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Instead of a run, a model that pythae saved.")
@@ -168,7 +172,9 @@ def _check_options(run: Path | None, foreign: Foreign) -> None:
     if is_foreign and foreign.images is None:
         raise UsageError(f"{named[0]} needs --images SOURCE: images to check the export on, not used for training")
     if foreign.images is not None and not is_foreign:
-        raise UsageError("--images only applies to --module, --diffusers and --pythae: a run has its held-out images")
+        raise UsageError(
+            "--images only applies to --module, --diffusers and --pythae: a run already has held-out images"
+        )
 
 
 def _export_foreign(foreign: Foreign, images: str, output: Path, options: Options) -> Export:

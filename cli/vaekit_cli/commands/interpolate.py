@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from vaekit.vae import VAE
 
 _WIDEST = 16  # images in one row of a strip
-_SEED = typer.Option(min=0, max=2**64 - 1, help="A seed instead of a picture; give both seeds or none.")
+_SEED = typer.Option(
+    min=0, max=2**64 - 1, help="Use sample 0 of this seed instead of a picture; needs the other seed too."
+)
 
 
 class Mode(StrEnum):
@@ -53,9 +55,9 @@ def interpolate(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="A strip (.png, .jpg, .webp), or a .gif that loops.")
     ] = Path("strip.png"),
-    mode: Annotated[Mode, typer.Option(help="A straight line, or a great circle between the directions.")] = (
-        Mode.LINEAR
-    ),
+    mode: Annotated[
+        Mode, typer.Option(help="linear: a straight line between the latents; slerp: along a great circle.")
+    ] = (Mode.LINEAR),
     prior: PriorOption = None,
     no_resize: NoResizeOption = False,
     as_json: JsonOption = False,

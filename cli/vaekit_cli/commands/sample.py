@@ -42,7 +42,10 @@ def sample(
         Path, typer.Option("-o", "--output", help="One picture (.png, .jpg, .webp), or a folder for one PNG per image.")
     ] = Path("grid.png"),
     prior: PriorOption = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Scales standard deviations.")] = 1.0,
+    temperature: Annotated[
+        float,
+        typer.Option(min=0.0, help="Factor for the prior's standard deviations; below 1 gives more typical images."),
+    ] = 1.0,
     columns: Annotated[
         int | None, typer.Option(min=1, help="Columns of the grid.", show_default="a square grid")
     ] = None,

@@ -70,7 +70,7 @@ def score(
 ) -> None:
     """Score images by -ELBO = kl - reconstruction, in nats. A higher score is less likely under the model.
 
-    Each image has one Monte Carlo sample (L = 1), with the same noise for all images.
+    Each score uses one Monte Carlo sample (L = 1). All images share its noise.
     """
     from vaekit.system.files import check_file_target
 
@@ -161,6 +161,6 @@ def _writer(file: TextIO, as_json: bool) -> Callable[[Row], object]:
 
 def _rows(vae: VAE, chunk: Chunk, seed: int, limit: float | None) -> Iterator[Row]:
     terms = vae.elbo_terms(chunk.images, seed=seed)
-    for path, reconstruction, kl in zip(chunk.paths, terms.reconstruction.tolist(), terms.kl.tolist(), strict=True):
-        value = kl - reconstruction
+    parts = (-terms.elbo, terms.reconstruction, terms.kl)
+    for path, value, reconstruction, kl in zip(chunk.paths, *(part.tolist() for part in parts), strict=True):
         yield Row(os.fsdecode(path), value, reconstruction, kl, None if limit is None else value > limit)

@@ -45,15 +45,24 @@ _NAMED_FILES = 10  # of those left out; the rest is counted
 def train(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help=SOURCE_HELP)] = "shapes",
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The run.")] = DEFAULT_RUN,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="RUN", help="The folder to write the run to.")
+    ] = DEFAULT_RUN,
     size: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="Height and width.", show_default="the images' own, or 64")
+        str | None,
+        typer.Option(
+            metavar="N|HxW", help="Resize the images to this height and width.", show_default="the images' own, or 64"
+        ),
     ] = None,
     *,
     settings: dict[str, Any],
     sigma: Annotated[
         str | None,
-        typer.Option(metavar="optimal|FLOAT", help="Of the Gaussian likelihood.", show_default="optimal"),
+        typer.Option(
+            metavar="optimal|FLOAT",
+            help="Standard deviation of the Gaussian likelihood; optimal fits it.",
+            show_default="optimal",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Length in passes over the training images.")] = None,
     device: DeviceOption = "auto",
@@ -64,12 +73,12 @@ def train(
             metavar="FILE",
             is_eager=True,
             callback=use_config,
-            help="A run's config.json: train as it did, but for options given beside it.",
+            help="A run's config.json: train with its settings. Options on the command line replace them.",
         ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with a run that was killed or stopped, as if it had not been."),
+        typer.Option(metavar="RUN", help="Continue an interrupted run from its last checkpoint."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
     quiet: QuietOption = False,

@@ -47,7 +47,7 @@ def traverse(
         typer.Option("-n", "--dimensions", min=1, help="Number of dimensions, most active first.", show_default="all"),
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Images per row.")] = 9,
-    span: Annotated[float, typer.Option(help="Standard deviations to either side of the mean.")] = 2.5,
+    span: Annotated[float, typer.Option(help="Range on each side of the centre, in standard deviations.")] = 2.5,
     seed: SeedOption = 0,
     no_resize: NoResizeOption = False,
     as_json: JsonOption = False,
