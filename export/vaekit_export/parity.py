@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,10 @@ class Tolerances:
             raise UsageError(f"tolerances must be finite and not negative, not atol {self.atol}, rtol {self.rtol}")
 
 
+Part = tuple[int, int, int]
+"""A batch size, the first of the rows that are run at it, and the end of them."""
+
+
 @dataclass(frozen=True)
 class Result:
     """How far one output of one graph lay from PyTorch's on one set of inputs, over all batch sizes."""
@@ -69,24 +74,32 @@ class Worst:
 
 
 def check_parity(
-    graph: ExportedGraph, inputs: dict[str, Array], tolerances: Tolerances, sizes: Sequence[int] = BATCH_SIZES
+    graph: ExportedGraph,
+    inputs: dict[str, Array],
+    tolerances: Tolerances,
+    sizes: Sequence[int] = BATCH_SIZES,
+    *,
+    once: bool = False,
 ) -> list[Result]:
     """Run both on each named set of inputs, at each of the batch sizes, of which the first is 1.
 
-    ONNX Runtime is also run on one thread, and a second time on what it has computed before.
+    ONNX Runtime is also run on one thread, and a second time on what it has computed before. For costly rows, ``once``
+    runs each in one batch only, of one of the sizes, and leaves those two out.
 
     Raises BatchDependenceError where PyTorch's own results for a row depend on the rows beside it, and ParityError
     with the worst element of all where any output does not agree.
     """
     run_onnx, run_torch = onnx_runner(graph), torch_runner(graph.module, graph.name)
     for name, rows in inputs.items():
-        _check_companions(graph, name, rows, run_torch, tolerances)
+        _check_companions(graph, name, rows[: 1 if once else _COMPANIONS], run_torch, tolerances)
     results = [
         result
         for name, rows in inputs.items()
-        for result in _compare(graph, name, rows, run_onnx, run_torch, tolerances, sizes)
+        for result in _compare(graph, name, rows, run_onnx, run_torch, tolerances, _parts(len(rows), sizes, once=once))
     ]
     _raise_for_worst(results, tolerances)
+    if once:
+        return results
     name, rows = next(iter(inputs.items()))
     few = rows[: sizes[-2]]
     expected, on_one_thread = run_torch(few), _on_one_thread(graph)
@@ -143,32 +156,41 @@ def _compare(
     run_onnx: Runner,
     run_torch: Runner,
     tolerances: Tolerances,
-    sizes: Sequence[int],
+    parts: Sequence[Part],
 ) -> list[Result]:
     """The worst result of each output over all batch sizes."""
     found: dict[str, Result] = {}
-    alone: Outputs | None = None
-    for size in sizes:
-        expected = in_batches(run_torch, rows, size)
-        if alone is None:
-            alone = expected
-        else:
-            _check_alone(graph, inputs, size, expected, alone, tolerances)
-        for result in _results(graph, inputs, size, in_batches(run_onnx, rows, size), expected, tolerances):
+    alone = in_batches(run_torch, rows, 1)
+    for size, first, end in parts:
+        part, alone_part = rows[first:end], tuple(output[first:end] for output in alone)
+        expected = alone_part
+        if size > 1:
+            expected = in_batches(run_torch, part, size)
+            _check_alone(graph, inputs, size, expected, alone_part, tolerances)
+        for result in _results(graph, inputs, size, in_batches(run_onnx, part, size), expected, tolerances):
             if result.output not in found or not result.max_ratio <= found[result.output].max_ratio:
-                found[result.output] = result
+                worst = dataclasses.replace(result.worst, row=result.worst.row + first)
+                found[result.output] = dataclasses.replace(result, count=len(rows), worst=worst)
     return list(found.values())
 
 
-def _check_companions(
-    graph: ExportedGraph, inputs: str, rows: Array, run_torch: Runner, tolerances: Tolerances
-) -> None:
+def _parts(count: int, sizes: Sequence[int], *, once: bool) -> list[Part]:
+    """All rows at each size; or ``once``, a batch of each size after the other until no row is left."""
+    if not once:
+        return [(size, 0, count) for size in sizes]
+    parts: list[Part] = []
+    while (first := parts[-1][2] if parts else 0) < count:
+        size = sizes[len(parts) % len(sizes)]
+        parts.append((size, first, min(first + size, count)))
+    return parts
+
+
+def _check_companions(graph: ExportedGraph, inputs: str, few: Array, run_torch: Runner, tolerances: Tolerances) -> None:
     """Check that a row gives alone what it gives beside rows of other ranges, in another order.
 
     Held-out images may be so alike that what is taken over a batch of them (their largest pixel, say) is the same for
     every batch.
     """
-    few = rows[:_COMPANIONS]
     if not np.isfinite(few).all():
         return
     low, high = float(few.min()), float(few.max())

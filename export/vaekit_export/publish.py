@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import os
 import platform
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +27,11 @@ from vaekit.defaults import OPSET
 from vaekit.errors import ExportError, ParityError, UsageError, VaekitError
 from vaekit.training.run import load_run
 from vaekit.types import GRAPHS, Array, GraphName, one_of
+from vaekit_export.effort import Clock, Effort, measure_effort, within
 from vaekit_export.explain import Explanation, explain
 from vaekit_export.model import Model, Say, model_of_run, rows_of_images
 from vaekit_export.onnx_export import Axes, ExportedGraph, check_fits, check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
-    BATCH_SIZES,
     BatchDependenceError,
     Outputs,
     Result,
@@ -126,7 +127,14 @@ def check_request(target: Path, opset: int, golden: str) -> None:
 
 
 def publish(
-    model: Model, target: Path, opset: int, tolerances: Tolerances, golden: str, explained: bool, say: Say
+    model: Model,
+    target: Path,
+    opset: int,
+    tolerances: Tolerances,
+    golden: str,
+    explained: bool,
+    say: Say,
+    clock: Clock = time.perf_counter,
 ) -> Export:
     """Export a model, check it against PyTorch, and publish the bundle whole or not at all.
 
@@ -140,17 +148,24 @@ def publish(
         check_fits(one_of(GRAPHS, name, "graph"), module, torch.zeros(1, *shape))
     say(f"exporting encoder and decoder at opset {opset}")
     encoder, decoder = _exported(model, opset)
+    effort = measure_effort(model, clock)
+    model = within(model, effort)
+    if effort.rows is not None:
+        say(
+            f"an image takes {effort.seconds:.2g} s through both graphs in PyTorch: {effort.rows} of a kind are checked"
+        )
     say(f"checking parity on {len(model.images)} held-out images, prior samples and far latents")
     codes = in_batches(torch_runner(encoder.module), model.images, BATCH)
-    checks: list[Check] = [(encoder, {"held-out images": model.images}), (decoder, _latents(model, codes[0]))]
-    results = _proved([*checks, *_at_other_size(model, encoder, decoder)], tolerances, opset, report)
+    checks: list[Check] = [(encoder, {"held-out images": model.images}), (decoder, _latents(model, codes[0], effort))]
+    others = _at_other_size(model, encoder, decoder, effort)
+    results = _proved([*checks, *others], tolerances, opset, report, effort, say)
     explanations = []
     if explained:
         say("comparing layer by layer")
         explanations = [explain(graph, _together(rows), tolerances, opset=opset) for graph, rows in checks]
         write_report(report, explanations, tolerances)
     vectors = golden_vectors(model, encoder, decoder, of_samples=golden == "samples")
-    manifest = _manifest(model, encoder, decoder, codes, vectors, tolerances, results, opset)
+    manifest = _manifest(model, encoder, decoder, codes, vectors, tolerances, results, opset, effort)
     files = {ENCODER: encoder.onnx, DECODER: decoder.onnx, GOLDEN: vectors, MANIFEST: _as_json(manifest)}
     write_bundle(target, files)
     return Export(
@@ -196,37 +211,45 @@ def _exported(model: Model, opset: int) -> tuple[ExportedGraph, ExportedGraph]:
     )
 
 
-def _latents(model: Model, mu: Array) -> dict[str, Array]:
+def _latents(model: Model, mu: Array, effort: Effort) -> dict[str, Array]:
     """The latents that the decoder is checked on, given mu of the held-out images."""
-    rows = rows_of_images(model.image_shape, _LATENTS)
+    rows = effort.most(rows_of_images(model.image_shape, _LATENTS))
     far = np.random.default_rng(0).uniform(-_FAR, _FAR, (rows, *model.latent_shape)).astype(np.float32)
     latents = {"samples of N(0, I)": model.draw_latents(rows, None), f"far latents, up to {_FAR:g}": far}
     if model.mixture is not None:
         latents["samples of the mixture prior"] = model.draw_latents(rows, model.mixture)
     else:  # without which no prior says where the latents of images lie
         latents["mu of the images"] = mu[:rows]
-    return latents
+    if not effort.once:
+        return latents
+    each = -(-rows // len(latents))  # all kinds in one, as many rows as there would be of one
+    return {", ".join(latents): np.concatenate([kind[:each] for kind in latents.values()])}
 
 
-def _at_other_size(model: Model, encoder: ExportedGraph, decoder: ExportedGraph) -> list[Check]:
+def _at_other_size(model: Model, encoder: ExportedGraph, decoder: ExportedGraph, effort: Effort) -> list[Check]:
     """Rows of a larger and longer size for both graphs, where sizes are free: images repeated beyond their edges."""
     if model.multiple_of is None:
         return []
     channels, height, width = model.image_shape
     more = (model.multiple_of, 2 * model.multiple_of)
-    rows = rows_of_images((channels, height + more[0], width + more[1]), _LATENTS)
+    rows = effort.most(rows_of_images((channels, height + more[0], width + more[1]), _LATENTS))
+    rows = 3 if effort.once else rows  # a batch of one and one of two
     images = np.pad(model.images[:rows], ((0, 0), (0, 0), (0, more[0]), (0, more[1])), "wrap")
     codes = in_batches(torch_runner(encoder.module), images, BATCH)
     size = f"at {images.shape[2]}x{images.shape[3]}"
     return [(encoder, {f"held-out images {size}": images}), (decoder, {f"their mu {size}": codes[0]})]
 
 
-def _proved(checks: Iterable[Check], tolerances: Tolerances, opset: int, report: Path) -> list[Result]:
+def _proved(
+    checks: Sequence[Check], tolerances: Tolerances, opset: int, report: Path, effort: Effort, say: Say
+) -> list[Result]:
     """Check parity; where it fails, find out where the graph and its module part ways."""
     results: list[Result] = []
-    for graph, rows in checks:
+    for number, (graph, rows) in enumerate(checks, start=1):
+        if effort.rows is not None:
+            say(f"parity, {number} of {len(checks)}: the {graph.name} on {', '.join(rows)}")
         try:
-            results += check_parity(graph, rows, tolerances)
+            results += check_parity(graph, rows, tolerances, effort.batch_sizes, once=effort.once)
         except BatchDependenceError:  # in PyTorch itself: graph and module part ways nowhere
             raise
         except ParityError as error:
@@ -253,6 +276,7 @@ def _manifest(
     tolerances: Tolerances,
     results: list[Result],
     opset: int,
+    effort: Effort,
 ) -> Manifest:
     manifest = Manifest(
         image=model.image_spec,
@@ -262,7 +286,7 @@ def _manifest(
         mixture=model.mixture,
         graphs={"encoder": _graph_spec(ENCODER, encoder), "decoder": _graph_spec(DECODER, decoder)},
         golden=FileSpec(GOLDEN, hashlib.sha256(vectors).hexdigest()),
-        parity=_parity_record(tolerances, results),
+        parity=_parity_record(tolerances, results, effort),
         tolerances=verify_tolerances(tolerances),
         scores=None,
         minimum_onnxruntime=minimum_onnxruntime(opset),
@@ -288,12 +312,12 @@ def _graph_spec(file: str, graph: ExportedGraph) -> GraphSpec:
     )
 
 
-def _parity_record(tolerances: Tolerances, results: list[Result]) -> dict[str, Any]:
+def _parity_record(tolerances: Tolerances, results: list[Result], effort: Effort) -> dict[str, Any]:
     return {
         "passed": True,
         "atol": tolerances.atol,
         "rtol": tolerances.rtol,
-        "batch_sizes": list(BATCH_SIZES),
+        "batch_sizes": list(effort.batch_sizes),
         "provider": "CPUExecutionProvider",
         "optimisation": "ORT_ENABLE_ALL",
         "elbo": None,

@@ -37,17 +37,19 @@ class Trial:
         self._command = command or [sys.executable, "-P", "-m", "vaekit.ort.trial"]
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.Queue[str] = queue.Queue()
-        self._folder = tempfile.TemporaryDirectory(prefix="vaekit-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._end()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def failure(self, model: bytes, rows: Array) -> str:
         """Say in words why ONNX Runtime does not run a graph of one input on rows; "" where it does."""
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="vaekit-")
         folder = Path(self._folder.name)
         folder.joinpath(_GRAPH).write_bytes(model)
         np.save(folder / _INPUT, rows[:_ROWS])

@@ -79,11 +79,19 @@ def lower_weights_only(precision: LowPrecision, graphs: Graphs, judge: Judge, sa
 
 
 def lower_arithmetic(
-    precision: LowPrecision, graphs: Graphs, images: Array, judge: Judge, say: Say, *, keep_transposed: bool
+    precision: LowPrecision,
+    graphs: Graphs,
+    images: Array,
+    judge: Judge,
+    say: Say,
+    broken: list[GraphName],
+    *,
+    keep_transposed: bool,
 ) -> dict[GraphName, Change]:
     """Lower weights and activations of both graphs as far as the limits allow, INT8 calibrated on images and latents.
 
-    A graph stays as it was where no layer of it can be lowered.
+    A graph stays as it was where no layer of it can be lowered. Those that ONNX Runtime did not lower or run as a whole
+    are added to ``broken``.
     """
     inputs: dict[GraphName, tuple[str, Array]] = {
         "encoder": ("image", images),
@@ -99,7 +107,10 @@ def lower_arithmetic(
         def convert(keep: Collection[str], lowering: Convert = lowering) -> bytes:
             return _tidied(lowering(keep))
 
-        report = partial(_say_failure, say, name, precision)
+        def report(failure: str, name: GraphName = name) -> None:
+            broken.append(name)
+            _say_failure(say, name, precision, failure)
+
         lowered = lower(list(layers_of(read(base))), convert, partial(_headroom, judge, graphs, name), report)
         if lowered is None:
             changes[name] = Change(graphs.get(name))

@@ -6,7 +6,7 @@ import hashlib
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +133,17 @@ def _compressed(
     if precision is not None:
         kinds = (True, False) if weights_only is None and seconds > 0 else (bool(weights_only),)
         say(_what_is_lowered(precision, kinds, len(calibration), measured_on))
+        broken: list[GraphName] = []
         candidates = [
             lower_weights_only(precision, graphs, judge, say)
             if kind
-            else lower_arithmetic(precision, graphs, calibration, judge, say, keep_transposed=keep_transposed)
+            else lower_arithmetic(precision, graphs, calibration, judge, say, broken, keep_transposed=keep_transposed)
             for kind in kinds
         ]
-        if weights_only is None and kinds == (False,):
-            candidates = [_with_weights_alone(candidates[0], lambda: lower_weights_only(precision, graphs, judge, say))]
+        stays = [name for name in broken if candidates[-1][name].precision == "fp32"]
+        if stays and weights_only is None and kinds == (False,):
+            weights = lower_weights_only(precision, graphs, judge, say)
+            candidates = [{name: weights[name] if name in stays else candidates[0][name] for name in GRAPHS}]
         _say_what_stays(candidates, precision, limits, say)
     rows: dict[GraphName, Array] = {"encoder": measured, "decoder": judge.z[:, graphs.kept]}
     speeds = _speeds(parent, candidates, graphs.kept, rows, seconds, say)
@@ -158,13 +161,6 @@ def _compressed(
         for name, index in chosen.items()
     }
     return Compression(target, manifest, reports, pruned, psnr, delta, measured_on)
-
-
-def _with_weights_alone(candidate: Candidate, lower_weights: Callable[[], Candidate]) -> Candidate:
-    """The same with weights alone lowered in a graph that could be lowered in no other way."""
-    stays = [name for name in GRAPHS if candidate[name].precision == "fp32"]
-    others = lower_weights() if stays else candidate
-    return {name: others[name] if name in stays else candidate[name] for name in GRAPHS}
 
 
 def _limits(
