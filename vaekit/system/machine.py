@@ -92,7 +92,7 @@ def _cgroup_cpus(root: Path) -> float | None:
 def _cgroup_memory_left(root: Path) -> int | None:
     """Return the bytes left under the cgroup's memory limit; None without a limit.
 
-    Linux counts cached file pages as used memory, but frees the inactive ones on demand. These count as free here.
+    Linux counts cached file pages as used memory, but frees the inactive ones on demand. These count as free.
     """
     for limit_name, used_name, statistics, cache_name in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
