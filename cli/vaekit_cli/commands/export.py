@@ -68,7 +68,8 @@ def export(
     golden: Annotated[
         Golden,
         typer.Option(
-            help="What the golden vectors hold: held-out images, or the model's samples if your images must stay private."
+            help="What the golden vectors hold: held-out images, or the model's samples if your images must stay "
+            "private."
         ),
     ] = Golden.IMAGES,
     module: Annotated[
