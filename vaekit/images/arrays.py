@@ -53,7 +53,7 @@ class RowFile:
         return self.shape[0]
 
     def chunks(self, rows: int, *, start: int = 0) -> Iterator[NDArray[Any]]:
-        """Yield the array from row ``start`` on, up to ``rows`` rows at a time.
+        """Yield the array from row ``start`` on, ``rows`` at a time.
 
         Raises SourceError if the file is cut short, or if an IDX or compressed file holds more than its header says.
         """
@@ -187,7 +187,7 @@ def split_strings(file: IO[bytes], start: int) -> Iterator[bytes]:
 
 
 def _choose(path: Path, names: Sequence[str]) -> str:
-    """Return the .npz's member for the first of the names that exists, or its only one."""
+    """Return the .npz's member of the first existing name, or its only one."""
     held = npz_names(path)
     wanted = next((name for name in names if name in held), None)
     if wanted is None and len(held) != 1:

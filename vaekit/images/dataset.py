@@ -56,7 +56,7 @@ class Images:
 
     @property
     def class_count(self) -> int:
-        """The number of named classes that have images."""
+        """Return the number of named classes that have images."""
         if self.labels is None or not self.label_names:
             return 0
         return len(np.unique(self.labels[self.labels != UNLABELLED]))
@@ -66,7 +66,7 @@ class Images:
         return f"{self.name}[{index}]" if self._name_of is None else self._name_of(index)
 
     def fingerprint(self) -> str:
-        """Hash the number, shape and pixels, so that a changed source is noticed.
+        """Return a hash of the images' number, shape and pixels.
 
         If the images are not in memory, and opening has not read them all, only _PRINTED of them are hashed, evenly
         spread over the source.

@@ -43,12 +43,12 @@ class Chunk:
 
     @property
     def consumed(self) -> int:
-        """The number of images and failures together."""
+        """Return the number of images and failures together."""
         return len(self.paths) + len(self.failures)
 
     @property
     def images(self) -> Array:
-        """The images as float32 (n, C, H, W) in [0, 1]."""
+        """Return the images as float32 (n, C, H, W) in [0, 1]."""
         return self.pixels.astype(np.float32) / np.float32(255)
 
 
@@ -78,7 +78,7 @@ class Part(Protocol):
 
     @property
     def labels(self) -> Labels | None:
-        """The classes of all images; None if they have no classes."""
+        """Return the classes of all images; None if they have no classes."""
         ...
 
     def identity(self) -> Iterator[bytes]:

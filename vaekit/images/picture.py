@@ -64,8 +64,9 @@ def read_image(
 
 
 def probe_image(path: str | Path | IO[bytes]) -> tuple[tuple[int, int], bool]:
-    """Read a picture's (height, width), and whether it is grey, from its header.
+    """Read a picture's size, and whether it is grey, from its header.
 
+    Returns (height, width) and whether it is grey.
     The size is that of the upright picture. Raises SourceError if the header cannot be read.
     """
     try:
@@ -80,7 +81,10 @@ def probe_image(path: str | Path | IO[bytes]) -> tuple[tuple[int, int], bool]:
 
 
 def check_form(own_size: tuple[int, int], own_channels: int, channels: int, size: tuple[int, int]) -> None:
-    """Raise ValueError for images of another size (height, width) or number of channels."""
+    """Raise ValueError for images of another size or number of channels.
+
+    Sizes are (height, width).
+    """
     if own_size != size:
         raise ValueError(f"it is {own_size[0]}x{own_size[1]}, not {size[0]}x{size[1]}, and --no-resize refuses that")
     if own_channels != channels:
@@ -125,7 +129,7 @@ def _of_no_known_range(picture: Image.Image) -> str:
 
 
 def _black_and_white(picture: Image.Image) -> tuple[int, int]:
-    """Return the values of black and white for more than 8 bits per pixel."""
+    """Return the values of black and white in a 16-bit picture."""
     tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})  # only TIFF has tags
     white = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
     return (white, 0) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else (0, white)

@@ -107,7 +107,7 @@ def find_dataset(name: str) -> Path:
 
 
 def find_test_part(source: str) -> str | None:
-    """Return the source of the official test part, or None if there is none.
+    """Return a data set's official test part as a source; None without one.
 
     Only ``fashion-mnist`` and ``mnist`` have one. Raises SourceError if its file is not on this machine.
     """

@@ -54,7 +54,7 @@ class ImageStream:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """For each folder, a sentence about the hidden pictures that were skipped."""
+        """Return a sentence for each folder about hidden pictures that were skipped."""
         return tuple(part.left_out for part in self._parts if part.left_out)
 
     def __enter__(self) -> ImageStream:
@@ -70,7 +70,7 @@ class ImageStream:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of the paths, and of the name, size and time of array files."""
+        """Return a hash of paths, and of array files' names, sizes and times."""
         digest = hashlib.sha256()
         for part in self._parts:
             for identity in part.identity():

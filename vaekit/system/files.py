@@ -123,9 +123,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def is_error_of_writing(error: OSError) -> bool:
-    """Return whether an error can only come from writing, such as a full disk.
+    """Return whether an error can only come from writing.
 
-    ``error`` names no file.
+    A full disk is an example. ``error`` names no file.
     """
     if error.errno is None:
         return type(error) is OSError  # Pillow raises this for a picture that it cannot write
@@ -166,7 +166,7 @@ def _temporary_name(target: Path, kind: str) -> Path:
 
 
 def _machine() -> str:
-    """Return a hash that tells machines and containers apart which share a folder."""
+    """Return a hash of this machine's or container's name."""
     name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
     return f"{zlib.crc32(name.encode(errors='surrogateescape')):08x}"
 
@@ -243,7 +243,7 @@ def _sync_below(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
+    """Wait until a file or a folder's list of names is on disk."""
     if os.name != "posix":  # Windows cannot open folders, and cannot sync a file opened for reading
         return
     descriptor = os.open(path, os.O_RDONLY)

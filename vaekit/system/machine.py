@@ -50,7 +50,7 @@ def processor_flags() -> frozenset[str]:
 
 
 def processor_name() -> str:
-    """Return the processor's model name, or its architecture if the model is unknown."""
+    """Return the processor's model name, or its architecture if unknown."""
     import platform
 
     for line in _read(Path("/proc/cpuinfo")).splitlines():
