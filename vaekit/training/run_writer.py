@@ -104,7 +104,7 @@ class RunWriter:
         try:
             save_checkpoint(self.path, checkpoint)
         except VaekitError as error:
-            rest = f"; the checkpoint of step {before} stays, and `vaekit train --resume {self.path}` goes on from it"
+            rest = f"; the checkpoint of step {before} stays, and `vaekit train --resume {self.path}` resumes from it"
             raise VaekitError(f"{error}{'' if before < 0 else rest}") from error
 
     def remove_checkpoint(self) -> None:

@@ -246,7 +246,7 @@ class Trainer:
         self.validated = step
 
     def _keep_best(self, step: int, figures: dict[str, float], likelihood: TrainingLikelihood) -> None:
-        """Keep the weights and write the model if they are the best so far."""
+        """Keep the weights and write the model if they are the best."""
         if figures["objective"] > self.best.get("objective", -math.inf):
             self.best = figures | {"step": step}
             self.best_weights = self.learner.weights()
@@ -274,7 +274,7 @@ class Trainer:
         return outcome
 
     def _finish(self, steps: int, stopped: bool) -> Outcome:
-        """Fit the variance and the prior on training images, and write the model."""
+        """Fit variance and prior on training images, and write the model."""
         learner = self.learner
         with self.working("measuring training images"):
             draws = learner.evaluate(self._statistics_parts())
@@ -295,7 +295,7 @@ class Trainer:
         )
 
     def _statistics_parts(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the training images for fitting the variance and the prior, in parts.
+        """Yield training images for fitting variance and prior, in parts.
 
         Under a deadline there may be no time for all parts.
         """
@@ -345,7 +345,10 @@ class Trainer:
         self.writer.save_checkpoint(checkpoint, before)
 
     def _check_finite(self, step: int, figure: float = 0.0) -> None:
-        """Raise VaekitError if a loss or gradient so far, or ``figure``, is not finite."""
+        """Raise VaekitError if the training diverged.
+
+        It has if a loss or gradient so far, or ``figure``, is not finite.
+        """
         diverged = int(self.learner.diverged)
         if diverged < 0 and math.isfinite(figure):
             return
@@ -358,7 +361,7 @@ class Trainer:
         )
 
     def _named_batch(self, step: int) -> str:
-        """Return the names of a step's first images, and the number of the others."""
+        """Return the names of a step's first images, and how many follow."""
         indices = self.batches.indices(step)
         names = ", ".join(self.split.images.name_of(int(index)) for index in indices[:_NAMED_IMAGES])
         more = len(indices) - _NAMED_IMAGES
