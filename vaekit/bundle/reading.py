@@ -54,7 +54,7 @@ def read_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     if not os.path.lexists(path):
-        from vaekit.system.files import recover_folder  # here, as it is hardly ever needed
+        from vaekit.system.files import recover_folder  # local import: it is rarely needed
 
         recover_folder(path)
     files = _read_files(path, [MANIFEST])
