@@ -97,7 +97,7 @@ def no_source(source: str) -> SourceError:
 def find_dataset(name: str) -> Path:
     """Return the folder of a built-in data set's IDX files.
 
-    Raises SourceError if there is none; the message says how to get the data set.
+    Raises SourceError if it is missing; the message says how to get the data set.
     """
     roots = [Path(os.environ["VAEKIT_DATA"])] if os.environ.get("VAEKIT_DATA") else []
     for root in (*roots, _DEBIAN_DATASETS):

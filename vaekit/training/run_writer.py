@@ -97,7 +97,7 @@ class RunWriter:
     def save_checkpoint(self, checkpoint: Checkpoint, before: int) -> None:
         """Write a checkpoint in place of the last one.
 
-        ``before`` is the step of the last one; -1 if there is none.
+        ``before`` is the step of the last one, or -1 before the first.
         """
         if not self.active:
             return
