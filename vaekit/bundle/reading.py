@@ -100,7 +100,7 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
 
 
 def is_bundle(path: Path) -> bool:
-    """Return whether a folder's manifest declares it a bundle, even if it is damaged."""
+    """Return whether a folder's manifest declares it a bundle, even a damaged one."""
     try:
         return bool(json.loads((path / MANIFEST).read_bytes())["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -128,7 +128,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_zip(path: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Read files of the bundle in a .zip, which may be at its root or in a folder."""
+    """Read files of the bundle in a .zip, at its root or in a folder."""
     import zipfile  # local import: most bundles are folders, and this would slow down a cold start
 
     from vaekit.system.npz import NPZ_ERRORS

@@ -125,7 +125,7 @@ class RowFile:
     def _must_end(self, file: IO[bytes]) -> bool:
         """Return whether the file must end after the array.
 
-        A plain .npy may go on, because ``np.save`` can append to it.
+        A plain .npy may hold more, because ``np.save`` can append to it.
         """
         return self._header.is_idx or _is_packed(file)
 
@@ -135,7 +135,7 @@ class RowFile:
         return SourceError(f"{self.path} is cut short: it ends within row {held * len(self) // self._bytes}")
 
     def _too_long(self) -> SourceError:
-        return SourceError(f"{self.path} is damaged: it goes on after the {len(self):,} rows of its header")
+        return SourceError(f"{self.path} is damaged: it holds more than the {len(self):,} rows of its header")
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:

@@ -72,7 +72,7 @@ def open_maybe_gzipped(path: Path) -> BinaryIO:
     """Open a file to read its bytes; a gzipped one is unzipped."""
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]  # of bytes
+    return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]  # GzipFile acts as a BinaryIO
 
 
 def _unreadable(path: Path, error: Exception) -> SourceError:

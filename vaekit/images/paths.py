@@ -113,7 +113,7 @@ class Leftovers:
         """Return a sentence with the counts; empty if nothing was skipped."""
         counts = ((self.files, "picture"), (self.folders, "folder"))
         said = " and ".join(f"{count:,} {what}{'s' * (count != 1)}" for count, what in counts if count)
-        return f"left out {said} of names that begin with a dot, or __MACOSX" if said else ""
+        return f"skipped {said} (names with a leading dot, or __MACOSX)" if said else ""
 
 
 def pictures_under(folder: bytes, leftovers: Leftovers | None = None) -> Iterator[bytes]:

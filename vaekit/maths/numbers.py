@@ -23,5 +23,5 @@ def as_integer(value: object, what: str) -> int:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a value is a real number, Python's or NumPy's, but not a boolean."""
+    """Return whether a value is a real number, Python's or NumPy's; booleans are not."""
     return isinstance(value, Real) and not isinstance(value, bool)

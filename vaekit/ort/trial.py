@@ -96,7 +96,7 @@ class Trial:
 
 
 def _pass_on(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
-    """Put each line that a process prints in the queue, and "" at its end."""
+    """Put each line from a process in the queue, and "" at its end."""
     assert process.stdout is not None
     with process.stdout:
         for line in process.stdout:

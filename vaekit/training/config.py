@@ -43,7 +43,7 @@ Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 @dataclass(frozen=True)
 class Setting:
-    """The allowed values of a Config field, and the texts of its option in `vaekit train`."""
+    """The allowed values of a Config field, and its option's help texts."""
 
     help: str = ""
     """The option's help text. Without one, this field makes no option."""

@@ -79,7 +79,7 @@ class _Guarded:
         except Exception as error:  # noqa: BLE001 — each tracker raises its own
             if not self._warned:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                _logger.warning("--track %s failed, training goes on: %s", self._name, reason)
+                _logger.warning("--track %s failed, training continues: %s", self._name, reason)
             self._warned = True
 
 

@@ -174,7 +174,7 @@ def _run(
             working=lambda what: announced(what, say),
         )
         if changed := trainer.changed_setting():
-            say(f"begun with {'; '.join(changed)}: results may differ in their last bits")
+            say(f"started with {'; '.join(changed)}: results may differ in their last bits")
         outcome = trainer.run()
     _summarise(outcome, output, say)
 
@@ -217,7 +217,7 @@ def _resume(run: Path, source: str | None, device: DeviceChoice | None, quiet: b
     if checkpoint is None:
         say(f"{run} has no checkpoint yet: starting again from its config.json")
     else:
-        say(f"{run}: going on after step {checkpoint.step:,} {_rest_in_words(config, checkpoint)}, on {config.device}")
+        say(f"{run}: resuming after step {checkpoint.step:,} {_rest_in_words(config, checkpoint)}, on {config.device}")
     _run(config, hold_out(images, config.seed, config.val, validation), run, checkpoint, quiet, started)
 
 
@@ -341,7 +341,7 @@ def _describe_changes(images: Images, say: Callable[[str], None]) -> None:
     if images.resized_from:
         say(f"images of {images.resized_from} are resized to cover {height} x {width} and centre-cropped")
     if images.skipped:
-        say(f"left out {len(images.skipped)} files that cannot be read:")
+        say(f"skipped {len(images.skipped)} files that cannot be read:")
         for line in images.skipped[:_NAMED_FILES]:
             say(f"  {line}")
         if len(images.skipped) > _NAMED_FILES:
@@ -390,5 +390,5 @@ def _summarise(outcome: Outcome, run: Path, say: Callable[[str], None]) -> None:
         f"{outcome.reconstruction:.1f} - KL {outcome.kl:.1f} nats per image{bound}{sigma}; prior: {prior}"
     )
     if outcome.interrupted:
-        say(f"it can go on: vaekit train --resume {shlex.quote(str(run))}")
+        say(f"resume it with: vaekit train --resume {shlex.quote(str(run))}")
     say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")
