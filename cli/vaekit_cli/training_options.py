@@ -63,7 +63,7 @@ def _in_place_of(
 
 
 def _option(known: dataclasses.Field[Any]) -> inspect.Parameter:
-    """Make a parameter from a field of Config, for typer to turn into an option."""
+    """Make typer's parameter for an option from a field of Config."""
     setting: Setting = known.metadata["setting"]
     kind, default = types_of_settings()[known.name], known.default
     if setting.empty:

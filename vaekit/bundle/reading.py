@@ -109,7 +109,7 @@ def is_bundle(path: Path) -> bool:
 
 def _read_files(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Read files of a bundle by their plain names."""
-    if os.path.isdir(path):  # False for a name that is too long, where Path raises
+    if os.path.isdir(path):  # False for a name that is too long; Path.is_dir would raise
         if not (path / MANIFEST).is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}. `vaekit export` writes one.")
         return {name: _read_file(path / name) for name in names}

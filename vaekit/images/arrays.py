@@ -102,7 +102,7 @@ class RowFile:
             except OSError as error:
                 raise VaekitError(
                     f"cannot unpack {self.path} in the temporary folder {tempfile.gettempdir()}: "
-                    f"{error.strerror or error}; TMPDIR names another"
+                    f"{error.strerror or error}; set TMPDIR to another folder"
                 ) from error
         if not left:
             raise self._too_long()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vaekit.errors import SourceError
 
 UNLABELLED = -1
-"""The class number of an image without a class, where classes have names."""
+"""The class number of an image without a class, if classes have names."""
 
 
 @dataclass(frozen=True)

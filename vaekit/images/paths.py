@@ -163,7 +163,7 @@ def write_strings(file: IO[bytes], strings: Iterable[bytes], *, flush: bool = Tr
     except OSError as error:
         raise VaekitError(
             f"cannot list the images in the temporary folder {tempfile.gettempdir()}: {error.strerror or error}; "
-            "TMPDIR names another"
+            "set TMPDIR to another folder"
         ) from error
 
 

@@ -115,7 +115,7 @@ def _open(path: str | Path | IO[bytes]) -> Image.Image:
         raise ValueError(f"{picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}")
     if unknown := _of_no_known_range(picture):
         picture.close()
-        raise ValueError(f"its pixels are {unknown} of no known range: save them with 8 or 16 unsigned bits")
+        raise ValueError(f"its pixels are {unknown} of no known range: save it with 8 or 16 unsigned bits a channel")
     return picture
 
 

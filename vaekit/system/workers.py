@@ -41,7 +41,7 @@ class SpawnedPool(ProcessPoolExecutor):
             super().__init__(processes, mp_context=multiprocessing.get_context("spawn"), initializer=initializer)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Submit work, which starts a process where none is free."""
+        """Submit work; this starts a process if all are busy."""
         with _environment("PYTHONSAFEPATH", "1"):
             return super().submit(fn, *args, **kwargs)
 

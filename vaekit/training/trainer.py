@@ -107,8 +107,8 @@ class Trainer:
             self.fingerprint = self.split.fingerprint()
         if checkpoint is not None and checkpoint.fingerprint != self.fingerprint:
             raise RunError(
-                f"{self.split.images.name} has changed since {path} was begun: other images, or another order or "
-                "size. Restore it, or train anew with --overwrite"
+                f"{self.split.images.name} has changed since {path} was started: other images, or another order or "
+                "size. Restore it, or train again with --overwrite"
             )
         self.split.check(config)
         rows = self.group.rows(config.batch_size)

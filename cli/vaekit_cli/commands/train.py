@@ -311,7 +311,7 @@ def _squared_error_in_words(sigma: float | None) -> str:
 
 
 def _describe(split: Split, config: Config, say: Callable[[str], None]) -> None:
-    """Print the number and kind of images, and what was changed or skipped."""
+    """Print the number and kind of images, and what was changed."""
     held_out = f"{len(split.holdout):,} held out"
     if split.has_own_validation:
         held_out = f"{len(split.holdout):,} of {split.measured.name} to measure"
