@@ -6,7 +6,7 @@
 Two tables. The first trains with `--max-minutes` on an idle machine, beside a busy loop, and beside a busy loop that
 stops after twenty seconds: seconds taken, processor seconds obtained, steps done, and the held-out ELBO. Aim: at least
 0.8 x the steps that the obtained processor seconds allow at the idle run's rate, and an end between 0.9 and 1.03 of the
-time. The second trains so many steps under each policy of waiting threads, idle and beside a busy loop, interleaved.
+time. The second trains `--steps` steps under each policy of waiting threads, idle and beside a busy loop, interleaved.
 
 The machine must have nothing else to do. The first table takes about ten minutes, the second as long for each repeat.
 """
@@ -92,7 +92,7 @@ def policies(source: str, steps: int, repeats: int) -> dict[str, dict[str, list[
 
 @contextmanager
 def busy_loop(seconds: float) -> Iterator[None]:
-    """Keep one processor busy for so many seconds, or until the context ends."""
+    """Keep one processor busy for ``seconds``, or until the context ends."""
     if not seconds:
         yield
         return

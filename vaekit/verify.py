@@ -27,7 +27,7 @@ _NO_VNNI = (
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """How far one output of a graph is from PyTorch's on the golden vectors.
+    """The difference of one output from PyTorch's on the golden vectors.
 
     The graph runs on the whole batch and on single rows; the worse of the two results is kept.
     """

@@ -1,4 +1,4 @@
-"""The images that a command reads: the options that name them, opening them, and those that cannot be read."""
+"""The options that name a command's images, opening the images, and reporting unreadable ones."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def open_stream(
     *,
     no_resize: bool,
 ) -> ImageStream:
-    """Open the images that a command was given, and say what was passed over.
+    """Open a command's images, and report hidden files that were skipped.
 
-    Raises UsageError where none were named, SourceError where none were found.
+    Raises UsageError if no images were named, and SourceError if none were found.
     """
     from vaekit.images.stream import ImageStream
 
@@ -67,7 +67,7 @@ def open_stream(
 
 
 def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield a list's lines, without the mark that some editors begin UTF-8 with, and empty ones."""
+    """Yield a list's non-empty lines, without a UTF-8 byte order mark."""
     for number, line in enumerate(file):
         if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in line:
             raise SourceError("the list of paths is in UTF-16: save it as UTF-8")
@@ -77,20 +77,23 @@ def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Unreadable:
-    """Pictures that could not be read: each is named at once, and they are counted at the end."""
+    """A count of unreadable pictures. Each is reported at once, and their number at the end."""
 
     def __init__(self, say: Callable[[str], None], *, already: int = 0) -> None:
         self.say, self.count, self.first = say, already, ""
 
     def note(self, chunk: Chunk) -> None:
-        """Name the failures among a chunk's images."""
+        """Report and count a chunk's failures."""
         for failure in chunk.failures:
             self.first = self.first or failure
             self.say(f"skipped: {failure}")
         self.count += len(chunk.failures)
 
     def end(self, total: int, done: str, *, skip_errors: bool) -> None:
-        """Raise SourceError where there were any; ``done`` says what was made of the others."""
+        """Raise SourceError if there were any, or only report them.
+
+        ``done`` says what was made of the others. With ``skip_errors`` nothing is raised.
+        """
         if not self.count:
             return
         first = f", the first: {self.first}" if self.first else ""

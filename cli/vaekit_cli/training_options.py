@@ -1,4 +1,4 @@
-"""What the commands that need PyTorch share: their options, and how they read a source."""
+"""Options and helpers shared by the commands that need PyTorch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ DeviceOption = Annotated[DeviceChoice, typer.Option(help="auto takes cuda, then 
 SOURCE_HELP = "Images: a folder, a picture or glob, .npy, .npz, IDX, hf:NAME, or shapes, fashion-mnist, mnist."
 
 _STANDS_BEFORE = {"epochs": "steps"}
-"""Options that are no settings, and the setting that they stand before in the help."""
+"""Options that are not settings. In the help, each comes right before a setting."""
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of Config's fields instead of its parameter ``settings``.
+    """Replace a command's parameter ``settings`` by options for Config's fields.
 
-    ``settings`` then is a dict of their values by the fields' names. Where the command has a parameter of a field's
-    name, that one takes the place of the field's option, and is not in ``settings``.
+    The command receives ``settings`` as a dict of the options' values by field name. If the command itself has a
+    parameter with a field's name, this one is the option, and ``settings`` does not contain the field.
     """
     own = dict(inspect.signature(command, eval_str=True).parameters)
     before = {setting: own.pop(name) for name, setting in _STANDS_BEFORE.items() if name in own}
@@ -63,11 +63,11 @@ def _in_place_of(
 
 
 def _option(known: dataclasses.Field[Any]) -> inspect.Parameter:
-    """Make the parameter that typer makes an option of, from a field of Config."""
+    """Make typer's parameter for an option from a field of Config."""
     setting: Setting = known.metadata["setting"]
     kind, default = types_of_settings()[known.name], known.default
     if setting.empty:
-        kind, default = Optional[kind], None  # noqa: UP045 — a Literal of one word has no |
+        kind, default = Optional[kind], None  # noqa: UP045 — ``|`` does not work for a Literal with one value
     option = typer.Option(
         help=setting.help,
         metavar=setting.metavar,
@@ -89,7 +89,10 @@ def read_source(source: str, size: tuple[int, int] | None, quiet: bool) -> Image
 
 
 def read_validation(val: str | None, shape: tuple[int, int, int], quiet: bool) -> Images | None:
-    """Open the source that ``--val`` names, resized to the training images; None where it is a share, or nothing."""
+    """Open the source that ``--val`` names, resized like the training images.
+
+    Returns None if ``--val`` is a share or was not given.
+    """
     from vaekit.errors import SourceError
     from vaekit.training.holdout import share_of
 

@@ -53,7 +53,7 @@ def test_a_training_killed_at_any_time_goes_on_to_the_same_bytes(vaekit: Run, sh
     kill_when(["train", "--resume", "broken"], tmp_path, lambda: lines(25))
     resumed = vaekit("train", "--resume", "broken")
     assert resumed.returncode == 0, resumed.stderr
-    assert "broken: going on after step" in resumed.stderr
+    assert "broken: resuming after step" in resumed.stderr
     assert vaekit("train", "shapes.npy", *options, "-o", "unbroken").returncode == 0
     assert files_of(tmp_path / "broken") == files_of(tmp_path / "unbroken")
 
@@ -104,7 +104,7 @@ def test_a_source_that_has_moved_may_be_named(
     assert_fails(in_process("train", "--resume", "vae"), 1, "there is no source shapes.npy")
     resumed = in_process("train", "moved.npy", "--resume", "vae")
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on after step 2 of 3" in resumed.stderr
+    assert "resuming after step 2 of 3" in resumed.stderr
     assert load_run(run).summary["steps"] == 3
 
 
@@ -268,7 +268,7 @@ def test_a_time_limit_is_kept_recorded_and_repeated(in_process: Run, shapes: Pat
     options = ("--latent", "2", "--batch-size", "32", "--preset", "tiny", "--beta-warmup", "0.5")
     timed = in_process("train", shapes.name, *options, "--max-minutes", "0.02", "-o", "timed")
     assert timed.returncode == 0, timed.stderr
-    assert "it can go on" not in timed.stderr
+    assert "resume it with" not in timed.stderr
     assert "stopped early" not in timed.stderr
     config = config_of(tmp_path / "timed")
     assert config["max_minutes"] is None
@@ -292,9 +292,9 @@ def test_a_resumed_time_limit_says_how_much_is_left(
         patched.setattr(Trainer, "_is_stopped", lambda trainer, step: step == 2)
         stopped = in_process("train", shapes.name, *options)
     assert stopped.returncode == 0, stopped.stderr
-    assert "it can go on: vaekit train --resume vae" in stopped.stderr
+    assert "resume it with: vaekit train --resume vae" in stopped.stderr
     monkeypatch.setattr(Trainer, "_is_stopped", lambda trainer, step: step == 4)
     resumed = in_process("train", "--resume", "vae")
     assert resumed.returncode == 0, resumed.stderr
-    assert re.search(r"going on after step 2 with (29\.\d|30\.0) of 30 minutes left", resumed.stderr)
+    assert re.search(r"resuming after step 2 with (29\.\d|30\.0) of 30 minutes left", resumed.stderr)
     assert load_run(tmp_path / "vae").summary["steps"] == 4

@@ -29,7 +29,7 @@ def test_leftovers_and_mixtures_are_said_with_counts(in_process: Run, tmp_path: 
     assert "pets: 24 images, 64 x 64 RGB, 1 class, in memory" in trained.stderr
     lines = trained.stderr.splitlines()
     for said in (
-        "left out 1 picture and 2 folders of names that begin with a dot, or __MACOSX",
+        "skipped 1 picture and 2 folders (names with a leading dot, or __MACOSX)",
         "12 grey images are read as RGB, because others are in colour",
         "images of 16 x 16 (12) and 32 x 24 (12) are resized to cover 64 x 64 and centre-cropped",
     ):

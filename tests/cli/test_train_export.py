@@ -141,7 +141,7 @@ def test_files_that_cannot_be_read_are_named_counted_and_left_out(in_process: Ru
     trained = in_process("train", folder, "--latent", "2", "--steps", "2", "--batch-size", "8")
     assert trained.returncode == 0, trained.stderr
     assert "24 images, 8 x 8 RGB" in trained.stderr
-    assert "left out 2 files" in trained.stderr
+    assert "skipped 2 files" in trained.stderr
     for name in ("cut-short.png", "letter.jpg"):
         assert sum(name in line for line in trained.stderr.splitlines()) == 1
     with np.load(tmp_path / "vae" / "holdout.npz") as holdout:

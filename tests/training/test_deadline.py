@@ -43,7 +43,7 @@ class Machine:
         return self.now
 
     def work(self, seconds: float) -> None:
-        """Do what takes so many seconds at speed 1."""
+        """Work for ``seconds`` at speed 1."""
         changes = [start for start, _ in self.speeds]
         while seconds > 0:
             speed = [speed for start, speed in self.speeds if start <= self.now][-1]
@@ -150,7 +150,7 @@ LENGTHS = [(3.2, 600.0), (3.2, 180.0), (0.04, 30.0), (0.002, 30.0), (0.04, 600.0
 
 
 def assert_promise_holds(found: Simulated, limit: float) -> None:
-    """Both halves: it ends in time, and steps have at least nine tenths of what is left for them."""
+    """Check both promises: it ends in time, and steps get at least nine tenths of the time left for them."""
     assert found.ended <= 1.03 * limit
     end = found.ended - found.trained_until
     assert found.trained_until - STARTUP >= 0.9 * (limit - STARTUP - end)

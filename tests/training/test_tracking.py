@@ -96,4 +96,4 @@ def test_a_tracker_that_fails_warns_once_and_training_goes_on(
     assert outcome.steps == 20
     assert steps == [10, 20, 20]  # each line of metrics was written before the tracker failed
     warnings = [record.getMessage() for record in caplog.records if record.name == "vaekit.training"]
-    assert warnings == ["--track tensorboard failed, training goes on: the server is gone"]
+    assert warnings == ["--track tensorboard failed, training continues: the server is gone"]

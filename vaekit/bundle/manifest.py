@@ -102,9 +102,10 @@ class Scaling:
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """The latent, a vector (d,) or a map (c, h, w), and its statistics over the held-out images.
+    """The latent's shape, and its statistics over the held-out images.
 
-    Each statistic has one number per dimension of a vector, or one per channel of a map, taken over all positions.
+    It is a vector (d,) or a map (c, h, w). Each statistic has one number per dimension of a vector, or one per channel
+    of a map, taken over all positions.
     """
 
     shape: tuple[int, ...]
@@ -135,7 +136,7 @@ class LatentSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What the manifest declares about one ONNX file."""
+    """The manifest's entry for one ONNX file."""
 
     file: str
     sha256: str
@@ -156,7 +157,10 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class ScoreStatistics:
-    """Scores (−ELBO in nats) of held-out images, from which a device can choose a threshold."""
+    """Percentiles of the held-out images' scores, −ELBO in nats.
+
+    A device can choose a threshold from them.
+    """
 
     images: int
     """The number of images scored."""

@@ -54,7 +54,7 @@ def read_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     if not os.path.lexists(path):
-        from vaekit.system.files import recover_folder  # here, as it is hardly ever needed
+        from vaekit.system.files import recover_folder  # local import: it is rarely needed
 
         recover_folder(path)
     files = _read_files(path, [MANIFEST])
@@ -100,7 +100,7 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
 
 
 def is_bundle(path: Path) -> bool:
-    """Return whether a folder's manifest declares it a bundle, even if it is damaged."""
+    """Return whether a folder's manifest declares it a bundle, even a damaged one."""
     try:
         return bool(json.loads((path / MANIFEST).read_bytes())["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -109,7 +109,7 @@ def is_bundle(path: Path) -> bool:
 
 def _read_files(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Read files of a bundle by their plain names."""
-    if os.path.isdir(path):  # False for a name that is too long, where Path raises
+    if os.path.isdir(path):  # False for a name that is too long; Path.is_dir would raise
         if not (path / MANIFEST).is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}. `vaekit export` writes one.")
         return {name: _read_file(path / name) for name in names}
@@ -128,7 +128,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_zip(path: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Read files of the bundle in a .zip, which may be at its root or in a folder."""
+    """Read files of the bundle in a .zip, at its root or in a folder."""
     import zipfile  # local import: most bundles are folders, and this would slow down a cold start
 
     from vaekit.system.npz import NPZ_ERRORS

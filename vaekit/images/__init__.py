@@ -1,1 +1,1 @@
-"""Reading images: the grammar of sources, the one preprocessing rule, data sets by number and streams in order."""
+"""Reading images: the kinds of sources, the preprocessing rule, data sets for training and streams for the edge."""

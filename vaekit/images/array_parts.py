@@ -1,4 +1,4 @@
-"""Images that are rows of an array, or drawn: all of one size, and named by number."""
+"""Images in an array file, and the built-in drawn shapes: all of one size, named by number."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ArrayImages:
     left_out = ""
 
     def __init__(self, source: str, rows: RowFile, labels: Labels | None) -> None:
-        """Raises SourceError where the array holds no images, smaller ones than MIN_SIDE, or no pixels."""
+        """Check the array. Raises SourceError if it is empty or does not hold images of at least MIN_SIDE."""
         self._source, self._rows, self.labels = source, rows, labels
         stat = rows.path.stat()
         self._identity = f"\0{rows.path} {stat.st_size} {stat.st_mtime_ns}\0".encode(errors="surrogateescape")
@@ -57,7 +57,7 @@ class ArrayImages:
     def name(self, number: int) -> str:
         return f"{self._source}[{number}]"
 
-    def form(self, progress: Progress | None = None) -> Form:  # noqa: ARG002 — the header says it of all
+    def form(self, progress: Progress | None = None) -> Form:  # noqa: ARG002 — the header is enough, nothing is read
         return Form(self._channels, self._size, {self._size: len(self)})
 
     def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
@@ -69,7 +69,7 @@ class ArrayImages:
         start: int = 0,
         every: int = 1,
         *,
-        resize: bool = True,  # noqa: ARG002 — all images are of one form, which the stream checks before
+        resize: bool = True,  # noqa: ARG002 — all images have one size, which the stream has checked
     ) -> Iterator[Chunk]:
         row_bytes = self._rows.dtype.itemsize * int(np.prod(self._rows.shape[1:]))
         count = max(1, min(chunk_images(shape), CHUNK_BYTES // row_bytes))
@@ -90,7 +90,7 @@ class ArrayImages:
 
 
 class DrawnShapes:
-    """The built-in shapes, drawn as they are needed."""
+    """The built-in shapes, drawn on demand."""
 
     varied = False
     left_out = ""
@@ -107,7 +107,7 @@ class DrawnShapes:
     def name(self, number: int) -> str:
         return f"shapes[{number}]"
 
-    def form(self, progress: Progress | None = None) -> Form:  # noqa: ARG002 — they are drawn as they are asked for
+    def form(self, progress: Progress | None = None) -> Form:  # noqa: ARG002 — shapes are drawn on demand
         return Form(3, _SHAPES_SIZE, {})
 
     @functools.cached_property
@@ -123,7 +123,7 @@ class DrawnShapes:
         start: int = 0,
         every: int = 1,
         *,
-        resize: bool = True,  # noqa: ARG002 — they are drawn at the size asked for
+        resize: bool = True,  # noqa: ARG002 — shapes are drawn at the size of ``shape``
     ) -> Iterator[Chunk]:
         for numbers in pieces(range(start, self._count, every), shape):
             yield numbered(self, self.read(np.asarray(numbers, np.int64), shape), numbers)

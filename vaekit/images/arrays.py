@@ -1,4 +1,4 @@
-"""Arrays in files, read and written a few rows at a time, so that memory does not grow with their length."""
+"""Arrays in files, processed a few rows at a time so that memory does not grow with their length."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ class _Header:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran_order: bool = False
-    """Whether rows are scattered over the file."""
+    """Whether the array is stored by columns, so that each row is scattered over the file."""
     is_idx: bool = False
 
 
 class RowFile:
-    """An array in a .npy or IDX file, or one array of a .npz, by rows. Nothing in it is unpickled, ever."""
+    """An array in a .npy, .npz or IDX file, read by rows. Nothing is ever unpickled."""
 
     def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
-        """``names`` are those of the array wanted in a .npz, the first that is there; else its only array.
+        """Read the header of the array.
 
-        Raises SourceError where the file cannot be read, holds pickled objects or no such array.
+        From a .npz the first array of ``names`` that exists is taken; if none exists, its only array. Raises
+        SourceError if the file cannot be read, holds pickled objects or has no such array.
         """
         self.path = path
         self._name = _choose(path, names) if is_npz(path) else ""
@@ -52,9 +53,9 @@ class RowFile:
         return self.shape[0]
 
     def chunks(self, rows: int, *, start: int = 0) -> Iterator[NDArray[Any]]:
-        """Yield the array from row ``start`` on, up to ``rows`` rows at a time.
+        """Yield the array from row ``start`` on, ``rows`` at a time.
 
-        Raises SourceError where the file is cut short, or an IDX or packed file holds more than its header says.
+        Raises SourceError if the file is cut short, or if an IDX or compressed file holds more than its header says.
         """
         if self._header.fortran_order:
             array = self.mapped()
@@ -71,7 +72,7 @@ class RowFile:
                 if len(data) != count * row_bytes:
                     raise self._too_short(first * row_bytes + len(data))
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
-            if start <= len(self) and self._must_end(file) and file.read(1):  # which checks the sum of packed bytes
+            if start <= len(self) and self._must_end(file) and file.read(1):  # the read also checks the CRC
                 raise self._too_long()
 
     def whole(self) -> NDArray[Any]:
@@ -79,9 +80,10 @@ class RowFile:
         return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *self.chunks(_ROWS_AT_ONCE)])
 
     def mapped(self) -> NDArray[Any]:
-        """Map the array into memory, to read rows by number; a compressed one is unpacked to a temporary file first.
+        """Map the array into memory, to read rows by number.
 
-        Raises SourceError where the file is cut short, VaekitError where the temporary folder has no room.
+        A compressed array is first unpacked to a temporary file. Raises SourceError if the file is cut short, and
+        VaekitError if the temporary folder is full.
         """
         with self._open() as file:
             _read_header(self.path, file)
@@ -92,7 +94,7 @@ class RowFile:
                 return self._map(unpacked, 0)
 
     def _unpack(self, file: IO[bytes], target: IO[bytes]) -> None:
-        left = self._bytes + 1  # no more, whatever a small file unpacks to
+        left = self._bytes + 1  # a small file may unpack to far more than its header says
         while left and (block := file.read(min(left, _BLOCK))):
             try:
                 left -= target.write(block)
@@ -100,7 +102,7 @@ class RowFile:
             except OSError as error:
                 raise VaekitError(
                     f"cannot unpack {self.path} in the temporary folder {tempfile.gettempdir()}: "
-                    f"{error.strerror or error}; TMPDIR names another"
+                    f"{error.strerror or error}; set TMPDIR to another folder"
                 ) from error
         if not left:
             raise self._too_long()
@@ -121,7 +123,10 @@ class RowFile:
         return self.dtype.itemsize * math.prod(self.shape)
 
     def _must_end(self, file: IO[bytes]) -> bool:
-        """Whether nothing may come after the array; more may, in a plain .npy, as ``np.save`` can append."""
+        """Return whether the file must end after the array.
+
+        A plain .npy may hold more, because ``np.save`` can append to it.
+        """
         return self._header.is_idx or _is_packed(file)
 
     def _too_short(self, held: int) -> SourceError:
@@ -130,7 +135,7 @@ class RowFile:
         return SourceError(f"{self.path} is cut short: it ends within row {held * len(self) // self._bytes}")
 
     def _too_long(self) -> SourceError:
-        return SourceError(f"{self.path} is damaged: it goes on after the {len(self):,} rows of its header")
+        return SourceError(f"{self.path} is damaged: it holds more than the {len(self):,} rows of its header")
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
@@ -146,12 +151,12 @@ class RowFile:
 
 
 def is_npz(path: Path) -> bool:
-    """Whether a file is a .npz by its name."""
+    """Return whether a file's name ends in .npz."""
     return path.suffix.lower() == ".npz"
 
 
 def npz_names(path: Path) -> list[str]:
-    """List the arrays of a .npz. Raises SourceError where it cannot be read."""
+    """Return the names of a .npz's arrays. Raises SourceError if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -160,13 +165,16 @@ def npz_names(path: Path) -> list[str]:
 
 
 def write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Write the header of a .npy file of that type and shape, whose rows are to follow."""
+    """Write the header of a .npy file; the caller writes the rows."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def split_strings(file: IO[bytes], start: int) -> Iterator[bytes]:
-    """The NUL-terminated strings of a file from a position on; others may move in the file meanwhile."""
+    """Yield the NUL-terminated strings of a file from a position on.
+
+    Other readers may move the file's position between two strings.
+    """
     rest = b""
     while True:
         file.seek(start)
@@ -179,7 +187,7 @@ def split_strings(file: IO[bytes], start: int) -> Iterator[bytes]:
 
 
 def _choose(path: Path, names: Sequence[str]) -> str:
-    """Return the name of the member of a .npz."""
+    """Return the .npz's member of the first existing name, or its only one."""
     held = npz_names(path)
     wanted = next((name for name in names if name in held), None)
     if wanted is None and len(held) != 1:
@@ -189,7 +197,7 @@ def _choose(path: Path, names: Sequence[str]) -> str:
 
 
 def _is_packed(file: IO[bytes]) -> bool:
-    """Whether a file is gzipped, or lies in an archive."""
+    """Return whether a file is gzipped or a member of an archive."""
     return not isinstance(file, io.BufferedReader)
 
 
@@ -199,7 +207,10 @@ def _unreadable(path: Path, error: Exception) -> SourceError:
 
 
 def _read(file: IO[bytes], size: int) -> bytes | bytearray:
-    """Up to ``size`` bytes, in blocks: what a header promises is not yet memory to be taken."""
+    """Read up to ``size`` bytes, in blocks.
+
+    A damaged header may promise more than memory holds, so nothing is allocated in advance.
+    """
     data = bytearray()
     while len(data) < size and (block := file.read(min(size - len(data), _BLOCK))):
         data += block

@@ -1,4 +1,4 @@
-"""The images of one source for training: uint8 in memory where they fit, else read when they are asked for."""
+"""The images of one source for training, as uint8: in memory if they fit, else read on demand."""
 
 from __future__ import annotations
 
@@ -20,55 +20,56 @@ from vaekit.system.machine import available_memory
 from vaekit.types import Pixels
 
 _BLOCK = 1024  # images that a fingerprint reads at a time
-_NAMED_SIZES = 3  # the most frequent ones
-_PRINTED = 1024  # images that a fingerprint takes from those that are read only when they are asked for
+_NAMED_SIZES = 3  # in messages: the most frequent ones
+_PRINTED = 1024  # images that a fingerprint hashes if they are read on demand
 
 
 @dataclass
 class Images:
-    """N images of one size, in memory or read when they are asked for."""
+    """N images of one size, in memory or read on demand."""
 
     name: str
     """The name of the source."""
     shape: tuple[int, int, int]
     """(C, H, W)."""
     labels: NDArray[np.int64] | None
-    """(N,) class numbers, -1 for an unlabelled image of a source whose classes have names; None without labels."""
+    """(N,) class numbers; None without labels. If classes have names, -1 means an unlabelled image."""
     label_names: tuple[str, ...]
-    """The classes' names by number; empty where they have none."""
+    """The classes' names by number; empty if classes are known by number only."""
     skipped: tuple[str, ...]
     """Unreadable files, each with its reason."""
     left_out: str
-    """In words, the pictures passed over as other programs' leftovers; empty if there were none."""
+    """A sentence about the hidden pictures that were skipped; empty if there were none."""
     resized_from: str
-    """In words, the sizes that were resized to this one, and how many images each; empty if none was."""
+    """The sizes that were resized, in words, each with its number of images; empty if none was."""
     made_rgb: int
-    """How many images were grey and became RGB, because others are in colour."""
+    """The number of grey images that became RGB because others are in colour."""
     in_memory: bool
     _count: int
     _read: Callable[[NDArray[np.int64]], Pixels] = field(repr=False)
     _name_of: Callable[[int], str] | None = field(default=None, repr=False)
     _digest: str = ""
-    """Of all pixels, where they have been read anyway."""
+    """Hash of all pixels, if opening has read them."""
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def class_count(self) -> int:
-        """How many of the named classes have images."""
+        """Return the number of named classes that have images."""
         if self.labels is None or not self.label_names:
             return 0
         return len(np.unique(self.labels[self.labels != UNLABELLED]))
 
     def name_of(self, index: int) -> str:
-        """Name an image to people: its file, or its number in the source."""
+        """Return an image's name for messages: its file, or its number in the source."""
         return f"{self.name}[{index}]" if self._name_of is None else self._name_of(index)
 
     def fingerprint(self) -> str:
-        """Hash the number, shape and pixels, so that a changed source is noticed.
+        """Return a hash of the images' number, shape and pixels.
 
-        Of images that are not in memory, and were not all read at opening, it hashes _PRINTED, evenly spread.
+        If the images are not in memory, and opening has not read them all, only _PRINTED of them are hashed, evenly
+        spread over the source.
         """
         form = f"{len(self)} {self.shape} "
         if self._digest:
@@ -86,11 +87,12 @@ class Images:
 
 
 def open_source(source: str, *, size: tuple[int, int] | None = None, progress: Progress | None = None) -> Images:
-    """Open a source. ``size`` (height, width) resizes every image to it; None keeps their own where they share one.
+    """Open the images of a source for training.
 
-    Images are held in memory as uint8 if they take less than half of what is available, else read when asked for.
-    ``progress`` is told of pictures twice: as their headers are read, which decide size and colours, and their pixels.
-    Raises SourceError if there is no such source or it holds no images, UsageError for a size under 8.
+    Every image is resized to ``size`` (height, width). None keeps their own size if they share one.
+    Images are held in memory as uint8 if they take less than half of the available memory, else read on demand.
+    Pictures are read twice, and ``progress`` counts both times: first their headers, for size and colours, then their
+    pixels. Raises SourceError if there is no such source or it holds no images, and UsageError for a size under 8.
     """
     if size is not None and min(size) < MIN_SIDE:
         raise UsageError(f"the size {size[0]}x{size[1]} is too small: images need at least {MIN_SIDE}x{MIN_SIDE}")
@@ -103,7 +105,7 @@ def open_source(source: str, *, size: tuple[int, int] | None = None, progress: P
 
 
 def _open_pictures(source: str, part: Part, shape: Shape, form: Form, progress: Progress | None) -> Images:
-    """Open pictures. All are decoded once, so that unreadable ones are known and skipped."""
+    """Open pictures; decode each once to find and skip unreadable ones."""
     in_memory = _fits(len(part), shape)
     held = np.empty((len(part) if in_memory else 0, *shape), np.uint8)
     good = packed_array("q")
@@ -142,10 +144,10 @@ def _open_pictures(source: str, part: Part, shape: Shape, form: Form, progress: 
 
 
 def _open_rows(source: str, part: Part, shape: Shape, form: Form) -> Images:
-    """Open images of one form: where one can be read, all can."""
+    """Open images of one size. If one can be read, all can."""
     in_memory = _fits(len(part), shape)
     if not in_memory:
-        part.read(np.empty(0, np.int64), shape)  # a file that is cut short fails here, not hours later
+        part.read(np.empty(0, np.int64), shape)  # a truncated file fails now, not hours later
     labels = part.labels
     return Images(
         name=source,
@@ -178,7 +180,10 @@ def _nothing_readable(source: str, first: str) -> SourceError:
 
 
 def _resized_from(found: Mapping[tuple[int, int], int], size: tuple[int, int]) -> str:
-    """``10 x 12 (5), 20 x 30 (2) and 17 other sizes (19)``; without counts where all images have one size."""
+    """Return text like ``10 x 12 (5), 20 x 30 (2) and 17 other sizes (19)``.
+
+    There are no counts if all images have one size.
+    """
     others = sorted((-count, own) for own, count in found.items() if own != size)
     if len(found) == 1:
         return " and ".join(f"{height} x {width}" for _, (height, width) in others)

@@ -1,4 +1,4 @@
-"""Data sets that Hugging Face's library ``datasets`` loads: from the hub, its cache, or a folder."""
+"""Data sets loaded with Hugging Face's library ``datasets``: from the hub, its cache, or a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 class HubPictures:
-    """The encoded pictures of a data set, with their classes; they are decoded by vaekit's own rule."""
+    """The encoded pictures of a data set, with their classes. ``read_image`` decodes them."""
 
     def __init__(self, rows: Any, column: str) -> None:
         from datasets import ClassLabel, Image
@@ -27,7 +27,7 @@ class HubPictures:
         self._column = column
         self._rows = rows.select_columns(column).cast_column(column, Image(decode=False))
         self.labels: NDArray[np.int64] | None = None
-        """(N,) class numbers, UNLABELLED for pictures without a class; None without a column of classes."""
+        """(N,) class numbers, UNLABELLED for pictures without a class; None if no column holds classes."""
         self.label_names: tuple[str, ...] = ()
         for label in (label for label in _LABEL_COLUMNS if isinstance(rows.features.get(label), ClassLabel)):
             self.labels = np.array([UNLABELLED if number is None else number for number in rows[label][:]], np.int64)
@@ -44,9 +44,10 @@ class HubPictures:
 
 
 def open_hub(name: str) -> HubPictures:
-    """Open ``NAME[:SPLIT]``: a data set on the hub, or a folder that holds one; SPLIT is ``train`` by default.
+    """Open a data set by ``NAME[:SPLIT]``, from the hub or a folder.
 
-    Raises MissingExtraError without the library, SourceError where there is no such data set or it holds no images.
+    SPLIT defaults to ``train``. Raises MissingExtraError if the library is not installed, and SourceError if there is
+    no such data set or it has no column of images.
     """
     if find_spec("datasets") is None:
         raise MissingExtraError("sources that begin with hf: need datasets: pip install 'vaekit[hub]'")

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from vaekit.errors import SourceError
 
 MAGIC = bytes((0, 0, 8))
-"""How an IDX file of unsigned bytes starts; its number of axes is the next byte."""
+"""The first bytes of an IDX file of unsigned bytes; the next byte is its number of axes."""
 
 _READ_ERRORS = (OSError, EOFError, zlib.error)
 
 
 def is_idx(path: Path) -> bool:
-    """Whether a file, gzipped or not, starts as an IDX file of unsigned bytes does."""
+    """Return whether a file starts like an IDX file of unsigned bytes.
+
+    It may be gzipped.
+    """
     try:
         with open_maybe_gzipped(path) as file:
             return file.read(3) == MAGIC
@@ -29,7 +32,7 @@ def is_idx(path: Path) -> bool:
 
 
 def check_idx(path: Path) -> None:
-    """Raise SourceError unless a file starts as an IDX file of unsigned bytes does."""
+    """Raise SourceError unless a file starts like an IDX file of unsigned bytes."""
     try:
         with open_maybe_gzipped(path) as file:
             start = file.read(3)
@@ -40,7 +43,10 @@ def check_idx(path: Path) -> None:
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes, gzipped or not. Raises SourceError where it is none or is cut short."""
+    """Read an IDX file of unsigned bytes, gzipped or not.
+
+    Raises SourceError if it is another kind of file or is cut short.
+    """
     try:
         with open_maybe_gzipped(path) as file:
             data = file.read()
@@ -63,10 +69,10 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def open_maybe_gzipped(path: Path) -> BinaryIO:
-    """A file to read bytes from, unzipped where it is gzipped."""
+    """Open a file to read its bytes; a gzipped one is unzipped."""
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]  # of bytes
+    return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]  # GzipFile acts as a BinaryIO
 
 
 def _unreadable(path: Path, error: Exception) -> SourceError:

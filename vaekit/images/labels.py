@@ -1,4 +1,4 @@
-"""The classes of images: numbers, and the names that they stand for."""
+"""The classes of images: numbers and their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vaekit.errors import SourceError
 
 UNLABELLED = -1
-"""The class number of an image without a class, where classes have names."""
+"""The class number of an image without a class, if classes have names."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Labels:
     """The classes of N images."""
 
     classes: NDArray[np.int64]
-    """(N,). Where classes have names, UNLABELLED is the number of images without a class."""
+    """(N,). If classes have names, an image without a class has the number UNLABELLED."""
     names: tuple[str, ...] = ()
-    """Of the classes by number; empty where the numbers themselves are the names."""
+    """The classes' names by number. Empty if classes are known by number only."""
 
     def names_of(self, numbers: Iterable[int]) -> tuple[str, ...]:
         """Return the class names of images; empty for an image without a class."""
@@ -35,10 +35,11 @@ class Labels:
 
 
 def labels_of_array(source: str, array: NDArray[Any], count: int, names: tuple[str, ...] = ()) -> Labels:
-    """Read labels of ``count`` images from an array, with the classes' ``names`` where they are known.
+    """Read the labels of ``count`` images from an array.
 
-    Labels are whole numbers or words, (N,) or (N, 1), or one-hot rows (N, K). The classes of words, and of fractions,
-    are the sorted distinct ones; an empty word is no class. Raises SourceError for anything else.
+    Labels are numbers or words, (N,) or (N, 1), or one-hot rows (N, K). Whole numbers are class numbers, and ``names``
+    names them. For words, and for numbers with a fraction, the classes are the distinct values, sorted. An empty word
+    means no class. Raises SourceError for anything else.
     """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]

@@ -1,4 +1,4 @@
-"""Lists of files of any length: found in order, and kept as the file system's bytes."""
+"""Lists of any number of files, found in order and kept as the file system's bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vaekit.errors import SourceError, VaekitError
 from vaekit.images.arrays import split_strings
 from vaekit.images.picture import SUFFIXES
 
-_SORTED_AT_ONCE = 50_000  # names of one folder that are sorted in memory
+_SORTED_AT_ONCE = 50_000  # names of one folder sorted in memory at a time
 
 MACOSX = "__MACOSX"
 """The folder of file attributes that macOS adds to archives."""
@@ -35,7 +35,10 @@ class Paths(Protocol):
 
 
 class PathList:
-    """Paths, one after the other in memory: of a million files some 80 MB, where objects would take 500."""
+    """Paths in memory, one after the other.
+
+    A million paths take about 80 MB; as separate objects they would take 500.
+    """
 
     def __init__(self, paths: Iterable[bytes] = ()) -> None:
         self._text, self._ends = bytearray(), array("q", [0])
@@ -59,21 +62,21 @@ class PathList:
 
 
 class PathSpool:
-    """Paths at the end of a temporary file that others write to as well; memory does not grow with their number."""
+    """Paths in a temporary file, which several spools may share. Memory does not grow with their number."""
 
     def __init__(self, file: IO[bytes], paths: Iterable[bytes]) -> None:
-        """Write paths to the file. Raises VaekitError where there is no room for them."""
+        """Append paths to the file. Raises VaekitError if the disk is full."""
         self._file, self._start, self._count = file, file.seek(0, os.SEEK_END), 0
         for path in paths:
             write_strings(file, (path,), flush=False)
             self._count += 1
-        write_strings(file, ())  # what still waits to be written
+        write_strings(file, ())  # flushes the file
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> bytes:
-        """Read up to a path: this is slow, and meant for a few paths."""
+        """Return one path. This reads all paths before it, so it is slow."""
         return next(self.every(1, index))
 
     def every(self, step: int, start: int = 0) -> Iterator[bytes]:
@@ -82,21 +85,24 @@ class PathSpool:
 
 
 def is_picture_name(path: bytes) -> bool:
-    """Whether a file is a picture by its suffix."""
+    """Return whether a file's suffix is that of a picture."""
     return path.lower().endswith(_SUFFIXES)
 
 
 class Leftovers:
-    """What other programs leave among pictures: ``._cat.png``, ``.ipynb_checkpoints/``, ``__MACOSX/``.
+    """A count of hidden files and folders: ``._cat.png``, ``.ipynb_checkpoints/``, ``__MACOSX/``.
 
-    They are copies, thumbnails or no pictures at all, and nobody who names a folder means them.
+    Other programs leave them among pictures. They are copies, thumbnails or no pictures at all, so they are skipped.
     """
 
     def __init__(self) -> None:
         self.files = self.folders = 0
 
     def take(self, name: bytes, *, is_folder: bool) -> bool:
-        """Whether a file or folder of that name is one; a folder and a file named as a picture are counted."""
+        """Return whether a file or folder of that name is a leftover.
+
+        Folders, and files with a picture's suffix, are counted.
+        """
         if not name.startswith(b".") and name != MACOSX.encode():
             return False
         self.folders += is_folder
@@ -104,25 +110,26 @@ class Leftovers:
         return True
 
     def in_words(self) -> str:
-        """Say how many there were; empty where there were none."""
+        """Return a sentence with the counts; empty if nothing was skipped."""
         counts = ((self.files, "picture"), (self.folders, "folder"))
         said = " and ".join(f"{count:,} {what}{'s' * (count != 1)}" for count, what in counts if count)
-        return f"left out {said} of names that begin with a dot, or __MACOSX" if said else ""
+        return f"skipped {said} (names with a leading dot, or __MACOSX)" if said else ""
 
 
 def pictures_under(folder: bytes, leftovers: Leftovers | None = None) -> Iterator[bytes]:
-    """Yield paths of pictures at any depth, in order of their names, a folder's own before those of its subfolders.
+    """Yield the paths of pictures at any depth, sorted by name.
 
-    Leftovers below the folder are passed over, and counted in ``leftovers``. Links to folders are followed, but not
-    back into a folder that they lie in. Raises SourceError where a folder cannot be read.
+    A folder's own pictures come before those of its subfolders. Leftovers below the folder are skipped, and counted in
+    ``leftovers``. Links to folders are followed, except to a folder that contains the link. Raises SourceError if a
+    folder cannot be read.
     """
     leftovers = leftovers or Leftovers()
-    waiting = [(folder, frozenset[tuple[int, int]]())]  # with the folders that each lies in; the next one is last
+    waiting = [(folder, frozenset[tuple[int, int]]())]  # a stack of folders, each with the folders that contain it
     while waiting:
         folder, above = waiting.pop()
         subfolders: list[bytes] = []
         try:
-            stat = os.stat(folder)  # noqa: PTH116 — of bytes
+            stat = os.stat(folder)  # noqa: PTH116 — the path is bytes
             within = above | {(stat.st_dev, stat.st_ino)}
             if len(within) > len(above):
                 yield from (folder + b"/" + name for name in _sorted(_picture_names(folder, subfolders, leftovers)))
@@ -132,7 +139,7 @@ def pictures_under(folder: bytes, leftovers: Leftovers | None = None) -> Iterato
 
 
 def _picture_names(folder: bytes, subfolders: list[bytes], leftovers: Leftovers) -> Iterator[bytes]:
-    """Yield names of pictures in a folder, in no order, and add its subfolders' names to a list."""
+    """Yield the names of a folder's pictures, unsorted; append those of its subfolders."""
     with os.scandir(folder) as entries:
         for entry in entries:
             is_folder = _is_dir(entry)
@@ -145,7 +152,10 @@ def _picture_names(folder: bytes, subfolders: list[bytes], leftovers: Leftovers)
 
 
 def write_strings(file: IO[bytes], strings: Iterable[bytes], *, flush: bool = True) -> None:
-    """Write strings, NUL-terminated, to a temporary file. Raises VaekitError where there is no room for them."""
+    """Write NUL-terminated strings to a temporary file.
+
+    Raises VaekitError if the disk is full.
+    """
     try:
         file.writelines(string + b"\0" for string in strings)
         if flush:
@@ -153,7 +163,7 @@ def write_strings(file: IO[bytes], strings: Iterable[bytes], *, flush: bool = Tr
     except OSError as error:
         raise VaekitError(
             f"cannot list the images in the temporary folder {tempfile.gettempdir()}: {error.strerror or error}; "
-            "TMPDIR names another"
+            "set TMPDIR to another folder"
         ) from error
 
 
@@ -165,7 +175,10 @@ def _is_dir(entry: os.DirEntry[bytes]) -> bool:
 
 
 def _sorted(names: Iterator[bytes]) -> Iterator[bytes]:
-    """Sort names, with at most _SORTED_AT_ONCE of them in memory: sorted runs on disk, merged."""
+    """Sort names with at most _SORTED_AT_ONCE of them in memory.
+
+    More names are sorted in temporary files, which are then merged.
+    """
     first = sorted(itertools.islice(names, _SORTED_AT_ONCE))
     if len(first) < _SORTED_AT_ONCE:
         yield from first

@@ -1,7 +1,7 @@
-"""Reading one picture: the one rule by which any file becomes an image of a given size.
+"""Reading one picture: the rule that turns any file into an image of a given size.
 
-Pillow warns about harmless metadata. Nothing here touches Python's filters of warnings, which threads share: the
-command ignores Pillow's (``vaekit_cli.main``), and a host program hears of them.
+Pillow warns about harmless metadata. This module leaves Python's warning filters alone, because all threads share
+them. The command line ignores Pillow's warnings (``vaekit_cli.main``); a program that uses vaekit receives them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from vaekit.errors import SourceError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-"""Pillow's names of the formats that vaekit opens; all others are refused before any of their code runs."""
+"""The formats that vaekit opens, by Pillow's names. Pillow's code for other formats never runs."""
 
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 )
 
 MAX_PIXELS = 100_000_000
-"""Pictures of more pixels than this are refused before they are decoded."""
+"""The largest picture that is decoded, in pixels. Larger ones are errors."""
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _WHITE_IS_ZERO = 0
@@ -34,7 +34,7 @@ _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.
 
 
 def preprocessing_rule(channels: int, height: int, width: int) -> str:
-    """The rule of ``read_image`` in words, for manifests and people."""
+    """Describe the rule of ``read_image`` in words, for manifests and people."""
     colours = "grey (ITU-R 601-2 luma)" if channels == 1 else "RGB"
     return (
         "first frame; EXIF orientation applied; transparency over white; 16 bits scaled to 8; "
@@ -46,12 +46,11 @@ def preprocessing_rule(channels: int, height: int, width: int) -> str:
 def read_image(
     path: str | Path | IO[bytes], channels: int, size: tuple[int, int], *, resize: bool = True, name: str = ""
 ) -> NDArray[np.uint8]:
-    """Read a picture by the rule: uint8 (channels, height, width); ``size`` is (height, width).
+    """Read a picture by the rule, as uint8 (channels, height, width).
 
-    ``name`` is what to call one that is no file of its own.
-
-    Raises SourceError with the reason where it cannot be read, and without ``resize`` where it is of another size or
-    grey where the model takes colours or the reverse.
+    ``size`` is (height, width). ``name`` is used in messages for a picture that is not a file. Raises SourceError if
+    the picture cannot be read. Without ``resize``, raises it for a picture of another size, and for grey instead of
+    colour or colour instead of grey.
     """
     try:
         with _open(path) as picture:
@@ -65,23 +64,27 @@ def read_image(
 
 
 def probe_image(path: str | Path | IO[bytes]) -> tuple[tuple[int, int], bool]:
-    """(height, width) and whether a picture is grey, as it stands upright, from its header alone.
+    """Read a picture's size, and whether it is grey, from its header.
 
-    Raises SourceError where it cannot be read.
+    Returns (height, width) and whether it is grey.
+    The size is that of the upright picture. Raises SourceError if the header cannot be read.
     """
     try:
         with _open(path) as picture:
             size = (picture.height, picture.width)
             turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             if picture.format == "TIFF":
-                turned = False  # Pillow states their size as it is once upright
+                turned = False  # for TIFF, Pillow already gives the upright size
             return size[::-1] if turned else size, _is_grey(picture)
     except _READ_ERRORS as error:
         raise SourceError(f"{path}: {_reason(error)}") from error
 
 
 def check_form(own_size: tuple[int, int], own_channels: int, channels: int, size: tuple[int, int]) -> None:
-    """Raise ValueError where images are not of the size (height, width) and number of channels asked for."""
+    """Raise ValueError for images of another size or number of channels.
+
+    Sizes are (height, width).
+    """
     if own_size != size:
         raise ValueError(f"it is {own_size[0]}x{own_size[1]}, not {size[0]}x{size[1]}, and --no-resize refuses that")
     if own_channels != channels:
@@ -92,7 +95,10 @@ def check_form(own_size: tuple[int, int], own_channels: int, channels: int, size
 
 
 def fit(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a grey or RGB picture to cover ``size`` (height, width) and crop its centre: uint8 (C, H, W)."""
+    """Resize a grey or RGB picture to cover ``size`` and crop its centre.
+
+    ``size`` is (height, width). Returns uint8 (C, H, W).
+    """
     height, width = size
     if picture.size != (width, height):
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
@@ -103,28 +109,28 @@ def fit(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
 def _open(path: str | Path | IO[bytes]) -> Image.Image:
     picture = Image.open(path, formats=FORMATS)
     if isinstance(picture, ImageFile.ImageFile) and picture.format == "TIFF":
-        picture.filename = ""  # else Pillow maps the file into memory, rows and columns mixed up where it lies sideways
+        picture.filename = ""  # otherwise Pillow maps the file, and confuses rows and columns if it is rotated
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()
         raise ValueError(f"{picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}")
     if unknown := _of_no_known_range(picture):
         picture.close()
-        raise ValueError(f"its pixels are {unknown} of no known range: save them with 8 or 16 unsigned bits")
+        raise ValueError(f"its pixels are {unknown} of no known range: save it with 8 or 16 unsigned bits a channel")
     return picture
 
 
 def _of_no_known_range(picture: Image.Image) -> str:
-    """What a picture's pixels are where black and white are not known; empty where they are."""
+    """Return the type of pixels without a known black and white; empty for others."""
     if picture.mode == "F":
         return "floating-point numbers"
-    if picture.mode == "I" and picture.format == "TIFF":  # of others, Pillow holds unsigned 16 bits so
+    if picture.mode == "I" and picture.format == "TIFF":  # in other formats, mode I holds unsigned 16-bit values
         return "32-bit or signed integers"
     return ""
 
 
 def _black_and_white(picture: Image.Image) -> tuple[int, int]:
-    """The values of black and white in a picture of more than 8 bits a pixel."""
-    tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})  # of a TIFF
+    """Return the values of black and white in a 16-bit picture."""
+    tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})  # only TIFF has tags
     white = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
     return (white, 0) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else (0, white)
 
@@ -135,7 +141,7 @@ def _is_grey(picture: Image.Image) -> bool:
 
 def _convert(picture: Image.Image, channels: int, black: int, white: int) -> Image.Image:
     mode = "L" if channels == 1 else "RGB"
-    if picture.mode.startswith("I"):  # 16 bits a pixel, held in 16 or 32
+    if picture.mode.startswith("I"):  # 16-bit pixels, held in 16 or 32 bits
         values = np.asarray(picture).astype(np.float64)
         transparent = picture.info.get("transparency")
         picture = Image.fromarray(np.clip(np.rint((values - black) * 255 / (white - black)), 0, 255).astype(np.uint8))
@@ -148,7 +154,7 @@ def _convert(picture: Image.Image, channels: int, black: int, white: int) -> Ima
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit is higher
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's limit is higher than MAX_PIXELS
         return f"it has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a format that vaekit reads"

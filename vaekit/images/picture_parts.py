@@ -1,4 +1,4 @@
-"""Images that are pictures, in files of their own or in a data set: each has its own size, and may be unreadable."""
+"""Images that are pictures, in files or in a data set: each has its own size, and may be unreadable."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from vaekit.types import Pixels
 
 T = TypeVar("T")
 
-_MIXED_SIZE = (64, 64)  # for pictures of several sizes, or large ones, where no size is asked for
+_MIXED_SIZE = (64, 64)  # default for large pictures and pictures of several sizes
 _LARGEST_NATIVE_SIDE = 128
-_FEW = 256  # files that are decoded in this process: others take longer to start than these take to decode
+_FEW = 256  # up to this many files are decoded in this process: to start others would take longer
 
 
 class PictureFiles:
-    """Pictures that are files of their own; below a root folder, their folders are their classes."""
+    """Pictures in files. With a root folder, their subfolders are their classes."""
 
     varied = True
 
@@ -60,7 +60,7 @@ class PictureFiles:
         classes: dict[bytes, int] = {}  # in order of appearance
         found = packed_array("q", (classes.setdefault(self._folder(p), len(classes)) for p in self._paths.every(1)))
         names = [_class_name(folder) for folder in classes]
-        order = np.argsort(np.argsort(names)).astype(np.int64)  # of each class, its place among the sorted names
+        order = np.argsort(np.argsort(names)).astype(np.int64)  # each class's rank among the sorted names
         return Labels(order[np.frombuffer(found, np.int64)], tuple(sorted(names)))
 
     def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
@@ -84,18 +84,18 @@ class PictureFiles:
         return self._root is not None and any(map(self._folder, self._paths.every(1)))
 
     def _folder(self, path: bytes) -> bytes:
-        """The folder of a file as its path below the root; empty for the root itself."""
+        """Return a file's folder relative to the root; empty for the root itself."""
         return path[len(self._root or b"") + 1 :].rpartition(b"/")[0]
 
 
 class HubImages:
-    """Pictures of a data set that Hugging Face's library loads."""
+    """Pictures of a data set loaded with Hugging Face's library."""
 
     varied = True
     left_out = ""
 
     def __init__(self, source: str, pictures: HubPictures) -> None:
-        """Raises SourceError where the data set is empty."""
+        """Take the pictures and their classes. Raises SourceError if the data set is empty."""
         self._source, self._pictures = source, pictures
         self.labels = None if pictures.labels is None else Labels(pictures.labels, pictures.label_names)
         if not len(pictures):
@@ -129,7 +129,10 @@ class HubImages:
 
 
 def _form_of_pictures(pictures: Iterable[str | IO[bytes]], count: int, progress: Progress | None) -> Form:
-    """The form of pictures, from all headers: grey if all are, and the size that all have if it is small."""
+    """Return the form of pictures, from all their headers.
+
+    They are grey if all of them are. The size is their own if they share one and it is small.
+    """
     found: Counter[tuple[int, int]] = Counter()
     grey = 0
     for number, picture in enumerate(pictures, 1):
@@ -153,7 +156,7 @@ def _native_size(found: Counter[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _read_files(paths: tuple[bytes, ...], shape: Shape, resize: bool) -> Chunk:
-    """Decode pictures; this runs in a process of its own."""
+    """Decode pictures, in a worker process."""
 
     def one(path: bytes) -> Pixels:
         return read_image(os.fsdecode(path), shape[0], shape[1:], resize=resize)
@@ -165,7 +168,10 @@ def _read_files(paths: tuple[bytes, ...], shape: Shape, resize: bool) -> Chunk:
 def _read_each(
     read: Callable[[T], Pixels], pictures: Sequence[T], shape: Shape
 ) -> tuple[Pixels, tuple[T, ...], tuple[str, ...]]:
-    """Images (n, C, H, W) of those pictures that can be read, which these are, and why the others cannot."""
+    """Read the pictures that can be read.
+
+    Returns their pixels (n, C, H, W), the pictures themselves, and the errors of the others.
+    """
     pixels = np.empty((len(pictures), *shape), np.uint8)
     good: list[T] = []
     failures: list[str] = []
@@ -180,5 +186,5 @@ def _read_each(
 
 @functools.lru_cache
 def _class_name(folder: bytes) -> str:
-    """The name of a class, from its folder's path below the root; ``.`` for the root itself."""
+    """Return a class's name from its folder relative to the root; ``.`` for the root."""
     return str(Path(os.fsdecode(folder)))

@@ -1,4 +1,4 @@
-"""Conversions of pixel arrays. Nothing is imported from Pillow until pixels are resized or become grey."""
+"""Conversions of pixel arrays. Pillow is imported only to resize images or turn them grey."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from vaekit.types import Floats, Pixels
 
 
 def channel_axis(source: str, shape: tuple[int, ...]) -> int | None:
-    """Find the axis of channels; None for grey images (N, H, W). Raises SourceError for shapes that are not images."""
+    """Return the axis of the channels; None for grey images (N, H, W).
+
+    Raises SourceError for other shapes than those of images.
+    """
     if len(shape) == 3:
         return None
     if len(shape) == 4 and shape[1] in (1, 3):
@@ -25,9 +28,9 @@ def channel_axis(source: str, shape: tuple[int, ...]) -> int | None:
 
 
 def channels_first(source: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Return images (N, H, W), (N, H, W, C) or (N, C, H, W) as (N, C, H, W).
+    """Return images with the channels first, (N, C, H, W).
 
-    Raises SourceError for other shapes.
+    They may be (N, H, W), (N, H, W, C) or (N, C, H, W). Raises SourceError for other shapes.
     """
     axis = channel_axis(source, array.shape)
     return array[:, None] if axis is None else np.moveaxis(array, axis, 1)
@@ -40,7 +43,7 @@ def check_pixel_type(source: str, dtype: np.dtype[Any]) -> None:
 
 
 def array_to_pixels(source: str, array: NDArray[Any]) -> Pixels:
-    """Return uint8, bool, or floats in [0, 1], of any shape, as uint8.
+    """Convert uint8, bool, or floats in [0, 1] to uint8; any shape.
 
     Raises SourceError for other types, and for floats outside [0, 1].
     """
@@ -58,13 +61,13 @@ def array_to_pixels(source: str, array: NDArray[Any]) -> Pixels:
 
 
 def to_uint8(images: Floats) -> Pixels:
-    """Round images in [0, 1], of any shape, to bytes; values outside are clipped."""
+    """Convert floats in [0, 1] to uint8; any shape. Values outside are clipped."""
     pixels: Pixels = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
     return pixels
 
 
 def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize images (n, C, H, W) to ``size`` (height, width) as ``read_image`` resizes pictures."""
+    """Resize images (n, C, H, W) to ``size`` (height, width), as ``read_image`` does."""
     if pixels.shape[2:] == size:
         return pixels
     if not len(pixels):
@@ -78,7 +81,7 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def convert_channels(pixels: Pixels, channels: int) -> Pixels:
-    """Convert images (n, C, H, W) of 1 or 3 channels to ``channels`` as ``read_image`` converts pictures."""
+    """Convert images (n, C, H, W) between grey and RGB, as ``read_image`` does."""
     if pixels.shape[1] == channels:
         return pixels
     if channels == 3:

@@ -1,4 +1,7 @@
-"""The built-in data set: coloured shapes on a pale background, drawn from an index and a seed, with known factors."""
+"""The built-in data set: coloured shapes on a pale background, with known factors.
+
+Each image is a function of its index and a seed.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +16,34 @@ SHAPE_NAMES = ("circle", "square", "triangle")
 FACTOR_NAMES = ("shape", "hue", "size", "rotation", "x", "y", "background_hue")
 
 _FACTOR_WORDS = 8  # seven factors, rounded up to Philox's four words a count
-_CHUNK_PIXELS = 2_000_000  # drawn at a time: keeps the temporaries within a hundred megabytes
+_CHUNK_PIXELS = 2_000_000  # drawn at a time, so that temporary arrays take less than a hundred megabytes
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Drawn images and the factors behind them."""
+    """Drawn images and their factors."""
 
     images: NDArray[np.uint8]
     """(N, 3, H, W)."""
     factors: NDArray[np.float64]
-    """(N, 7), columns as FACTOR_NAMES. shape: 0, 1 or 2 (SHAPE_NAMES); hue, background_hue and rotation: turns in
-    [0, 1); size: radius of the circle of equal area, in image heights or widths, whichever is less; x, y: centre, in
-    widths and heights from the top left."""
+    """(N, 7), with the columns FACTOR_NAMES.
+
+    shape: 0, 1 or 2 (SHAPE_NAMES). hue, background_hue, rotation: turns in [0, 1). size: radius of the circle of equal
+    area, as a share of the image's shorter side. x, y: the centre, as shares of width and height from the top left.
+    """
 
 
 def draw_shapes(count: int, size: tuple[int, int] = (32, 32), *, start: int = 0, seed: int = 0) -> Shapes:
-    """Draw shapes number ``start`` to ``start + count - 1`` of a seed; ``size`` is (height, width) in pixels."""
+    """Draw ``count`` shapes of a seed, beginning with number ``start``.
+
+    ``size`` is (height, width) in pixels.
+    """
     factors = draw_factors(count, start=start, seed=seed)
     return Shapes(render(factors, size), factors)
 
 
 def draw_factors(count: int, *, start: int = 0, seed: int = 0) -> NDArray[np.float64]:
-    """The factors of those shapes, (count, 7): see ``Shapes.factors``."""
+    """Draw the factors of those shapes, (count, 7): see ``Shapes.factors``."""
     u = uniforms(words(seed, start, count, _FACTOR_WORDS))[:, : len(FACTOR_NAMES)]
     u[:, 0] = np.floor(u[:, 0] * len(SHAPE_NAMES))
     u[:, 2] = 0.13 + 0.11 * u[:, 2]
@@ -44,7 +52,7 @@ def draw_factors(count: int, *, start: int = 0, seed: int = 0) -> NDArray[np.flo
 
 
 def render(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Images (N, 3, H, W) of factors (N, 7)."""
+    """Draw images (N, 3, H, W) from factors (N, 7)."""
     images = np.empty((len(factors), 3, *size), np.uint8)
     chunk = max(1, _CHUNK_PIXELS // (size[0] * size[1]))
     for first in range(0, len(factors), chunk):
@@ -53,7 +61,10 @@ def render(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.ui
 
 
 def _render(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Images (n, 3, H, W) of factors (n, 7): the shape's colour over the background by its coverage of each pixel."""
+    """Draw images (n, 3, H, W) from factors (n, 7).
+
+    Each pixel mixes the shape's colour and the background by how much of it the shape covers.
+    """
     coverage = _coverage(factors, size)[:, None]  # (n, 1, H, W)
     ink = _rgb(factors[:, 1], saturation=0.85, value=0.8)[:, :, None, None]
     paper = _rgb(factors[:, 6], saturation=0.22, value=0.95)[:, :, None, None]
@@ -61,7 +72,10 @@ def _render(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.u
 
 
 def _coverage(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
-    """How much of each pixel the shape covers, (n, H, W) in [0, 1]: the distance to its outline, one pixel wide."""
+    """Return how much of each pixel the shape covers, (n, H, W) in [0, 1].
+
+    It falls from 1 to 0 over one pixel of distance across the shape's outline.
+    """
     height, width = size
     scale = min(height, width)
     shape, size_factor, rotation, centre_x, centre_y = (
@@ -82,7 +96,7 @@ def _coverage(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np
 
 
 def _rgb(hue: NDArray[np.float64], *, saturation: float, value: float) -> NDArray[np.float32]:
-    """RGB (n, 3) in [0, 1] of hues in turns, at one saturation and value (HSV)."""
+    """Convert hues in turns to RGB (n, 3) in [0, 1], at one saturation and value (HSV)."""
     sector = (np.array([5.0, 3.0, 1.0]) + hue[:, None] * 6.0) % 6.0
     ramp = np.clip(np.minimum(sector, 4.0 - sector), 0.0, 1.0)
     return (value * (1.0 - saturation * ramp)).astype(np.float32)

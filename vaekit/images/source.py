@@ -1,20 +1,22 @@
-"""The one grammar of sources: what a name of images means, to training and to the edge alike.
+"""The kinds of sources: how a name is turned into images, for training and for the edge.
 
 | name | images | labels |
 |---|---|---|
 | ``shapes`` | drawn | the shapes' names |
-| ``fashion-mnist``, ``mnist`` | the training part of the IDX files found on this machine | the label file beside |
+| ``fashion-mnist``, ``mnist`` | the training part of the IDX files on this machine | the label file beside it |
 | ``hf:NAME[:SPLIT]`` | a data set that Hugging Face's library loads; SPLIT is ``train`` by default | its classes |
-| a folder | pictures at any depth, by suffix; without any, the training part of its IDX files | subfolders |
+| a folder | pictures at any depth, by suffix; if there are none, the training part of its IDX files | subfolders |
 | a file ``.npy`` | rows of an array | none |
 | a file ``.npz`` | its array ``images``, or its only array | its array ``labels`` |
-| a file of IDX bytes, gzipped or not | rows of an array | the label file beside |
+| a file of IDX bytes, gzipped or not | rows of an array | the label file beside it |
 | any other file | a picture, whatever its suffix | none |
 | anything else | a glob of pictures, by suffix | none |
 
-Earlier rows win; suffixes count in upper case too. Below a folder, names that begin with a dot and ``__MACOSX`` are
-other programs' leftovers, and passed over. The way of a name: ``open_part`` makes it a ``Part``
-(``vaekit.images.parts``), which knows its length, labels and names, and reads pixels. Two consumers take parts:
+The first row that matches wins. Suffixes may be in upper case. Inside a folder, ``__MACOSX`` and names that begin with
+a dot are skipped: they are other programs' leftovers.
+
+``open_part`` turns a name into a ``Part`` (``vaekit.images.parts``), which knows its length, labels and names, and
+reads pixels. Two modules use parts:
 
     name → open_part → Part → dataset.open_source   images in memory, or by number, for training
                             → stream.ImageStream    images in order, in chunks, at the edge
@@ -40,13 +42,13 @@ from vaekit.images.picture import SUFFIXES
 from vaekit.images.picture_parts import HubImages, PictureFiles
 
 KeepPaths = Callable[[Iterable[bytes]], Paths]
-"""How a consumer keeps the paths of pictures: in memory, or in a temporary file."""
+"""A function that stores the paths of pictures, in memory or in a temporary file."""
 
 SHAPES_COUNT = 40_000
-"""Images of the source ``shapes``."""
+"""The number of images of the source ``shapes``."""
 
 HUB = "hf:"
-"""What names of Hugging Face data sets begin with."""
+"""The prefix for names of Hugging Face data sets."""
 
 BUILT_IN_FILES = {
     "fashion-mnist": "install Debian's package dataset-fashion-mnist, or put its IDX files in "
@@ -58,17 +60,17 @@ CLASS_NAMES = {
         "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
     ),
 }  # fmt: skip
-"""Of built-in data sets, by class number; where there are none, the numbers are the names."""
+"""The class names of built-in data sets, by class number. ``mnist`` has none: its numbers are its names."""
 
 _KINDS = "a folder of images, a picture or glob, .npy, .npz, an IDX file, hf:NAME, shapes, fashion-mnist or mnist"
 _DEBIAN_DATASETS = Path("/usr/share/datasets")
 
 
 def open_part(source: str, keep_paths: KeepPaths = PathList) -> Part:
-    """Find the images behind a name.
+    """Open the images of a source.
 
-    Raises SourceError where there is no such source or it holds no images, MissingExtraError for ``hf:`` without the
-    library.
+    Raises SourceError if there is no such source or it holds no images, and MissingExtraError for ``hf:`` if the
+    library is not installed.
     """
     if not source:
         raise SourceError(f"the name of a source is empty: give {_KINDS}")
@@ -93,7 +95,10 @@ def no_source(source: str) -> SourceError:
 
 
 def find_dataset(name: str) -> Path:
-    """Find the folder of a built-in data set's IDX files. Raises SourceError with the ways to get it."""
+    """Return the folder of a built-in data set's IDX files.
+
+    Raises SourceError if it is missing; the message says how to get the data set.
+    """
     roots = [Path(os.environ["VAEKIT_DATA"])] if os.environ.get("VAEKIT_DATA") else []
     for root in (*roots, _DEBIAN_DATASETS):
         if os.path.isdir(root / name):
@@ -102,9 +107,9 @@ def find_dataset(name: str) -> Path:
 
 
 def find_test_part(source: str) -> str | None:
-    """Name the official test part of ``fashion-mnist`` or ``mnist`` as a source; None for other sources.
+    """Return a data set's official test part as a source; None without one.
 
-    Raises SourceError where it is not on this machine.
+    Only ``fashion-mnist`` and ``mnist`` have one. Raises SourceError if its file is not on this machine.
     """
     if source not in BUILT_IN_FILES:
         return None
@@ -116,7 +121,10 @@ def find_test_part(source: str) -> str | None:
 
 
 def idx_images(folder: Path) -> Path:
-    """Find the training part of a folder of IDX files, or its only part. Raises SourceError if it has no such file."""
+    """Return the training part of a folder of IDX files.
+
+    Without a training part, it is the first part by name. Raises SourceError if the folder has no IDX file of images.
+    """
     parts = _idx_files(folder)
     if not parts:
         raise SourceError(f"{folder} holds no IDX file of images (…idx3-ubyte or …idx3-ubyte.gz)")
@@ -148,7 +156,7 @@ def _open_file(source: str, keep_paths: KeepPaths) -> Part:
 
 
 def _open_glob(source: str, keep_paths: KeepPaths) -> Part:
-    if "\0" in source:  # glob raises for these
+    if "\0" in source:  # glob would raise ValueError
         raise no_source(source)
     matches = glob.glob(source, recursive=True)
     pictures = [match for match in matches if is_picture_name(os.fsencode(match)) and os.path.isfile(match)]
@@ -157,7 +165,7 @@ def _open_glob(source: str, keep_paths: KeepPaths) -> Part:
     if not pictures:
         raise no_source(source)
     leftovers = Leftovers()
-    if MACOSX not in source:  # names that begin with a dot are not matched unless the pattern has the dot
+    if MACOSX not in source:  # glob itself skips names that begin with a dot, unless the pattern has the dot
         matched = len(pictures)
         pictures = [picture for picture in pictures if MACOSX not in Path(picture).parts]
         leftovers.files = matched - len(pictures)

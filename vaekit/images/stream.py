@@ -1,6 +1,6 @@
-"""Any number of images as a stream: listed on disk, decoded in processes, a bounded number at a time.
+"""A stream of any number of images, decoded in worker processes a few at a time.
 
-Memory does not grow with the number of images: even their paths lie in a temporary file, as the file system's bytes.
+Memory does not grow with the number of images: even their paths are kept in a temporary file.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ __all__ = ["Chunk", "ImageStream"]
 
 
 class ImageStream:
-    """Images of sources (``vaekit.images.source``), in order.
+    """The images of sources (``vaekit.images.source``), in order.
 
-    Every image becomes uint8 (C, H, W) of one shape by the rule of ``vaekit.images.picture``.
+    Every image becomes uint8 (C, H, W) of one shape, by the rule of ``vaekit.images.picture``.
     """
 
     def __init__(
         self, sources: Sequence[str], shape: Shape, *, listed: Iterable[bytes] = (), resize: bool = True
     ) -> None:
-        """``listed`` are more paths of pictures. Without ``resize``, images of another size or colour are refused.
+        """Open the sources, and pictures by their ``listed`` paths.
 
-        Raises SourceError for a name that is not a source, or an array of images that does not fit.
+        Without ``resize``, images of another size or colour are errors. Raises SourceError for a name that is not a
+        source, and for an array of images that does not fit.
         """
         self.shape = shape
         self._resize = resize
@@ -53,7 +54,7 @@ class ImageStream:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """In words, the pictures of each folder passed over as other programs' leftovers."""
+        """Return a sentence for each folder about hidden pictures that were skipped."""
         return tuple(part.left_out for part in self._parts if part.left_out)
 
     def __enter__(self) -> ImageStream:
@@ -64,12 +65,12 @@ class ImageStream:
 
     def close(self) -> None:
         """Remove the list of paths."""
-        with suppress(OSError):  # of a full temporary folder, which was reported before
+        with suppress(OSError):  # the temporary folder is full, which was reported before
             self._spool.close()
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of what the stream lists: paths, and the name, size and time of array files."""
+        """Return a hash of paths, and of array files' names, sizes and times."""
         digest = hashlib.sha256()
         for part in self._parts:
             for identity in part.identity():

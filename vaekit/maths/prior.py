@@ -68,7 +68,7 @@ def draw_mixture(
 
 
 def _chunks(rows: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield parts of the rows (N, d), each with the number of its first row."""
+    """Yield parts of the rows (N, d) with the number of their first row."""
     step = max(1, _CHUNK // rows.shape[1])
     return ((first, rows[first : first + step]) for first in range(0, len(rows), step))
 

@@ -151,7 +151,7 @@ def plugins() -> dict[str, ModuleType]:
     found: dict[str, ModuleType] = {}
     for package in sorted({path.name for folder in _installed_folders() for path in folder.glob("onnxruntime_*")}):
         if not package.isidentifier() or not _is_installed(package):
-            continue  # its .dist-info, or what a package in the current folder hides
+            continue  # a .dist-info folder, or a package hidden by one in the current folder
         try:
             module = importlib.import_module(package)
         except Exception:  # noqa: BLE001, S112 — a third-party package that fails to import counts as missing
@@ -177,13 +177,13 @@ def import_onnxruntime() -> Any:
 
 
 def _installed_folders() -> list[Path]:
-    """The folders that modules are imported from, without the current one."""
+    """Return the folders that modules are imported from, without the current one."""
     here = os.path.realpath(os.curdir)
     return [Path(folder) for folder in sys.path if folder and os.path.realpath(folder) != here]
 
 
 def _is_installed(package: str) -> bool:
-    """Whether Python would import a package from one of those folders."""
+    """Return whether Python would import a package from one of those folders."""
     from importlib.util import find_spec
 
     try:
@@ -197,7 +197,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _plugin_provider(module: ModuleType) -> str | None:
-    """Return the name of a plugin's provider, or None if it is not a plugin."""
+    """Return the name of a plugin's provider; None if it is not a plugin."""
     if library_path(module) is None:
         return None
     try:

@@ -67,7 +67,7 @@ class GraphSession:
     provider: str
     """The provider that was chosen, by its short name if it has one."""
     placement: dict[str, int]
-    """Number of nodes on each provider, by ONNX Runtime's names. Providers without nodes are left out."""
+    """Number of nodes on each provider, by ONNX Runtime's names. Providers without nodes are omitted."""
     options: Mapping[str, str] = field(default_factory=dict)
     """All options passed to the provider, including those that vaekit adds."""
     fell_back: tuple[str, ...] = ()
@@ -162,7 +162,7 @@ def _suspected_cause(selection: Selection) -> str:
 
 
 def _requirement(provider: str) -> str:
-    """Return an error suffix that says what a provider needs in addition to its wheel."""
+    """Return an error suffix: what a provider needs in addition to its wheel."""
     needed = NEEDS.get(short_name(resolve(provider)))
     return f"; it needs {needed}" if needed else ""
 

@@ -169,7 +169,7 @@ def _enlargement(height: int, width: int) -> int:
 
 
 def _line_height(high: int) -> int:
-    """Return the height of a line of text in pixels, for images of height ``high``."""
+    """Return a text line's height in pixels, for images of height ``high``."""
     return round(1.4 * _TEXT_SIZE * max(1.0, high / (2 * _COMFORTABLE_SIDE)))
 
 

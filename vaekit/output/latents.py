@@ -43,7 +43,7 @@ def open_latents(path: Path, shape: tuple[int, ...]) -> RowFile | ParquetRows:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"vaekit cannot read latents from {path}: give one of {', '.join(SUFFIXES)}")
-    if not os.path.isfile(path):  # False for a name that is too long, where Path raises
+    if not os.path.isfile(path):  # False for a name that is too long; Path.is_file would raise
         raise SourceError(f"there is no file {path}: write one with `vaekit encode IMAGES -o {path}`")
     rows = ParquetRows(path, shape) if path.suffix.lower() == ".parquet" else RowFile(path, ("z", "mu"))
     if rows.dtype.kind != "f" or rows.shape[1:] != shape:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".webp")
 
-_LEGEND_ENTRIES = 20  # classes that get a colour each; more are drawn in one
+_LEGEND_ENTRIES = 20  # if there are more classes, all points have one colour
 _UNLABELLED_COLOUR = "0.75"
 _DOTS_PER_INCH = 150
 _PLANE_STEPS = 16  # decoded latents along each axis
@@ -76,13 +76,13 @@ def scatter(axes: Axes, projection: Projection, labels: Sequence[str] | None) ->
 
 
 def legend(axes: Axes) -> None:
-    """Add a legend to the right of axes, where ``scatter`` gave classes colours of their own."""
+    """Add a legend to the right of axes, if ``scatter`` coloured several classes."""
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=3)
 
 
 def decoded_plane(axes: Axes, decode: Callable[[Array], Array], reach: float) -> None:
-    """Decode a regular grid of latents in [-reach, reach]² and draw the images there."""
+    """Decode a grid of latents in [-reach, reach]² and draw the images there."""
     line = np.linspace(-reach, reach, 2 * _PLANE_STEPS + 1)[1::2]  # centres of the cells
     x, y = np.meshgrid(line, line[::-1])  # z1 points upwards
     images = decode(np.stack((x.ravel(), y.ravel()), axis=1).astype(np.float32))
@@ -115,9 +115,9 @@ def save_figure(figure: Figure, path: Path) -> bool:
 
 
 def _groups(labels: Sequence[str] | None, count: int) -> list[tuple[str, NDArray[np.int64]]]:
-    """Rows of each class by its name, unlabelled ones first, under an empty name.
+    """Return each class's name and rows; unlabelled rows come first, without a name.
 
-    Where there are no classes or too many, or one that holds all images, there is one group without a name.
+    If there are no classes or too many, or one class has all the images, there is one group without a name.
     """
     names = sorted(set(labels or ()))
     if len(names) < 2 or len(set(names) - {""}) > _LEGEND_ENTRIES:
@@ -136,6 +136,9 @@ def _colours(groups: Sequence[tuple[str, NDArray[np.int64]]]) -> list[Any]:
 
 
 def _plain(name: str) -> str:
-    """A class name as matplotlib is to draw it: dollars begin formulas, and an underscore hides a name."""
+    """Escape a class name for matplotlib.
+
+    A dollar would begin a formula, and a leading underscore would hide the name from the legend.
+    """
     escaped = name.replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped

@@ -1,1 +1,1 @@
-"""The machine: files written whole, processors, memory and worker processes."""
+"""Files, processors, memory and worker processes."""

@@ -1,7 +1,8 @@
-"""Files and folders that appear whole or not at all, also where the process is killed or the power fails.
+"""Writing files and folders so that no half-written one appears, even after a kill or a power failure.
 
-They are written beside their place under a name ``.NAME.MACHINE-PROCESS.tmp`` or, while an older folder steps aside,
-``.NAME.MACHINE-PROCESS.old``. Those of processes that have died are put right by the next that writes there.
+A file or folder is first written beside its place as ``.NAME.MACHINE-PROCESS.tmp``, and then renamed. While a folder
+is replaced, the older one is called ``.NAME.MACHINE-PROCESS.old``. The next process that writes to the same place
+cleans up after processes that have died.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pathlib import Path
 
 from vaekit.errors import UsageError, VaekitError
 
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux's constants for renameat2
 
 
 def check_writable(path: Path) -> None:
-    """Raise VaekitError, before any work is done, where ``path`` could not be written: its folder is tried.
+    """Raise VaekitError, before any work, if ``path`` cannot be written.
 
-    Folders that do not exist yet do not count against it; the nearest one that does is what must be writable.
+    Its folder may be missing. The nearest folder above that exists must be writable.
     """
     nearest = next(folder for folder in Path(os.path.abspath(path)).parents if folder.exists())
     if not nearest.is_dir():
@@ -32,23 +33,26 @@ def check_writable(path: Path) -> None:
 
 
 def check_file_target(path: Path, suffixes: Iterable[str] | None = None) -> None:
-    """Find out whether a file can be written, before any work is done.
+    """Raise, before any work, if a file cannot be written.
 
-    Raises UsageError for a suffix not in ``suffixes``, VaekitError for a folder that is not there or writable.
+    Raises UsageError for a suffix not in ``suffixes``, and VaekitError for a folder that is missing or read-only.
     """
     if suffixes is not None and path.suffix.lower() not in suffixes:
         raise UsageError(f"cannot write {path}: its name must end in one of {', '.join(suffixes)}")
     check_writable(path)
     if not path.parent.is_dir():
         raise VaekitError(f"cannot write {path}: there is no folder {path.parent}")
-    if os.path.isdir(path):  # which, unlike Path's, says no to a name that is too long
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         raise VaekitError(f"cannot write {path}: it is a folder")
     if os.path.exists(path) and not os.path.isfile(path):
         raise VaekitError(f"cannot write {path}: it is a device or a pipe, not a file")
 
 
 def check_new_folder(path: Path) -> None:
-    """Find out whether a new folder can be written. Raises VaekitError where something stands there already."""
+    """Raise VaekitError if a new folder cannot be written.
+
+    An empty folder may be there already, but nothing else.
+    """
     if os.path.isdir(path) and any(path.iterdir()):
         raise VaekitError(f"cannot write {path}: the folder is not empty; choose another, or remove it first")
     if os.path.lexists(path) and not os.path.isdir(path):
@@ -58,10 +62,11 @@ def check_new_folder(path: Path) -> None:
 
 @contextmanager
 def replacing_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``, renamed to it when the block ends well and removed when it does not.
+    """Yield a temporary name, which replaces ``path`` when the block succeeds.
 
-    A link is followed: what it points to is replaced. With ``durable`` the contents are on the disk before the name is.
-    Raises VaekitError where the file cannot be written; an OSError of the block about another file is left as it is.
+    If the block raises, the temporary file is removed. A link is followed: its target is replaced. With ``durable``,
+    the contents reach the disk before the rename. Raises VaekitError if the file cannot be written. An OSError of the
+    block about another file passes through.
     """
     target = _target(path)
     temporary = _temporary_name(target, "tmp")
@@ -81,11 +86,11 @@ def replacing_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a new empty folder beside ``path`` that takes its place, and its old contents', when the block ends well.
+    """Yield a new empty folder, which replaces ``path`` when the block succeeds.
 
-    A link is followed: what it points to is replaced. With ``durable`` the contents are on the disk before the name is.
-    Raises VaekitError where the folder cannot be written; whatever stood at ``path`` is then still there. An OSError of
-    the block about another file is left as it is.
+    If the block raises, the new folder is removed and ``path`` stays as it was. A link is followed: its target is
+    replaced. With ``durable``, the contents reach the disk before the rename. Raises VaekitError if the folder cannot
+    be written. An OSError of the block about another file passes through.
     """
     target = _target(path)
     temporary, retired = _temporary_name(target, "tmp"), _temporary_name(target, "old")
@@ -107,25 +112,31 @@ def replacing_folder(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def recover_folder(path: Path) -> None:
-    """Put a folder back in its place where a process died between retiring it and putting the new one there."""
+    """Restore a folder that a process had moved aside before it died."""
     _put_right(_target(path))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole or not at all."""
+    """Write a UTF-8 text file under a temporary name and rename it."""
     with replacing_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def is_error_of_writing(error: OSError) -> bool:
-    """Whether an error that names no file is one that only writing meets, such as a full disk."""
+    """Return whether an error can only come from writing.
+
+    A full disk is an example. ``error`` names no file.
+    """
     if error.errno is None:
-        return type(error) is OSError  # Pillow's way of saying that it cannot write such a picture
+        return type(error) is OSError  # Pillow raises this for a picture that it cannot write
     return error.errno in (errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", None))
 
 
 def is_about(error: OSError, *paths: Path) -> bool:
-    """Whether an error is about writing one of these, or what lies below, rather than about a file that was read."""
+    """Return whether an error comes from writing one of the paths.
+
+    Files inside a path count as part of it. An error about a file that was read does not count.
+    """
     if error.filename is None:
         return is_error_of_writing(error)
     if not isinstance(error.filename, (str, bytes, os.PathLike)):
@@ -135,8 +146,8 @@ def is_about(error: OSError, *paths: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, link or folder, or what can be removed of it."""
-    import shutil  # here, as a cold start that only writes a picture should not pay for it
+    """Remove a file, link or folder, as far as possible."""
+    import shutil  # imported late: a command that only writes a picture starts faster without it
 
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
@@ -146,7 +157,7 @@ def _remove(path: Path) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Where a path's file or folder really lies."""
+    """Return the path with all links resolved."""
     return Path(os.path.realpath(path))
 
 
@@ -155,15 +166,16 @@ def _temporary_name(target: Path, kind: str) -> Path:
 
 
 def _machine() -> str:
-    """What tells this machine, or container, from others that may write to the same folder."""
+    """Return a hash of this machine's or container's name."""
     name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
     return f"{zlib.crc32(name.encode(errors='surrogateescape')):08x}"
 
 
 def _put_right(target: Path) -> None:
-    """Clear up after processes of this machine that died: put back what they had retired, remove what else they left.
+    """Clean up after processes of this machine that died while writing ``target``.
 
-    A folder that cannot be read is left as it is.
+    A folder that they had moved aside is moved back. Their other temporary files are removed. If the containing folder
+    cannot be read, nothing happens.
     """
     pattern = re.compile(rf"\.{re.escape(target.name)}\.{_machine()}-(\d+)\.(tmp|old)")
     with suppress(OSError):
@@ -180,8 +192,11 @@ def _put_right(target: Path) -> None:
 
 
 def _is_at_work(process: int) -> bool:
-    """Whether another process of that number runs; one of this one's number, as containers give again, has died."""
-    if os.name != "posix":  # where this would end it
+    """Return whether another process with that number is running.
+
+    This process's own number means a dead one: containers use the same numbers again.
+    """
+    if os.name != "posix":  # os.kill would end the process on Windows
         return True
     if process == os.getpid():
         return False
@@ -189,19 +204,19 @@ def _is_at_work(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # somebody else's
+    except (OSError, OverflowError):  # another user's process
         return True
     return True
 
 
 def _take_place(temporary: Path, target: Path, retired: Path) -> None:
-    """Rename a folder to ``target``; what stood there is then ``temporary`` or ``retired``."""
+    """Rename a folder to ``target``; an older folder there becomes ``temporary`` or ``retired``."""
     if not os.path.lexists(target):
         os.replace(temporary, target)
         return
     if _exchange(temporary, target):
         return
-    os.replace(target, retired)  # here a kill leaves nothing at its place: recover_folder
+    os.replace(target, retired)  # after a kill at this point nothing is at ``target``: see recover_folder
     try:
         os.replace(temporary, target)
     except BaseException:
@@ -210,7 +225,7 @@ def _take_place(temporary: Path, target: Path, retired: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places at once; whether this system and file system can."""
+    """Swap two folders atomically; return False if the system or file system cannot."""
     import ctypes
 
     try:
@@ -228,14 +243,14 @@ def _sync_below(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    if os.name != "posix":  # Windows opens no folders, and syncs nothing that was opened to be read
+    """Wait until a file or a folder's list of names is on disk."""
+    if os.name != "posix":  # Windows cannot open folders, and cannot sync a file opened for reading
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that do not know it
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems do not support fsync
             raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
@@ -243,7 +258,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _block(path: Path, temporary: Path) -> Iterator[None]:
-    """Say that ``path`` cannot be written, but only of errors about it: the block may read other files."""
+    """Turn an OSError about ``path`` into a VaekitError; others pass through."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What this process may use of the machine."""
+"""The processors and memory that this process may use."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cpus() -> int:
-    """Processors this process may use: its affinity, and under a container its CPU quota, rounded up."""
+    """Return the number of processors that this process may use.
+
+    This is its affinity, limited by a container's CPU quota, rounded up.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_cpus(_CGROUP)
     return max(1, min(allowed, math.ceil(quota))) if quota is not None else allowed
 
 
 def is_first_process() -> bool:
-    """Whether this is the first, or the only one, of the processes that ``torchrun`` or its like started together."""
+    """Return whether this is the first process of a distributed training.
+
+    A process that was not started by ``torchrun`` or a similar launcher is the first, too.
+    """
     return os.environ.get("RANK", "0") == "0"
 
 
 def available_memory() -> int:
-    """Bytes of memory that can still be taken: what the machine has free, and under a container what its limit leaves.
+    """Return the bytes of memory that this process can still allocate.
 
-    Where the system does not say (not Linux), four gigabytes are assumed.
+    A container's limit counts. Four gigabytes are assumed on systems other than Linux, which do not say.
     """
     free = _meminfo_available()
     left = _cgroup_memory_left(_CGROUP)
@@ -32,9 +38,9 @@ def available_memory() -> int:
 
 
 def processor_flags() -> frozenset[str]:
-    """The instruction sets of this processor as Linux names them (``avx2``, ``avx512_vnni``, ``asimddp`` …).
+    """Return the processor's instruction sets by Linux's names, such as ``avx512_vnni``.
 
-    Empty where the system does not say.
+    Empty on other systems.
     """
     for line in _read(Path("/proc/cpuinfo")).splitlines():
         name, _, value = line.partition(":")
@@ -44,7 +50,7 @@ def processor_flags() -> frozenset[str]:
 
 
 def processor_name() -> str:
-    """The processor's own name, or its kind where the system does not say."""
+    """Return the processor's model name, or its architecture if unknown."""
     import platform
 
     for line in _read(Path("/proc/cpuinfo")).splitlines():
@@ -55,7 +61,10 @@ def processor_name() -> str:
 
 
 def has_fast_int8(flags: frozenset[str]) -> bool:
-    """Whether the processor multiplies 8-bit integers into 32-bit sums (VNNI, or ARM's dot product)."""
+    """Return whether the processor has VNNI or ARM's dot product.
+
+    These instructions multiply 8-bit integers and add the products in 32 bits.
+    """
     return bool(flags & {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "asimddp", "i8mm"})
 
 
@@ -67,7 +76,10 @@ def _meminfo_available() -> int:
 
 
 def _cgroup_cpus(root: Path) -> float | None:
-    """The quota of version 2 (cpu.max) or version 1 (cpu.cfs_*), in processors; None without one."""
+    """Return the cgroup's CPU quota in processors; None without a quota.
+
+    Both versions are read: cpu.max of version 2, cpu.cfs_* of version 1.
+    """
     quota, _, period = _read(root / "cpu.max").strip().partition(" ")
     if not period:
         quota = _read(root / "cpu/cpu.cfs_quota_us").strip()
@@ -78,9 +90,9 @@ def _cgroup_cpus(root: Path) -> float | None:
 
 
 def _cgroup_memory_left(root: Path) -> int | None:
-    """What the limit of version 2 or 1 leaves, in bytes; None without one.
+    """Return the bytes left under the cgroup's memory limit; None without a limit.
 
-    Linux counts the pages of files that were read as used, but takes the inactive ones back when memory is asked for.
+    Linux counts cached file pages as used memory, but frees the inactive ones on demand. These count as free.
     """
     for limit_name, used_name, statistics, cache_name in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -94,7 +106,7 @@ def _cgroup_memory_left(root: Path) -> int | None:
 
 
 def _statistic(path: Path, name: str) -> int:
-    """A number of a file of ``name number`` lines; 0 where it is not there."""
+    """Return a number from a file of ``name number`` lines; 0 if it is missing."""
     for line in _read(path).splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.isdigit():

@@ -1,4 +1,4 @@
-"""Reading .npy and .npz files: the one list of what a damaged, encrypted or foreign one raises."""
+"""The exceptions that reading a damaged or encrypted .npy or .npz file can raise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 
 try:
     from lzma import LZMAError
-except ImportError:  # a Python that was built without it cannot unpack such archives
+except ImportError:  # a Python built without lzma cannot unpack such archives
 
     class LZMAError(Exception):  # type: ignore[no-redef]
         """Never raised."""

@@ -1,6 +1,6 @@
-"""Work spread over processes, in order and with a bounded number of pieces under way.
+"""Work spread over processes, with results in order and a limited number of pieces in progress.
 
-Processes, not threads: Pillow's decoding and encoding of small pictures is slower on two threads than on one.
+Threads would not help: Pillow decodes and encodes small pictures slower on two threads than on one.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 
-_AHEAD = 2  # pieces under way for each process: one being worked on, one waiting
+_AHEAD = 2  # pieces per process: one in work, one waiting
 _PATIENCE = 0.1  # seconds
 _DEFERRED = (signal.SIGINT, signal.SIGTERM)
 
 
 class SpawnedPool(ProcessPoolExecutor):
-    """New processes that import nothing from the current folder as they start.
+    """A pool of spawned processes that import nothing from the current folder.
 
-    Python runs them, and the one that minds their semaphores, with ``-c``, which looks there for modules first.
+    Python starts them, and the process that tracks their semaphores, with ``-c``. This option would search the current
+    folder for modules first.
     """
 
     def __init__(self, processes: int, initializer: Callable[[], object] | None = None) -> None:
@@ -40,17 +41,17 @@ class SpawnedPool(ProcessPoolExecutor):
             super().__init__(processes, mp_context=multiprocessing.get_context("spawn"), initializer=initializer)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Submit work, which starts a process where none is free."""
+        """Submit work; this starts a process if all are busy."""
         with _environment("PYTHONSAFEPATH", "1"):
             return super().submit(fn, *args, **kwargs)
 
 
 def ordered_map(function: Callable[[T], R], pieces: Iterable[T], *, processes: int | None = None) -> Iterator[R]:
-    """Yield the results of a picklable function for each piece, in order.
+    """Yield a picklable function's results for the pieces, in order.
 
-    Pieces are taken only a few ahead of what has been asked for, so that memory does not grow with their number. With
-    fewer than two ``processes`` the work is done in this one. ``processes`` defaults to the processors that may be
-    used. Raises what the function raises, and VaekitError where a process dies.
+    Only a few pieces are read ahead, so memory does not grow with their number. ``processes`` defaults to the number
+    of usable processors. With fewer than two, the calling process does the work. Raises the function's own errors, and
+    VaekitError if a process dies.
     """
     processes = usable_cpus() if processes is None else processes
     if processes < 2:
@@ -78,9 +79,9 @@ def _through(pool: ProcessPoolExecutor, function: Callable[[T], R], pieces: Iter
 
 
 def _result(future: Future[R]) -> R:
-    """Return a future's result, or raise what the work raised; signals are heard every so often.
+    """Return a future's result, or raise its error; signals are handled in between.
 
-    The wait has no exception of its own: the work may raise a TimeoutError too, as a network disk does.
+    ``future.result(timeout)`` would not do: the work itself may raise TimeoutError, for example on a network disk.
     """
     while True:
         with deferred_signals():
@@ -91,18 +92,18 @@ def _result(future: Future[R]) -> R:
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the block.
+    """Delay Ctrl-C and SIGTERM until the end of the block.
 
-    An exception that a handler raises within the executor's code leaves its locks held, and its threads waiting for
-    them for ever. Blocking signals in this thread alone does not help: others, such as ONNX Runtime's, then receive
-    them, and Python still runs the handler in this one. It does keep them from processes that start in the block.
+    If a handler raised an exception within the executor's code, its locks would stay held and its threads would wait
+    for ever. Blocking signals in this thread is not enough: other threads, such as ONNX Runtime's, would receive them,
+    and Python would still run the handler in this thread. But it keeps them from processes that start in the block.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
     received: list[int] = []
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # A handler that a host program installed from C reads as None and could not be put back: it stays.
+    # getsignal returns None for a handler installed from C. Python could not restore it, so it is left alone.
     handlers = {n: handler for n in _DEFERRED if (handler := signal.getsignal(n)) is not None}
     for number in handlers:
         signal.signal(number, lambda number, frame: received.append(number))
@@ -118,7 +119,7 @@ def deferred_signals() -> Iterator[None]:
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Set a variable of the environment for the block."""
+    """Set an environment variable for the block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -131,9 +132,9 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def _start() -> None:
-    """Set up a worker: it ignores Ctrl-C, which its parent handles, warns of nothing and exits when the parent dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # Pillow warns about harmless metadata; what matters raises
+    """Set up a worker: ignore Ctrl-C and warnings, and exit when the parent dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+    warnings.simplefilter("ignore")  # Pillow warns about harmless metadata, and raises for real problems
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -12,6 +12,6 @@ from vaekit.errors import MissingExtraError
 
 
 def check_extra() -> None:
-    """Raise MissingExtraError where packages of the extra `train` are not installed."""
+    """Raise MissingExtraError if packages of the extra `train` are missing."""
     if missing := [name for name in ("torch", "safetensors", "sklearn") if find_spec(name) is None]:
         raise MissingExtraError(f"this needs {', '.join(missing)}: pip install 'vaekit[train]'")

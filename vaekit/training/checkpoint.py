@@ -1,7 +1,8 @@
-"""A checkpoint: all that a training needs to go on where it stood, in one file that is replaced whole.
+"""A checkpoint: everything that a training needs to resume, in one file.
 
-It is safetensors with a JSON header; nothing is pickled. Generators have no state to keep: what a step draws is a
-function of the seed and the step (``vaekit.training.batches``).
+Its format is safetensors with a JSON header; nothing is pickled. A new checkpoint replaces the old one only when it is
+complete. There are no states of random generators, because a step's random numbers are a function of the seed and the
+step (``vaekit.training.batches``).
 """
 
 from __future__ import annotations
@@ -32,35 +33,38 @@ class Checkpoint:
     """The state of a training after ``step`` steps."""
 
     step: int
-    """Steps done."""
+    """The number of steps done."""
     network: Mapping[str, Tensor]
     """The network's state, by name."""
     optimiser: Mapping[str, Tensor]
-    """The optimiser's, by ``PARAMETER/QUANTITY``."""
+    """The optimiser's state, by ``PARAMETER/QUANTITY``."""
     variance: Tensor
     """The running variance of the Gaussian likelihood, a scalar."""
     best: Mapping[str, float]
-    """Figures of the best validation yet, with its step; empty before the first."""
+    """The figures of the best validation so far, with its step; empty before the first."""
     best_weights: Mapping[str, Tensor]
-    """The network's state then."""
+    """The network's state at the best validation."""
     validated: int
     """The step of the last validation; -1 before the first."""
     metrics_bytes: int
     """The length of metrics.jsonl."""
     fingerprint: str
-    """Of the images (``Images.fingerprint``)."""
+    """The fingerprint of the images (``Images.fingerprint``)."""
     scaler: Mapping[str, float]
-    """The state of the loss's scale; empty but for fp16."""
+    """The state of gradient scaling; empty without fp16."""
     setting: Mapping[str, str]
-    """What the last bits of results depend on besides: versions and threads."""
+    """Versions and the number of threads, on which the last bits of the results depend."""
     seconds_left: float | None = None
-    """Of a training under a deadline, until that; None for others."""
+    """The time left until the deadline; None without one."""
     knots: tuple[Knot, ...] = ()
-    """The schedule of such a training so far."""
+    """The schedule so far of a training under a deadline; empty for others."""
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Write a run's checkpoint; until it is whole on the disk, the one before stays. Raises VaekitError."""
+    """Write a run's checkpoint.
+
+    The last one stays until the new one is completely on the disk. Raises VaekitError if it cannot be written.
+    """
     tensors = {_NETWORK + name: tensor for name, tensor in checkpoint.network.items()}
     tensors |= {_BEST + name: tensor for name, tensor in checkpoint.best_weights.items()}
     tensors |= {_OPTIMISER + name: tensor for name, tensor in checkpoint.optimiser.items()}
@@ -81,17 +85,20 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     with replacing_file(run / CHECKPOINT) as temporary, open(temporary, "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())  # before the old one goes: a machine may lose its power, not only a process its life
+        os.fsync(file.fileno())  # before the old one is replaced, in case the power fails
 
 
 def load_checkpoint(run: Path) -> Checkpoint | None:
-    """A run's checkpoint; None where it has none. Raises RunError where it is damaged."""
+    """Read a run's checkpoint; None if it has none.
+
+    Raises RunError for a damaged one.
+    """
     path = run / CHECKPOINT
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dict
             header = json.loads((file.metadata() or {})["checkpoint"])
         if header["format_version"] > _FORMAT_VERSION:
             raise RunError(f"{path} was written by a newer vaekit: upgrade this one (pip install -U vaekit)")
@@ -115,7 +122,7 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state by ``PARAMETER/QUANTITY``; empty before its first step."""
+    """Return the optimiser's state by ``PARAMETER/QUANTITY``; empty before its first step."""
     return {
         f"{name}/{quantity}": tensor
         for name, parameter in network.named_parameters()
@@ -124,25 +131,34 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, network: nn.Module) -> d
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser the state that ``optimiser_tensors`` read. Raises KeyError for an unknown parameter."""
+    """Restore an optimiser's state from ``optimiser_tensors``.
+
+    Raises KeyError for an unknown parameter.
+    """
     parameters = dict(network.named_parameters())
     for key, tensor in tensors.items():
         name, _, quantity = key.rpartition("/")
         parameter = parameters[name]
-        # In the parameter's memory format, which the fused optimisers take for granted and a file does not keep.
+        # Fused optimisers require the parameter's memory format, which the file does not keep.
         like = parameter if tensor.shape == parameter.shape else tensor
         restored = torch.empty_like(like, dtype=tensor.dtype, device=_device(quantity, optimiser, parameter))
         optimiser.state[parameter][quantity] = restored.copy_(tensor)
 
 
 def _device(quantity: str, optimiser: torch.optim.Optimizer, parameter: Tensor) -> torch.device:
-    """Steps are counted on the device where the optimiser is fused, else on the CPU."""
+    """Return the device of a quantity.
+
+    An optimiser that is not fused counts its steps on the CPU. Everything else is on the parameter's device.
+    """
     on_device = quantity != "step" or optimiser.defaults["fused"]
     return parameter.device if on_device else torch.device("cpu")
 
 
 def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
-    """One key: safetensors does not promise an order among several."""
+    """Return the header as metadata.
+
+    It has a single key because safetensors does not fix the order of several.
+    """
     return {"checkpoint": json.dumps(header, sort_keys=True, allow_nan=False)}
 
 

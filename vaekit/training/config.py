@@ -1,7 +1,7 @@
-"""The settings of a training: types, ranges, defaults and help texts, and config.json, which records them.
+"""The settings of a training: types, ranges, defaults and help texts. config.json records them.
 
 `vaekit train` makes its options from these fields. This module imports neither PyTorch nor NumPy, so that the command
-line stays quick.
+line starts fast.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ CONFIG = "config.json"
 FORMAT_VERSION = 2
 
 IWAE_SAMPLES = 8
-"""The default of ``iwae_samples`` under the objective ``iwae``."""
+"""The default of ``iwae_samples`` for the objective ``iwae``."""
 HOLDOUT_IMAGES = 1000
-"""At most this many images are measured."""
+"""The largest number of held-out images that are measured."""
 
 PresetName = Literal["tiny", "small", "base"]
 PosteriorKind = Literal["diagonal", "isotropic"]
@@ -37,34 +37,35 @@ Device = Literal["cpu", "cuda", "mps"]
 DeviceChoice = Literal["auto", Device]
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 Knot = tuple[int, float]
-"""A step, and the share of the training that is done before it."""
+"""A step, and the share of the training done before it."""
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a field of Config allows beside its type, and how its option in `vaekit train` presents it."""
+    """The allowed values of a Config field, and its option's help texts."""
 
     help: str = ""
-    """Help text of the option; a field without one has no option of its own."""
+    """The option's help text. Without one, this field makes no option."""
     metavar: str | None = None
     shown: str = ""
-    """Default as the help shows it, with ``{}`` for the field's own: the option itself is then empty by default."""
+    """The default in the help, where ``{}`` stands for the field's default. With this text, an option that is not given
+    has no value."""
     objectives: tuple[ObjectiveName, ...] = ()
-    """Objectives that the option may be given with; empty for all. Such an option is empty by default, too."""
+    """The objectives that allow the option; empty for all. With a list, an option that is not given has no value."""
     least: float | None = None
     most: int | None = None
     above_zero: bool = False
     share: bool = False
-    """Whether the option is a share above 0 and up to 1; a field that is 0 is off."""
+    """Whether the option is a share above 0 and up to 1. In the field, 0 means that the option is off."""
 
     @property
     def empty(self) -> bool:
-        """Whether the option has no value where it is not given."""
+        """Return whether the option has no value unless it is given."""
         return bool(self.shown or self.objectives)
 
 
-def _setting(help: str = "", **details: Any) -> dict[str, Setting]:  # noqa: A002 — as typer has it
+def _setting(help: str = "", **details: Any) -> dict[str, Setting]:  # noqa: A002 — typer's name
     return {"setting": Setting(help, **details)}
 
 
@@ -73,7 +74,7 @@ class Config:
     """The settings that reproduce a run."""
 
     source: str
-    """The images, as the user named them."""
+    """The name of the images' source."""
     channels: int = field(metadata=_setting(least=1))
     """1 or 3."""
     height: int = field(metadata=_setting(least=8))
@@ -91,12 +92,12 @@ class Config:
     likelihood: PixelLikelihood = field(default="gaussian", metadata=_setting("p(x|z)."))
     """p(x|z)."""
     sigma: float | None = field(default=None, metadata=_setting(above_zero=True))
-    """Standard deviation of the Gaussian likelihood; None where it is fitted (``--sigma optimal``)."""
+    """Standard deviation of the Gaussian likelihood; None if it is fitted (``--sigma optimal``)."""
     objective: ObjectiveName = field(
         default="elbo",
         metadata=_setting("elbo; iwae, its importance-weighted kin; the reconstruction alone; or the KL alone."),
     )
-    """What is maximised."""
+    """The objective that training maximises."""
     beta: float = field(
         default=1.0, metadata=_setting("Weight of the ELBO's KL.", shown="{:g}", objectives=("elbo",), least=0.0)
     )
@@ -116,7 +117,7 @@ class Config:
         default=0.0,
         metadata=_setting("A floor on each dimension's KL.", metavar="NATS", objectives=("elbo",), least=0.0),
     )
-    """Nats below which a dimension's KL, averaged over a batch, does not count as lower."""
+    """A floor in nats on each dimension's KL, averaged over a batch."""
     mc_samples: int = field(
         default=1,
         metadata=_setting(
@@ -135,35 +136,36 @@ class Config:
         default="none",
         metadata=_setting("Draw pixels 0 or 1 with their grey as probability: once, or each time seen."),
     )
-    """Whether grey values are probabilities that pixels are drawn from: once, or each time an image is seen."""
+    """Whether pixels are drawn as 0 or 1 with their grey values as probabilities.
+
+    They are drawn once (``fixed``), or each time an image is seen (``dynamic``).
+    """
     augment: Augment = field(default="none", metadata=_setting("flip: swap left and right in half of the images."))
     """With ``flip``, a random half of the images is mirrored, chosen anew each time they are seen."""
     val: str | None = field(
         default=None,
         metadata=_setting("Images to measure.", metavar="SHARE|SOURCE", shown=f"a tenth, at most {HOLDOUT_IMAGES}"),
     )
-    """The share of the source that is held out, or a source of its own; None for the default share."""
+    """The share of the source that is held out, or another source to measure; None for the default share."""
     steps: int = field(default=2400, metadata=_setting("Length in batches.", shown="{}", least=1))
-    """Length in batches; not yet known while ``max_minutes`` is set."""
+    """Length in batches. Under a time limit it is only valid when the training has ended."""
     max_minutes: float | None = field(default=None, metadata=_setting("Length of the whole command.", above_zero=True))
-    """The time limit, until the training has ended; ``steps`` and ``schedule`` then say what it did."""
+    """The time limit. When the training has ended, it is None, and ``steps`` and ``schedule`` record the result."""
     schedule: tuple[Knot, ...] | None = None
-    """Which share of its time a training under a limit had used at which step, with straight lines in between.
-
-    It replaces the share of the steps in the learning rate and in ``beta_warmup``, and ends at ``steps`` steps.
-    """
+    """The share of the time that a training with a time limit had used at each step, as knots of a piecewise linear
+    function. It replaces the share of the steps in the learning rate and in ``beta_warmup``, and ends at ``steps``."""
     batch_size: int = field(default=128, metadata=_setting("Images a step.", shown="{}, or all if fewer", least=2))
     """Images a step, over all processes together."""
     lr: float = field(default=1e-2, metadata=_setting("Learning rate at its peak.", above_zero=True))
     """Learning rate at its peak (``vaekit.training.schedule.learning_rate``)."""
     seed: int = field(default=0, metadata=_setting("The same seed gives the same model.", least=0, most=2**64 - 1))
-    """Of all random numbers: the network's first weights, batches, noise, the held-out split."""
+    """Seed of all random numbers: initial weights, batches, noise and the held-out split."""
     device: Device = "cpu"
-    """Where PyTorch computed."""
+    """The device that PyTorch computed on."""
     precision: TrainingPrecision = field(
         default="fp32", metadata=_setting("What the networks compute in while training; figures are float32's.")
     )
-    """What the networks compute in while training; the weights are float32."""
+    """The floating-point format of the networks' computations in training. The weights are float32."""
     track: Tracker | None = field(default=None, metadata=_setting("Also send the figures to an experiment tracker."))
     """The experiment tracker, if any."""
     checkpoint_every: int = field(
@@ -172,30 +174,30 @@ class Config:
     )
     """Steps between two checkpoints; results do not depend on it."""
     format_version: int = FORMAT_VERSION
-    """Of config.json and the run."""
+    """The format version of config.json and the run."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Return (C, H, W)."""
         return self.channels, self.height, self.width
 
     @property
     def pixels(self) -> int:
-        """D = C·H·W, the numbers in an image."""
+        """Return D = C·H·W, the count of numbers in an image."""
         return math.prod(self.image_shape)
 
 
-_LARGEST = 3e38  # that float32 holds
+_LARGEST = 3e38  # about the largest float32
 
 _ALWAYS_WRITTEN = (
     *("source", "channels", "height", "width", "latent", "likelihood", "sigma", "beta", "steps", "batch_size"),
     *("lr", "seed"),
 )
-"""Settings that every config.json of format 2 has; the others were added later and may be missing from old files."""
+"""The settings that every config.json of format 2 has. Others were added later and may be missing from old files."""
 
 
 def setting_of(name: str) -> Setting:
-    """Return what the field of that name allows and how its option presents it."""
+    """Return the ``Setting`` of a field of Config."""
     (metadata,) = (known.metadata for known in dataclasses.fields(Config) if known.name == name)
     setting: Setting = metadata.get("setting", Setting())
     return setting
@@ -208,14 +210,17 @@ def types_of_settings() -> Mapping[str, Any]:
 
 
 def objective_defaults(objective: ObjectiveName) -> dict[str, Any]:
-    """Return the settings whose defaults follow from the objective, where these are not the fields' own."""
+    """Return the defaults that differ from the fields' own under an objective."""
     if objective == "iwae":
         return {"iwae_samples": IWAE_SAMPLES}
     return {"beta": 0.0} if objective == "autoencoder" else {}
 
 
 def requirement(name: str, value: object) -> str | None:
-    """Return what the setting of that name must be, such as ``positive``, if ``value`` is not; else None."""
+    """Return the requirement, such as ``positive``, that a setting's value violates.
+
+    Returns None for a valid value.
+    """
     if name == "schedule":
         return _schedule_requirement(value)
     kind, setting = types_of_settings()[name], setting_of(name)
@@ -266,7 +271,7 @@ def _number_requirement(setting: Setting, value: object) -> str | None:
 
 
 def as_settings(config: Config) -> dict[str, Any]:
-    """Return the settings by name, without a schedule where there is none."""
+    """Return the settings by name; a schedule that is None is omitted."""
     settings = dataclasses.asdict(config)
     if config.schedule is None:
         del settings["schedule"]
@@ -274,13 +279,16 @@ def as_settings(config: Config) -> dict[str, Any]:
 
 
 def save_config(run: Path, config: Config) -> None:
-    """Write a run's config.json, a setting a line."""
+    """Write a run's config.json, with one setting per line."""
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in as_settings(config).items())
     write_text(run / CONFIG, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def load_config(run: Path) -> Config:
-    """Read a run's config.json. Raise RunError for a folder that is not a run, or a damaged or newer file."""
+    """Read a run's config.json.
+
+    Raises RunError for a folder that is not a run, and for a damaged or newer file.
+    """
     if not run.exists():
         raise RunError(f"there is no run at {run}: `vaekit train -o {run}` makes one")
     if not (run / CONFIG).is_file():
@@ -292,9 +300,10 @@ def load_config(run: Path) -> Config:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read settings from a file like config.json, which need not have all of them.
+    """Read settings from a file like config.json.
 
-    Raises RunError if the file cannot be read, was written by another version, or has unknown or impossible settings.
+    Some may be missing. Raises RunError if the file cannot be read, was written by another version, or has unknown or
+    impossible settings.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -325,7 +334,7 @@ def _check_names(settings: Mapping[str, Any]) -> None:
 
 
 def _check_values(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError for values that a setting cannot have: people edit config.json."""
+    """Raise ValueError for invalid values, since people edit config.json."""
     for name, value in settings.items():
         if needed := requirement(name, value):
             raise ValueError(f"{name} must be {needed}, not {value!r}")

@@ -1,9 +1,9 @@
-"""Trainings whose length is a time: a schedule by the share of the time used, and the work that must fit in at the end.
+"""The schedule of a training whose length is a time, including the work after its last step.
 
-The promise has two halves. The command ends at its deadline; and steps take at least nine tenths of the time between
-start-up and the work after the last step, also where the machine changes its speed. So nothing is fixed by a first
-measurement: the share of the time used is read from the clock as training goes, and how long the work at the end will
-take is estimated again and again, from what the same work took before relative to a step.
+There are two promises. The command ends at its deadline. And steps take at least nine tenths of the time between
+start-up and the work after the last step, even if the machine's speed changes. So no decision rests on a first
+measurement. The share of the time used is read from the clock throughout the training. The duration of the work at the
+end is estimated again and again, from earlier work of the same kind, measured in steps.
 """
 
 from __future__ import annotations
@@ -32,52 +32,57 @@ from vaekit.training.schedule import (
 )
 
 Work = Literal["evaluation", "fit", "pictures", "checkpoint"]
-"""What a training does beside its steps."""
+"""The kinds of work other than steps."""
 Clock = Callable[[], float]
-"""The time in seconds, as time.monotonic gives it."""
+"""A function that returns the time in seconds, like time.monotonic."""
 Agree = Callable[[Sequence[float]], Sequence[float]]
-"""Give every process the first one's numbers."""
+"""A function that gives every process the first one's numbers."""
 
-_EVALUATION_COST = 0.4  # of an image, as a share of its cost in a training step, until it is measured
-_PICTURES_COST = 100, 0.3  # of previews and a saved model, in evaluated images and seconds, until it is measured
-_LARGEST_SHARE = 0.05  # of the whole time, for the statistics at the end, and for the fit of the prior
-_MARGIN = 1.15  # on the estimate of the work at the end
-_EXIT_SECONDS = 1.0  # before Python reads the clock and after the last file is written
+# Estimates until the work has been measured:
+_EVALUATION_COST = 0.4  # cost of evaluating an image, as a share of its cost in a training step
+_PICTURES_COST = 100, 0.3  # cost of previews and a saved model: evaluated images, plus seconds
 
-_INTERVALS = 9  # whose median is the duration of a step: one long stall does not change it
-_TRUSTED_INTERVALS = 3  # before which nothing is concluded: the first steps count as start-up
-_INTERVAL_SHARE = 0.005  # of the whole time, at most, between two decisions
-_VALIDATION_SHARE = 0.05  # of the time used so far, at most, for validations
-_LAST_VALIDATION = 0.95  # share of the training; after it comes the validation at the end
-_KEPT_KNOTS = 100  # before they become fewer
+_LARGEST_SHARE = 0.05  # of the whole time: limit for the statistics at the end, and for the fit of the prior
+_MARGIN = 1.15  # factor on the estimate of the work at the end
+_EXIT_SECONDS = 1.0  # for starting Python before the clock is read, and for its exit
+
+_INTERVALS = 9  # a step's duration is the median of this many: one long stall does not change it
+_TRUSTED_INTERVALS = 3  # decisions need at least this many; the steps before count as start-up
+_INTERVAL_SHARE = 0.005  # of the whole time: limit between two decisions
+_VALIDATION_SHARE = 0.05  # of the time used so far: limit for validations
+_LAST_VALIDATION = 0.95  # share of the training; after it, only the validation at the end follows
+_KEPT_KNOTS = 100  # more knots than this are compacted
 FINE_TOLERANCE = KNOT_TOLERANCE / 10
-"""Of the knots of a training that goes on, and of its checkpoints: what is lost each time, as a share."""
-_RECORD_TOLERANCE = 0.7 * KNOT_TOLERANCE  # the rest may be lost before
-_CHECKPOINTS = 20  # in a training, evenly spaced, beside those of every so many steps
+"""The error that each compaction of the knots may add, in a running training and in its checkpoints."""
+_RECORD_TOLERANCE = 0.7 * KNOT_TOLERANCE  # the rest is for earlier compactions
+_CHECKPOINTS = 20  # in a training, evenly spaced, in addition to those of ``checkpoint_every``
 
 
 def fit_work(count: int, dimensions: int) -> float:
-    """Return how much work it is to fit the prior to that many latents, up to a factor."""
+    """Return the work of fitting the prior to ``count`` latents.
+
+    Its unit is arbitrary.
+    """
     return float(count * components_for(count, dimensions))
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How much there is to do after the last step."""
+    """The amount of work after the last step."""
 
     statistics_images: int
-    """At most this many training images are evaluated."""
+    """The largest number of training images that are evaluated."""
     holdout_images: int
-    """Held-out images, evaluated twice: in the last validation, and with the final variance."""
+    """The number of held-out images. They are evaluated twice: in the last validation and with the final variance."""
     dimensions: int
-    """Of the latents, which the prior is fitted to."""
+    """The dimensions of the latents that the prior is fitted to."""
 
 
 class TimedSchedule(Schedule):
-    """A schedule by the share of the time used. Every few steps the first process reads the clock and decides.
+    """A schedule by the share of the time used.
 
-    Between two decisions the share is a straight line to where it will probably be at the next one, so that a list of
-    knots (step, share) describes the whole schedule.
+    Every few steps the first process reads the clock and decides what follows. Between two decisions the share rises
+    linearly to its estimate for the next one. So a list of knots (step, share) describes the whole schedule.
     """
 
     def __init__(
@@ -90,24 +95,27 @@ class TimedSchedule(Schedule):
         agree: Agree | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """The command ends at ``deadline`` on the ``clock``; ``knots`` are of the steps done before a resumption."""
+        """Prepare a schedule whose command ends at ``deadline`` on the ``clock``.
+
+        ``knots`` describe the steps before a resumption.
+        """
         super().__init__(config)
         self._deadline, self._ending, self._clock = deadline, ending, clock
         self._alone, self._agree = agree is None, agree or (lambda numbers: numbers)
-        self._knots, self._compacted = list(knots), len(knots) - 1  # up to that knot, there are as few as possible
-        self._share = knots[-1][1]  # of the time used, by the clock
+        self._knots, self._compacted = list(knots), len(knots) - 1  # the knots before that number are compacted
+        self._share = knots[-1][1]  # share of the time used, by the clock
         self._validations = int(self._share * VALIDATIONS)
         self._checkpoints = int(self._share * _CHECKPOINTS)
         self._checkpoint_step = knots[-1][0]
-        self._durations = deque[float](maxlen=_INTERVALS)  # of a step, in the last intervals between decisions
-        self._costs: dict[Work, list[float]] = {}  # of work beside the steps, a unit of it in steps
+        self._durations = deque[float](maxlen=_INTERVALS)  # seconds a step, in the last intervals between decisions
+        self._costs: dict[Work, list[float]] = {}  # measured costs of a unit of other work, in steps
         self._validation_seconds = 0.0
         self._whole = self._train_until = math.inf
         self._decided: tuple[int, bool, bool, bool] = (-1, False, False, False)
         self._started = self._seen = self._mark = self._fitted = math.nan
 
     def start(self) -> None:
-        """Begin with the steps, after all that takes time before them."""
+        """Start the clock for the steps; call this right before the first one."""
         self._started = self._seen = self._mark = self._clock()
         self._whole = max(0.0, self._deadline - self._started)
         step = self._knots[-1][0]
@@ -119,13 +127,13 @@ class TimedSchedule(Schedule):
         return self._deadline - self._clock()
 
     def recorded(self, steps: int, tolerance: float = _RECORD_TOLERANCE) -> tuple[Knot, ...]:
-        """Return the knots of the schedule up to that many steps, as few as give it within the tolerance."""
+        """Return the schedule of the first ``steps`` steps as compacted knots."""
         done = [knot for knot in self._knots if knot[0] < steps]
         knots = (*done, (steps, interpolate(self._knots, steps)))
         return tuple((step, round(share, 6)) for step, share in compact(knots, tolerance))
 
     def total(self) -> int | None:
-        """Return how many steps there will probably be."""
+        """Return an estimate of the number of steps; None before there is one."""
         return round(self._last / self._share) if self._share > 0.01 else None
 
     def learning_rate(self, step: int) -> float:
@@ -134,23 +142,29 @@ class TimedSchedule(Schedule):
         return self._config.lr * timed_learning_rate(step, share, warmup_steps(self._config))
 
     def kl_weight(self, step: int) -> float:
-        """Return the share of beta in force at a step."""
+        """Return the KL's weight at a step, as a share of beta."""
         return kl_weight(interpolate(self._knots[-2:], step), 1.0, self._config.beta_warmup)
 
     def ends_after(self, steps: int) -> bool:
-        """Whether the time for steps is used up."""
+        """Return whether the time for steps is used up."""
         return self._decided[:2] == (steps, True)
 
     def validates_after(self, steps: int) -> bool:
-        """Whether the held-out images are measured: at every tenth of the time, where that does not take too much."""
+        """Return whether the held-out images are measured after ``steps`` steps.
+
+        They are at every tenth of the time, unless it would take too long.
+        """
         return self._decided[0] == steps and self._decided[2]
 
     def checkpoints_after(self, steps: int) -> bool:
-        """Whether a checkpoint is written: at every twentieth of the time, and every ``checkpoint_every`` steps."""
+        """Return whether a checkpoint is written after ``steps`` steps.
+
+        It is at every twentieth of the time, and after every ``checkpoint_every`` steps.
+        """
         return self._decided[0] == steps and self._decided[3]
 
     def follow(self, steps: int) -> None:
-        """Read the clock, where that is due, and decide how to go on; to be called after each step."""
+        """Decide what follows, if a decision is due; call this after each step."""
         late = self._alone and self._clock() >= self._train_until
         if steps < self._next and not late:
             return
@@ -164,7 +178,11 @@ class TimedSchedule(Schedule):
         self._knots.append((self._next, max(share, self._knots[-1][1])))
 
     def _decide(self, steps: int) -> tuple[float, ...]:
-        """Return whether to end, validate and write a checkpoint; the steps until the next decision; the share then."""
+        """Decide what follows after ``steps`` steps.
+
+        Returns whether to end, whether to validate, whether to write a checkpoint, the number of steps until the next
+        decision, and the share of the time used then.
+        """
         now = self._clock()
         self._durations.append((now - self._mark) / (steps - self._last))
         self._mark = now
@@ -185,13 +203,16 @@ class TimedSchedule(Schedule):
         return max(1e-9, statistics.median(self._durations)) if self._durations else 1e-9
 
     def _advance(self, now: float) -> None:
-        """Move the share of the time used, which reaches 1 where the time for steps ends, wherever that has moved."""
+        """Update the share of the time used.
+
+        The end of the time for steps may have moved. The share rises so that it reaches 1 at the new end.
+        """
         span = self._train_until - self._seen
         self._share = 1.0 if span <= 0 else self._share + (1.0 - self._share) * min(1.0, (now - self._seen) / span)
         self._seen = now
 
     def _interval(self, steps: int) -> int:
-        """Return the steps until the next decision, which is due where figures are reported at the latest."""
+        """Return the steps until the next decision, or the next report if earlier."""
         allowed = _INTERVAL_SHARE * self._whole / self._step_seconds()
         return max(1, min(int(allowed), REPORT_EVERY - steps % REPORT_EVERY))
 
@@ -213,7 +234,7 @@ class TimedSchedule(Schedule):
 
     @contextmanager
     def aside(self, work: Work, amount: float = 1.0) -> Iterator[None]:
-        """Measure work that is no step: ``amount`` of it, in its own unit."""
+        """Measure how long ``amount`` units of other work take."""
         before = self._fitted = self._clock()
         yield
         self._mark = self._clock()  # the next step begins here
@@ -224,7 +245,7 @@ class TimedSchedule(Schedule):
             self._validation_seconds += seconds
 
     def _cost(self, work: Work) -> float:
-        """Return the seconds that a unit of work takes at the machine's present speed."""
+        """Return the seconds for a unit of work at the present speed."""
         if measured := self._costs.get(work):
             return statistics.median(measured) * self._step_seconds()
         if work == "evaluation":
@@ -240,17 +261,23 @@ class TimedSchedule(Schedule):
         return min(_LARGEST_SHARE * self._whole, amount * self._cost("fit")) if amount else 0.0
 
     def _seconds_at_the_end(self) -> float:
-        """Return how long the work after the last step will take, with a margin."""
+        """Estimate the seconds after the last step, with a margin."""
         validation = self._ending.holdout_images * self._cost("evaluation") + self._cost("pictures")
         fit = self._fit_seconds(self._ending.statistics_images)
         return _MARGIN * (self._statistics_seconds() + fit + 2 * validation) + _EXIT_SECONDS
 
     def statistics_go_on(self, images: int) -> bool:
-        """Whether there is time to evaluate more, after that many training images, and to fit the prior to them."""
+        """Return whether there is time to evaluate more training images.
+
+        ``images`` have been evaluated. There must also be time to fit the prior to them.
+        """
         validation = self._ending.holdout_images * self._cost("evaluation")
         return self.seconds_left() > self._fit_seconds(images) + validation + self._cost("pictures") + _EXIT_SECONDS
 
     def fit_goes_on(self) -> bool:
-        """Whether there is time to improve the fit of the prior as much again as since the last time this was asked."""
+        """Return whether there is time for another round of fitting the prior.
+
+        It assumes that the round takes as long as the time since the last call, or since the fit began.
+        """
         before, self._fitted = self._fitted, self._clock()
         return self.seconds_left() > self._fitted - before + self._cost("pictures") + _EXIT_SECONDS

@@ -1,4 +1,4 @@
-"""Where PyTorch computes, and what its last bits depend on there: devices, threads and seeds."""
+"""Devices, threads and seeds, on which PyTorch's speed and the last bits of its results depend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from vaekit.training.config import Device, DeviceChoice
 
 
 def choose_device(name: DeviceChoice) -> Device:
-    """Return the named device, or for ``auto`` the best one. Raise VaekitError if this machine lacks it."""
+    """Return the named device, or for ``auto`` the best one.
+
+    Raises VaekitError if this machine does not have the device.
+    """
     available: dict[Device, bool] = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -29,27 +32,39 @@ def choose_device(name: DeviceChoice) -> Device:
 
 
 def move(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Return an array as a tensor on the device; to a GPU the copy runs while the processor continues."""
+    """Return an array as a tensor on the device.
+
+    The copy to a GPU is asynchronous.
+    """
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def to_device(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Return uint8 images (N, C, H, W) as float32 in [0, 1] on the device; they are copied there as bytes."""
+    """Return uint8 images (N, C, H, W) as float32 in [0, 1] on the device.
+
+    They are copied as bytes and converted on the device.
+    """
     moved = move(np.ascontiguousarray(pixels), device)
     return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 def torch_seed(seed: int) -> int:
-    """Return a seed that PyTorch's generators accept: they know 63 bits."""
+    """Return the seed modulo 2**63, which PyTorch's generators accept."""
     return seed % 2**63
 
 
 def share_threads(processes: int = 1) -> None:
-    """Let PyTorch use this process's share of the usable CPUs, one of ``processes`` on the machine."""
+    """Limit PyTorch's threads to this process's share of the usable CPUs.
+
+    ``processes`` is the number of processes on the machine.
+    """
     torch.set_num_threads(max(1, usable_cpus() // processes))
 
 
 def current_setting() -> dict[str, str]:
-    """Return what the last bits of a training depend on beside its config and its images."""
+    """Return the versions and the number of threads.
+
+    The last bits of a training's results depend on these, in addition to its config and images.
+    """
     return {"torch": torch.__version__, "numpy": np.__version__, "threads": str(torch.get_num_threads())}

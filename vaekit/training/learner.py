@@ -1,4 +1,4 @@
-"""One step of learning: from a batch to better weights; and what the weights are worth."""
+"""One step of training from a batch, and the evaluation of the weights."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from vaekit.training.objective import Draws, TrainingLikelihood, draw, likelihoo
 from vaekit.training.processes import ProcessGroup
 
 EVALUATION_BATCH = 250
-"""Images decoded at a time while evaluating."""
+"""The number of images decoded at a time in an evaluation."""
 
-_VARIANCE_DECAY = 0.98  # of the running variance, a step
-_GRADIENT_NORM = 1e5  # cuts only what would throw the weights far off
+_VARIANCE_DECAY = 0.98  # of the running variance, per step
+_GRADIENT_NORM = 1e5  # large enough to clip only gradients that would ruin the weights
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Learner:
-    """A network with its optimiser and the statistics that it gathers while it learns."""
+    """A network with its optimiser and the running statistics of its training."""
 
     def __init__(self, config: Config, network: VAENetwork, device: torch.device, group: ProcessGroup) -> None:
         self.config, self.device, self.group = config, device, group
         self.objective, self.likelihood = objective_of(config), likelihood_of(config)
-        self.shared_objective = dataclasses.replace(self.objective, mean=group.mean)  # of a batch that all share
+        self.shared_objective = dataclasses.replace(self.objective, mean=group.mean)  # means over all processes
         self.network = network
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
         self.optimiser = torch.optim.AdamW(network.parameters(), config.lr, fused=device.type != "mps")
@@ -41,16 +41,16 @@ class Learner:
             raise UsageError("--precision fp16 needs gradient scaling, which PyTorch does not support on mps: use bf16")
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.variance = torch.zeros((), device=device)
-        """Running mean over batches of the Gaussian's fitted variance, for validation."""
+        """Running mean of the Gaussian's variance fitted to each batch, for validation."""
         self.diverged = torch.full((), -1, device=device)
-        """The first step whose loss or gradient was not finite; -1 so far."""
+        """The first step whose loss or gradient was not finite; -1 without one."""
 
     def step(
         self, step: int, pixels: NDArray[np.uint8], noise: NDArray[np.float32], learning_rate: float, kl_weight: float
     ) -> tuple[Draws, TrainingLikelihood]:
-        """Learn from this process's rows of a batch, uint8 (B, C, H, W) and eps (S, B, d).
+        """Take a training step on this process's rows of a batch.
 
-        Nothing in here waits for the device.
+        ``pixels`` are uint8 (B, C, H, W), ``noise`` is eps (S, B, d). The method does not wait for the device.
         """
         self.network.train()
         for parameters in self.optimiser.param_groups:
@@ -61,7 +61,7 @@ class Learner:
         likelihood = self.shared_objective.fitted(self.likelihood, draws)
         loss = -self.shared_objective.value(draws, likelihood, kl_weight)
         norm = self._descend(loss)
-        # Under fp16 a gradient that overflows is not taken, and lowers the scale.
+        # Under fp16, a step whose gradient overflows is skipped and the scale is lowered.
         witness = loss.detach() if self.scaler.is_enabled() else loss.detach() + norm
         bad = (self.diverged < 0) & ~witness.isfinite()
         self.diverged = torch.where(bad, step, self.diverged)
@@ -71,7 +71,10 @@ class Learner:
         return draws, likelihood
 
     def _descend(self, loss: Tensor) -> Tensor:
-        """Take a step down the loss's gradient, the mean over the processes; return the gradient's norm."""
+        """Take an optimiser step and return the gradient's norm.
+
+        The gradient is the mean over the processes.
+        """
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.group.average(parameter.grad for parameter in self.network.parameters() if parameter.grad is not None)
@@ -82,19 +85,23 @@ class Learner:
         return norm
 
     def share_statistics(self) -> None:
-        """Give all processes the mean of their running batch statistics, which each has of its own share of batches.
+        """Average the running batch statistics over the processes.
 
-        They follow the batches linearly, so it does not matter how often this is done.
+        Each process has those of its own share of the batches. They depend linearly on the batches, so the result does
+        not depend on how often this is done.
         """
         self.group.average(buffer for buffer in self.network.buffers() if buffer.is_floating_point())
 
     def current_likelihood(self) -> TrainingLikelihood:
-        """Return p(x|z) with the running variance where the settings do not fix one."""
-        return likelihood_of(self.config, self.variance.item() or 1.0)  # no batch yet: any will do
+        """Return p(x|z), with the running variance unless the settings fix one."""
+        return likelihood_of(self.config, self.variance.item() or 1.0)  # before the first batch any value will do
 
     @torch.inference_mode()
     def evaluate(self, parts: Iterable[NDArray[np.uint8]]) -> Draws:
-        """Return draws for images, in parts of any size, without learning; the noise is always the same."""
+        """Return draws for images in parts of any size, without training.
+
+        The noise is the same in every call.
+        """
         self.network.eval()
         noise = torch.Generator(self.device).manual_seed(torch_seed(self.config.seed + 1))
         size = max(1, EVALUATION_BATCH // self.objective.samples)
@@ -107,19 +114,22 @@ class Learner:
         )
 
     def _eps(self, images: int, noise: torch.Generator) -> Tensor:
-        """Draw the noise of some images, (S, images, d)."""
+        """Draw noise for images, (S, images, d)."""
         return torch.randn(self.objective.samples, images, self.config.latent, device=self.device, generator=noise)
 
     @torch.inference_mode()
     def figures(self, draws: Draws, likelihood: TrainingLikelihood) -> dict[str, float]:
-        """Return the ELBO, its terms and the objective at full weight, in nats per image."""
+        """Return the ELBO, its terms and the objective in nats per image.
+
+        The KL has its full weight.
+        """
         reconstruction, kl = (part.mean().item() for part in terms_of(draws, likelihood))
         objective = self.objective.value(draws, likelihood).item()
         return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl, "objective": objective}
 
     @torch.inference_mode()
     def batch_figures(self, draws: Draws, likelihood: TrainingLikelihood) -> dict[str, float]:
-        """Return the figures of a batch, averaged over the processes that share it."""
+        """Return a batch's figures, averaged over the processes that share it."""
         local = self.figures(draws, likelihood)
         if self.group.size == 1:
             return local
@@ -140,7 +150,10 @@ class Learner:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up what a checkpoint holds. Raise RuntimeError or KeyError if it is of another network."""
+        """Restore the state of a checkpoint.
+
+        Raises RuntimeError or KeyError if it belongs to another network.
+        """
         self.network.load_state_dict(dict(checkpoint.network))
         restore_optimiser(self.optimiser, self.network, checkpoint.optimiser)
         if checkpoint.scaler and self.scaler.is_enabled():

@@ -15,13 +15,16 @@ from vaekit.maths.prior import Mixture
 
 MAX_COMPONENTS = 64
 
-_LATENTS_PER_COMPONENT = 8  # times d; a full covariance needs several latents per dimension
+_LATENTS_PER_COMPONENT = 8  # times d: a full covariance needs several latents per dimension
 _ITERATIONS = 40
-_ITERATIONS_BETWEEN = 4  # two questions whether there is time for more
+_ITERATIONS_BETWEEN = 4  # two calls of ``goes_on``
 
 
 def components_for(count: int, dimensions: int, most: int = MAX_COMPONENTS) -> int:
-    """Return how many components that many latents are enough for; 0 if they are too few for one."""
+    """Return the number of components that ``count`` latents allow.
+
+    It is at most ``most``, and 0 if there are too few latents for one component.
+    """
     return min(most, count // (_LATENTS_PER_COMPONENT * dimensions))
 
 
@@ -32,11 +35,11 @@ def fit_mixture(
     seed: int = 0,
     goes_on: Callable[[], bool] | None = None,
 ) -> Mixture | None:
-    """Fit a mixture of at most ``components`` full-covariance Gaussians to latents z (N, d) drawn from q(z|x).
+    """Fit a mixture of full-covariance Gaussians to latents z (N, d).
 
-    The draws, not the means mu, are fitted: a dimension that carries little would else collapse to a point. Fewer
-    latents get fewer components; None where there are too few for one. ``goes_on`` is asked now and then whether there
-    is time to improve the fit.
+    z are draws from q(z|x), not means mu: in the means, a dimension that carries little information would collapse to
+    a point. There are at most ``components`` components, and fewer for few latents. Returns None if there are too few
+    latents for one. ``goes_on`` is called now and then, and returns whether there is time to improve the fit.
     """
     count, dimensions = z.shape
     components = components_for(count, dimensions, components)
@@ -54,7 +57,10 @@ def fit_mixture(
 
 
 def _fit_while(goes_on: Callable[[], bool], model: GaussianMixture, z: NDArray[np.float64]) -> None:
-    """Fit as ``model.fit`` does, the same iterations in several calls, but stop when time is up."""
+    """Fit like one call of ``model.fit``, but stop when time is up.
+
+    The same iterations are done in several calls.
+    """
     model.set_params(warm_start=True, max_iter=_ITERATIONS_BETWEEN)
     for _ in range(_ITERATIONS // _ITERATIONS_BETWEEN):
         model.fit(z)

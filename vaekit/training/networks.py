@@ -124,7 +124,7 @@ def level_widths(height: int, width: int, preset: PresetName = Config.preset) ->
 
 
 def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """Return the (height, width) of the image and after each halving, rounded up."""
+    """Return (height, width) of the image and after each halving, rounded up."""
     sizes = [(height, width)]
     for _ in range(_levels(height, width)):
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))

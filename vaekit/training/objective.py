@@ -54,7 +54,7 @@ class TrainingLikelihood:
 
 
 class Draws(NamedTuple):
-    """S draws of z from q(z|x) for each of B images, and their reconstruction errors."""
+    """S draws of z from q(z|x) per image, and their reconstruction errors."""
 
     mu: Tensor
     """(B, d)."""

@@ -55,7 +55,7 @@ def is_run(path: Path) -> bool:
 
 
 def check_run_target(path: Path, overwrite: bool) -> None:
-    """Raise RunError, before any work, if a run cannot be written to ``path``."""
+    """Raise RunError, before any work, if ``path`` cannot hold a run."""
     if is_run(path) and not overwrite:
         raise RunError(
             f"{path} already contains a run: resume it with --resume {path}, replace it with --overwrite, or choose "

@@ -1,4 +1,4 @@
-"""The folder of a run as its training writes it. Of several processes one writes, and the others' calls do nothing."""
+"""Writing the folder of a run. Only one process writes; in the others, these calls do nothing."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from vaekit.training.tracking import Track
 
 
 class RunWriter:
-    """Writes the files of a run. Raises VaekitError, or its subclass RunError, if one cannot be written."""
+    """A writer of a run's files. Raises VaekitError, or its subclass RunError, if one cannot be written."""
 
     def __init__(self, path: Path, *, active: bool) -> None:
-        """``active`` says whether this process is the one that writes."""
+        """Take the run's folder; ``active`` says whether this process writes."""
         self.path, self.active = path, active
         self.track: Track = lambda figures, step: None
-        """Also called with the figures that are logged."""
+        """A function that is called with all logged figures: an experiment tracker, if any."""
 
     def start(self, config: Config, held_out: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
-        """Begin the folder, without what an older run left in it."""
+        """Start the folder and remove an older run's files from it."""
         if self.active:
             start_folder(self.path)
             save_config(self.path, config)
@@ -38,7 +38,10 @@ class RunWriter:
             save_holdout(self.path, held_out, labels)
 
     def rewind(self, metrics_bytes: int) -> None:
-        """Take back what was written after a checkpoint, when metrics.jsonl had that length."""
+        """Undo what was written after a checkpoint.
+
+        ``metrics_bytes`` is the length of metrics.jsonl at that time.
+        """
         if self.active:
             rewind_folder(self.path, metrics_bytes)
 
@@ -48,7 +51,10 @@ class RunWriter:
             save_config(self.path, config)
 
     def log(self, step: int, split: str, figures: Mapping[str, float | None]) -> None:
-        """Add a line to metrics.jsonl: the figures of ``training`` or ``validation`` after ``step`` steps."""
+        """Add a line to metrics.jsonl with the figures after ``step`` steps.
+
+        ``split`` is ``training`` or ``validation``.
+        """
         if not self.active:
             return
         try:
@@ -89,13 +95,16 @@ class RunWriter:
             save_model(self.path, network, variance, mixture, summary)
 
     def save_checkpoint(self, checkpoint: Checkpoint, before: int) -> None:
-        """Write a checkpoint in place of that of step ``before``, which is -1 for the first."""
+        """Write a checkpoint in place of the last one.
+
+        ``before`` is the step of the last one, or -1 before the first.
+        """
         if not self.active:
             return
         try:
             save_checkpoint(self.path, checkpoint)
         except VaekitError as error:
-            rest = f"; the checkpoint of step {before} stays, and `vaekit train --resume {self.path}` goes on from it"
+            rest = f"; the checkpoint of step {before} stays, and `vaekit train --resume {self.path}` resumes from it"
             raise VaekitError(f"{error}{'' if before < 0 else rest}") from error
 
     def remove_checkpoint(self) -> None:

@@ -1,7 +1,7 @@
-"""Figures of a training for experiment trackers, which Accelerate knows how to talk to.
+"""Sending a training's figures to experiment trackers, through Accelerate.
 
-A tracker that does not start ends the training before it began. One that fails later does not: its network or its disk
-may be gone for hours, and the training keeps its own records.
+If a tracker does not start, the training does not start either. If it fails later, the training continues: a network
+or disk may be away for hours, and the training has its own records.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from vaekit.errors import MissingExtraError, VaekitError
 
 Track = Callable[[Mapping[str, float], int], None]
-"""Called with figures by their names, and the step."""
+"""A function called with figures by name, and the step."""
 
 _PROJECT = "vaekit"
 _logger = logging.getLogger("vaekit.training")
 
 
 def check_tracker(name: str | None) -> None:
-    """Raise MissingExtraError, before any work is done, where a tracker's packages are not installed."""
+    """Raise MissingExtraError, before any work, if a tracker's packages are missing."""
     missing = [package for package in ("accelerate", name) if package and find_spec(package) is None]
     if name is not None and missing:
         raise MissingExtraError(f"--track {name} needs {' and '.join(missing)}: pip install 'vaekit[{name}]'")
@@ -31,11 +31,12 @@ def check_tracker(name: str | None) -> None:
 
 @contextmanager
 def tracking(name: str | None, run: Path, settings: Mapping[str, Any], step: int) -> Iterator[Track]:
-    """What to call with figures, of steps after ``step``; it does nothing where there is no tracker.
+    """Yield a function that sends figures to the tracker.
 
-    Raises VaekitError where a tracker does not start. Its later failures are logged once, as a warning.
-
-    TensorBoard's files lie in ``run/tensorboard``; the others keep theirs where their own settings say.
+    Without a tracker the function does nothing. ``step`` is the last step whose figures the tracker may have from
+    before; TensorBoard discards later ones. Raises VaekitError if the tracker does not start. The first failure after
+    that is logged as a warning. TensorBoard's files are in ``run/tensorboard``; the other trackers' own settings say
+    where theirs are.
     """
     if name is None:
         yield lambda figures, at: None
@@ -43,12 +44,12 @@ def tracking(name: str | None, run: Path, settings: Mapping[str, Any], step: int
     check_tracker(name)
     from accelerate import PartialState
 
-    PartialState(cpu=True)  # Accelerate's loggers refuse to speak without
+    PartialState(cpu=True)  # Accelerate's loggers raise an error without it
     tracker = _tracker(name, run, step)
-    tracker.main_process_only = False  # only the first process comes here
+    tracker.main_process_only = False  # this code runs in the first process only
     try:
         tracker.start()
-        if name != "tensorboard":  # where settings would be files of their own, named after the time
+        if name != "tensorboard":  # TensorBoard would write the settings to extra files, named after the time
             tracker.store_init_configuration(dict(settings))
     except Exception as error:  # each tracker raises its own
         raise VaekitError(f"--track {name} does not start: {' '.join(str(error).split())}") from error
@@ -66,7 +67,7 @@ class _Guarded:
         self._name, self._tracker, self._warned = name, tracker, False
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Send figures; a tracker that has failed is tried again each time, as it may recover."""
+        """Send figures, even after a failure: the tracker may have recovered."""
         self._try(lambda: self._tracker.log(dict(figures), step=step))
 
     def finish(self) -> None:
@@ -78,7 +79,7 @@ class _Guarded:
         except Exception as error:  # noqa: BLE001 — each tracker raises its own
             if not self._warned:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                _logger.warning("--track %s failed, training goes on: %s", self._name, reason)
+                _logger.warning("--track %s failed, training continues: %s", self._name, reason)
             self._warned = True
 
 

@@ -1,4 +1,4 @@
-"""The training loop: from a source of images to a finished run."""
+"""The training loop, from a source of images to a finished run."""
 
 from __future__ import annotations
 
@@ -33,17 +33,18 @@ from vaekit.training.run_writer import RunWriter
 from vaekit.training.schedule import REPORT_EVERY, Schedule, StepSchedule
 from vaekit.training.tracking import tracking
 
-_NAMED_IMAGES = 3  # of a batch on which the loss was not finite
-_ORDINARY_SIGMA, _ORDINARY_WEIGHT = (1e-3, 1e3), 1e4  # beyond these, they are a likelier cause of that than the rate
+_NAMED_IMAGES = 3  # in the message about a batch whose loss was not finite
+# Outside these, sigma or a weight is a likelier cause of a diverged training than the learning rate.
+_ORDINARY_SIGMA, _ORDINARY_WEIGHT = (1e-3, 1e3), 1e4
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands; its figures are of the last batch, in nats per image."""
+    """The progress of a training. Figures are those of the last batch, in nats per image."""
 
     step: int
     total: int | None
-    """Under a deadline, how many steps there will probably be; None before that can be told."""
+    """The number of steps. Under a deadline it is an estimate, and None before there is one."""
     elbo: float
     reconstruction: float
     kl: float
@@ -51,24 +52,24 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to; figures are of the held-out images and the model that was kept, in nats per image."""
+    """The result of a training. Figures are those of the kept model on the held-out images, in nats per image."""
 
     config: Config
     steps: int
     interrupted: bool
-    """Whether it was asked to stop before its end, and can continue from there."""
+    """Whether it was asked to stop early. It can then be resumed."""
     elbo: float
     reconstruction: float
     kl: float
     objective: float
-    """What was maximised: the ELBO, the IWAE bound, or what else ``config.objective`` names."""
+    """The value of ``config.objective``, such as the ELBO or the IWAE bound."""
     sigma: float | None
     components: int
-    """Of the fitted mixture prior; 0 where the images were too few to fit one."""
+    """The number of components of the fitted mixture prior; 0 if there were too few images to fit one."""
 
 
 class Trainer:
-    """One training. Without a deadline, everything that it does is a function of the step."""
+    """One training. Without a deadline, everything in it is a function of the step."""
 
     def __init__(
         self,
@@ -86,17 +87,18 @@ class Trainer:
         report: Callable[[Progress], None] = lambda progress: None,
         working: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """Prepare to train on ``images``, either a source, split as the settings say, or split already.
+        """Prepare to train on ``images`` and to write the run to ``path``.
 
-        ``network`` is trained in place of the one that the settings name; its run is not for ``load_run``.
-        ``deadline``, on the ``clock``, sets the length in place of the settings: all work ends by then. ``stop`` ends
-        it early. With a ``checkpoint`` of the run at ``path``, the training continues from there. The processes of a
-        ``group`` each train on their share of every batch, and the first of them writes the files. Work that may take
-        long and reports no progress is done in ``working(WHAT)``.
+        ``images`` is a source, which is split by the settings, or already a split. ``network`` replaces the one that
+        the settings name; ``load_run`` cannot read such a run. ``deadline``, on the ``clock``, replaces the length in
+        the settings: all work ends by then. ``stop`` is asked between steps whether to end early. With a
+        ``checkpoint`` of the run at ``path``, the training continues from it. Each process of a ``group`` trains on
+        its share of every batch, and the first process writes the files. Long work without progress reports runs
+        within ``working(WHAT)``.
 
-        Raises UsageError for a batch larger than the training part or that the group cannot share equally, SourceError
-        for too few images or images of another shape than the settings', RunError if the checkpoint is of other images
-        or another network than the settings'.
+        Raises UsageError if the batch is larger than the training part, or if the group cannot share it equally.
+        Raises SourceError for too few images, or images of another shape than the settings'. Raises RunError if the
+        checkpoint belongs to other images or another network.
         """
         self.config, self.path, self.checkpoint = config, path, checkpoint
         self.stop, self.report, self.group, self.working = stop, report, group or ProcessGroup(), working
@@ -105,8 +107,8 @@ class Trainer:
             self.fingerprint = self.split.fingerprint()
         if checkpoint is not None and checkpoint.fingerprint != self.fingerprint:
             raise RunError(
-                f"{self.split.images.name} has changed since {path} was begun: other images, or another order or "
-                "size. Restore it, or train anew with --overwrite"
+                f"{self.split.images.name} has changed since {path} was started: other images, or another order or "
+                "size. Restore it, or train again with --overwrite"
             )
         self.split.check(config)
         rows = self.group.rows(config.batch_size)
@@ -127,20 +129,24 @@ class Trainer:
 
     @property
     def network(self) -> VAENetwork:
-        """The network that is trained."""
+        """Return the network that is trained."""
         return self.learner.network
 
     def changed_setting(self) -> list[str]:
-        """Say how machine and versions differ from the checkpoint's, which may change the last bits."""
+        """Return the differences in versions and threads from the checkpoint's.
+
+        Each of them may change the last bits of the results.
+        """
         before = {} if self.checkpoint is None else self.checkpoint.setting
         now = current_setting()
         return [f"{name} {value}, now {now[name]}" for name, value in before.items() if now.get(name, value) != value]
 
     def run(self) -> Outcome:
-        """Train, keep the weights with the best validation, freeze sigma, fit the prior, and write the run.
+        """Train and write the run.
 
-        From a checkpoint, on the same machine and with as many threads, the model becomes bit for bit that of a
-        training that never stopped. Raises VaekitError where the training diverges or a file cannot be written.
+        After the last step, the weights with the best validation are taken, sigma is fixed and the prior is fitted. A
+        resumed training gives bit for bit the same model as one that never stopped, on the same machine and with the
+        same number of threads. Raises VaekitError if the training diverges or a file cannot be written.
         """
         if self.checkpoint is None:
             self.writer.start(self.config, self.holdout_images, self.split.holdout_labels())
@@ -153,7 +159,10 @@ class Trainer:
             return self._end(steps, stopped)
 
     def _timed_schedule(self, deadline: float, clock: Clock) -> TimedSchedule:
-        """Return the schedule that ends at the deadline, after what the checkpoint says of its beginning."""
+        """Return the schedule that ends at the deadline.
+
+        It begins with the schedule recorded in the checkpoint, if there is one.
+        """
         ending = Ending(len(self.split.for_statistics()), len(self.split.holdout), self.config.latent)
         knots = self.checkpoint.knots if self.checkpoint is not None else ()
         device = self.learner.device
@@ -163,7 +172,7 @@ class Trainer:
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        """Take up the state of a checkpoint."""
+        """Restore the state of a checkpoint."""
         try:
             self.learner.restore(checkpoint)
         except (RuntimeError, KeyError) as error:
@@ -177,7 +186,10 @@ class Trainer:
         self.validated, self.kept = checkpoint.validated, checkpoint.step
 
     def _train(self, first: int) -> tuple[int, bool]:
-        """Train from that step on; return the steps done, and whether the training was asked to stop."""
+        """Train from step ``first`` on.
+
+        Returns the steps done, and whether the training was asked to stop.
+        """
         if self.timed is not None:
             self.timed.start()
         for step, pixels in enumerate(self.batches.from_step(first), first):
@@ -200,23 +212,26 @@ class Trainer:
         raise AssertionError("batches never end")
 
     def _aside(self, work: Work, amount: float = 1.0) -> AbstractContextManager[None]:
-        """Return a context for work that is no step, which a deadline has to know of."""
+        """Return a context that measures work other than steps for a deadline."""
         return nullcontext() if self.timed is None else self.timed.aside(work, amount)
 
     def _is_stopped(self, step: int) -> bool:
-        """Whether one of the processes was asked to stop. To agree they wait for each other, so not at every step."""
+        """Return whether any process was asked to stop.
+
+        Several processes must wait for each other to agree, so they do not check at every step.
+        """
         agreed = self.group.size == 1 or step % REPORT_EVERY == 0
         return agreed and self.group.any(self.stop(), self.learner.device)
 
     def _report(self, step: int, draws: Draws, likelihood: TrainingLikelihood) -> None:
-        """Log the figures of a batch and report the progress."""
+        """Log a batch's figures and report the progress."""
         figures = self.learner.batch_figures(draws, likelihood)
         self._check_finite(step, figures["objective"])
         self.writer.log(step, "training", figures)
         self.report(Progress(step, self.schedule.total(), figures["elbo"], figures["reconstruction"], figures["kl"]))
 
     def _validate(self, step: int) -> None:
-        """Measure the held-out images, draw the previews, and keep the weights where they are the best yet."""
+        """Measure the held-out images, draw previews, and keep the best weights."""
         self.learner.share_statistics()
         likelihood = self.learner.current_likelihood()
         with self._aside("evaluation", len(self.holdout_images)):
@@ -231,14 +246,17 @@ class Trainer:
         self.validated = step
 
     def _keep_best(self, step: int, figures: dict[str, float], likelihood: TrainingLikelihood) -> None:
-        """Keep the weights where they are the best yet."""
+        """Keep the weights and write the model if they are the best."""
         if figures["objective"] > self.best.get("objective", -math.inf):
             self.best = figures | {"step": step}
             self.best_weights = self.learner.weights()
             self._save_model(likelihood.float_variance(), None, step)
 
     def _end(self, steps: int, stopped: bool) -> Outcome:
-        """Finish after the last step; a training that was asked to stop can continue from there."""
+        """Finish after the last step.
+
+        A training that was asked to stop keeps its checkpoint, so that it can be resumed.
+        """
         if stopped and steps != self.kept:
             self._save_checkpoint(steps)
         if self.timed is not None and not stopped:
@@ -252,11 +270,11 @@ class Trainer:
         outcome = self._finish(steps, stopped)
         if not stopped:
             self.writer.remove_checkpoint()
-        self.group.wait()  # for the first to write
+        self.group.wait()  # until the first process has written
         return outcome
 
     def _finish(self, steps: int, stopped: bool) -> Outcome:
-        """Freeze the variance and fit the prior over training data, and write the model a last time."""
+        """Fit variance and prior on training images, and write the model."""
         learner = self.learner
         with self.working("measuring training images"):
             draws = learner.evaluate(self._statistics_parts())
@@ -277,10 +295,13 @@ class Trainer:
         )
 
     def _statistics_parts(self) -> Iterator[NDArray[np.uint8]]:
-        """Read, in parts, the training images that the variance and the prior are fitted on; fewer if time is up."""
+        """Yield training images for fitting variance and prior, in parts.
+
+        Under a deadline there may be no time for all parts.
+        """
         chosen = self.split.for_statistics()
         count = -(-len(chosen) // EVALUATION_BATCH)
-        # Under a deadline each part is spread over all images, as the later parts may have to be left out.
+        # Under a deadline each part is spread over all images, because later parts may be skipped.
         parts = np.array_split(chosen, count) if self.timed is None else [chosen[part::count] for part in range(count)]
         read = 0
         for part in parts:
@@ -324,7 +345,10 @@ class Trainer:
         self.writer.save_checkpoint(checkpoint, before)
 
     def _check_finite(self, step: int, figure: float = 0.0) -> None:
-        """Raise VaekitError if a step's loss, or a figure after ``step`` steps, is not finite."""
+        """Raise VaekitError if the training diverged.
+
+        It has if a loss or gradient so far, or ``figure``, is not finite.
+        """
         diverged = int(self.learner.diverged)
         if diverged < 0 and math.isfinite(figure):
             return
@@ -337,7 +361,7 @@ class Trainer:
         )
 
     def _named_batch(self, step: int) -> str:
-        """Return the names of a step's images, of many the first few."""
+        """Return the names of a step's first images, and how many follow."""
         indices = self.batches.indices(step)
         names = ", ".join(self.split.images.name_of(int(index)) for index in indices[:_NAMED_IMAGES])
         more = len(indices) - _NAMED_IMAGES
@@ -345,7 +369,10 @@ class Trainer:
 
 
 def likely_cause(config: Config) -> str:
-    """Say what to change after a training diverged, the setting that lies farthest out of the ordinary first."""
+    """Say which setting to change after a training diverged.
+
+    This is the first one with an extraordinary value; without one, the learning rate.
+    """
     if config.sigma is not None and not _ORDINARY_SIGMA[0] <= config.sigma <= _ORDINARY_SIGMA[1]:
         return f"The likely cause is --sigma {config.sigma:g}: pixels are in [0, 1], and 0.1 is a common value"
     for name, weight in (("--beta", config.beta), ("--free-bits", config.free_bits)):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_RUN = Path("vae")
 
 _LENGTHS = ("epochs", "steps", "max_minutes")
-_NAMED_FILES = 10  # of those left out; the rest is counted
+_NAMED_FILES = 10  # skipped files that are named; the others are only counted
 
 
 @takes_settings
@@ -102,7 +102,7 @@ def train(
         from vaekit.training.tracking import check_tracker
 
     check_tracker(asked.get("track"))
-    if is_first_process():  # the others may come when it has begun the run
+    if is_first_process():  # the first process may already have started the run when others check
         check_run_target(output, overwrite)
     asked["device"] = choose_device(device)
     split = _read_images(source, image_size, asked, quiet)
@@ -110,7 +110,10 @@ def train(
 
 
 def _asked_for(context: typer.Context, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that have a value, without values of ``--config`` that other options have replaced."""
+    """Return the options with values, without values of ``--config`` that were replaced.
+
+    An option on the command line also replaces values that it excludes.
+    """
     unfit = _unfit(options["objective"], options["likelihood"])
     gone = overridden(context, unfit, (*_LENGTHS, "schedule"))
     options = {**options, "schedule": (context.default_map or {}).get("schedule")}  # has no option of its own
@@ -127,7 +130,7 @@ def _read_images(source: str, size: tuple[int, int] | None, asked: Mapping[str, 
 
 
 def _settle(source: str, split: Split, asked: Mapping[str, Any]) -> Config:
-    """Settle what the options leave to the images and to the objective."""
+    """Make the settings: options, and defaults that depend on images and objective."""
     from vaekit.training.schedule import steps_of
 
     count = len(split.training)
@@ -142,7 +145,10 @@ def _settle(source: str, split: Split, asked: Mapping[str, Any]) -> Config:
 def _run(
     config: Config, split: Split, output: Path, checkpoint: Checkpoint | None, quiet: bool, started: float
 ) -> None:
-    """Train, from a checkpoint where there is one; ``started`` is when the command was, by time.monotonic."""
+    """Train, from the checkpoint if there is one.
+
+    ``started`` is the time.monotonic at which the command started.
+    """
     from vaekit.training.processes import join_process_group
     from vaekit.training.trainer import Trainer
 
@@ -168,13 +174,16 @@ def _run(
             working=lambda what: announced(what, say),
         )
         if changed := trainer.changed_setting():
-            say(f"begun with {'; '.join(changed)}: results may differ in their last bits")
+            say(f"started with {'; '.join(changed)}: results may differ in their last bits")
         outcome = trainer.run()
     _summarise(outcome, output, say)
 
 
 def _deadline(config: Config, checkpoint: Checkpoint | None, started: float) -> float | None:
-    """Return when the command must end; a resumed one has as much time as its checkpoint had left."""
+    """Return the time.monotonic at which the command must end; None without a limit.
+
+    A resumed training has the time that was left at its checkpoint.
+    """
     if config.max_minutes is None:
         return None
     left = None if checkpoint is None else checkpoint.seconds_left
@@ -182,7 +191,10 @@ def _deadline(config: Config, checkpoint: Checkpoint | None, started: float) -> 
 
 
 def _resume(run: Path, source: str | None, device: DeviceChoice | None, quiet: bool, started: float) -> None:
-    """Continue a run from its last checkpoint; on another device or from another place if asked."""
+    """Continue a run from its last checkpoint.
+
+    ``source`` and ``device`` replace those of the run if given.
+    """
     check_extra()
 
     say = speaker(quiet)
@@ -205,7 +217,7 @@ def _resume(run: Path, source: str | None, device: DeviceChoice | None, quiet: b
     if checkpoint is None:
         say(f"{run} has no checkpoint yet: starting again from its config.json")
     else:
-        say(f"{run}: going on after step {checkpoint.step:,} {_rest_in_words(config, checkpoint)}, on {config.device}")
+        say(f"{run}: resuming after step {checkpoint.step:,} {_rest_in_words(config, checkpoint)}, on {config.device}")
     _run(config, hold_out(images, config.seed, config.val, validation), run, checkpoint, quiet, started)
 
 
@@ -216,11 +228,11 @@ def _rest_in_words(config: Config, checkpoint: Checkpoint) -> str:
 
 
 def _check_resume(context: typer.Context) -> None:
-    """Raise UsageError for options that would make the rest of a run another than its beginning."""
+    """Raise UsageError for options that cannot be combined with ``--resume``."""
     names = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name}
     others = sorted(names[name] for name in given(context, *names) - {"resume", "source", "device", "quiet"})
     if others:
-        raise UsageError(f"--resume goes on with a run as it was begun: leave out {', '.join(others)}")
+        raise UsageError(f"--resume continues a run with its own settings: leave out {', '.join(others)}")
 
 
 def _unfit(objective: ObjectiveName, likelihood: str) -> set[str]:
@@ -230,13 +242,13 @@ def _unfit(objective: ObjectiveName, likelihood: str) -> set[str]:
 
 
 def _objectives() -> dict[str, tuple[ObjectiveName, ...]]:
-    """Return the options that belong to some objectives only, and these."""
+    """Return the options that only some objectives allow, with these objectives."""
     settings = {known.name: setting_of(known.name) for known in dataclasses.fields(Config)}
     return {name: setting.objectives for name, setting in settings.items() if setting.objectives}
 
 
 def _check_options(asked: Mapping[str, Any]) -> None:
-    """Raise UsageError for values out of range, and for options that contradict each other."""
+    """Raise UsageError for values out of range and for contradictory options."""
     if sum(name in asked for name in _LENGTHS) > 1:
         raise UsageError("--epochs, --steps and --max-minutes each set the length: give one of them")
     for name in ("max_minutes", "lr", "beta", "free_bits"):
@@ -262,7 +274,7 @@ def _check_share(val: str | None) -> None:
 
 
 def _check_objective(objective: ObjectiveName, asked: Collection[str]) -> None:
-    """Raise UsageError if one of the options has no meaning under this objective."""
+    """Raise UsageError for an option that the objective does not allow."""
     for name, objectives in _objectives().items():
         if name in asked and objective not in objectives:
             names = " or ".join(f"--objective {fitting}" for fitting in objectives)
@@ -274,7 +286,7 @@ def _option_name(name: str) -> str:
 
 
 def loss_in_words(config: Config) -> str:
-    """Say what a training minimises, with the weights of its terms."""
+    """Describe the loss and the weights of its terms."""
     if config.objective == "prior-only":
         return "loss in nats per image: 1 x KL, and nothing else: the decoder stays as it is"
     error = "cross-entropy" if config.likelihood == "bernoulli" else _squared_error_in_words(config.sigma)
@@ -299,7 +311,7 @@ def _squared_error_in_words(sigma: float | None) -> str:
 
 
 def _describe(split: Split, config: Config, say: Callable[[str], None]) -> None:
-    """Say what is trained on, and what was left out of it and why."""
+    """Print the number and kind of images, and what was changed."""
     held_out = f"{len(split.holdout):,} held out"
     if split.has_own_validation:
         held_out = f"{len(split.holdout):,} of {split.measured.name} to measure"
@@ -329,7 +341,7 @@ def _describe_changes(images: Images, say: Callable[[str], None]) -> None:
     if images.resized_from:
         say(f"images of {images.resized_from} are resized to cover {height} x {width} and centre-cropped")
     if images.skipped:
-        say(f"left out {len(images.skipped)} files that cannot be read:")
+        say(f"skipped {len(images.skipped)} files that cannot be read:")
         for line in images.skipped[:_NAMED_FILES]:
             say(f"  {line}")
         if len(images.skipped) > _NAMED_FILES:
@@ -338,7 +350,10 @@ def _describe_changes(images: Images, say: Callable[[str], None]) -> None:
 
 @contextmanager
 def _interrupts(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """A function that tells whether Ctrl-C or SIGTERM asked to stop; the second time stops at once."""
+    """Yield a function that returns whether Ctrl-C or SIGTERM asked to stop.
+
+    A second signal stops at once, with KeyboardInterrupt.
+    """
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -375,5 +390,5 @@ def _summarise(outcome: Outcome, run: Path, say: Callable[[str], None]) -> None:
         f"{outcome.reconstruction:.1f} - KL {outcome.kl:.1f} nats per image{bound}{sigma}; prior: {prior}"
     )
     if outcome.interrupted:
-        say(f"it can go on: vaekit train --resume {shlex.quote(str(run))}")
+        say(f"resume it with: vaekit train --resume {shlex.quote(str(run))}")
     say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")

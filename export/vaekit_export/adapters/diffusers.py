@@ -36,13 +36,15 @@ def from_diffusers(
     sigma: float | None = None,
     free_size: bool = False,
 ) -> ForeignVAE:
-    """An ``AutoencoderKL``, or an ``AutoencoderTiny``, whose encoder is deterministic.
+    """Describe an ``AutoencoderKL`` or an ``AutoencoderTiny`` for export.
 
-    ``size`` is (height, width), by default the model's own ``sample_size``; with ``free_size`` it is only the usual
-    one, and all multiples of the downsampling are taken. Latents are the model's own, before its
-    scaling and shift, which the description keeps. These models state no likelihood; ``sigma`` gives an
-    ``AutoencoderKL`` a Gaussian one, for pixels in [0, 1]. Raises UsageError for a size that is no multiple of the
-    downsampling, or where there is none; ExportError for another class, or images of neither 1 nor 3 channels.
+    The encoder of an ``AutoencoderTiny`` is deterministic. ``size`` is (height, width), by default the model's own
+    ``sample_size``. With ``free_size`` it is only the default, and all multiples of the downsampling are accepted.
+    Latents are the model's own, before its scaling and shift; the description has these. The models state no
+    likelihood; ``sigma`` gives an ``AutoencoderKL`` a Gaussian one, for pixels in [0, 1].
+
+    Raises UsageError if the size is missing or is not a multiple of the downsampling. Raises ExportError for a model of
+    another class, and for images that have neither 1 nor 3 channels.
     """
     if not isinstance(model, AutoencoderKL | AutoencoderTiny):
         raise ExportError(f"{type(model).__name__} is none of {', '.join(_CLASSES)}")

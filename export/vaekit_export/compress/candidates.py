@@ -124,7 +124,10 @@ def _headroom(judge: Judge, graphs: Graphs, name: GraphName, data: bytes) -> flo
 
 
 def _tidied(data: bytes) -> bytes:
-    """What another tool made, in vaekit's order. Raises ExportError for a graph that is none."""
+    """Tidy a graph that another tool made.
+
+    Raises ExportError if the graph is invalid.
+    """
     try:
         return apply(data, tidy)
     except Exception as error:  # whatever onnx and onnx_ir say of a graph that does not hold together

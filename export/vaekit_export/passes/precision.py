@@ -53,12 +53,13 @@ def lower(
 ) -> Lowered | None:
     """Lower a graph with as few layers in float as leave ``headroom`` at zero or above.
 
-    Where the whole graph does not reach that, each layer's sensitivity is measured, by the headroom with that layer
-    alone in lower precision, and the most sensitive are left in float one after the other. None where no layer may be
-    lowered.
+    If the whole graph does not reach that, each layer's sensitivity is measured: the headroom with that layer alone in
+    lower precision. The most sensitive layers are then left in float, one after the other. Returns None if no layer can
+    be lowered.
 
-    Where ``convert`` or ``headroom`` raises ExportError, that counts as no headroom at all: a layer that cannot be
-    lowered stays in float. ``report`` is told why the whole graph could not be; one of many layers is then given up.
+    If ``convert`` or ``headroom`` raises ExportError, this counts as no headroom: a layer that cannot be lowered stays
+    in float. If the whole graph fails in this way, ``report`` receives the reason, and a graph with more than
+    ``_MOST_TRIED`` layers is left in float.
     """
 
     def attempt(keep: Collection[str]) -> tuple[bytes, float, str]:

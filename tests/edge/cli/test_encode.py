@@ -506,7 +506,7 @@ def test_leftovers_are_said_once_with_their_count(vaekit: Run, tiny_bundle: Path
     (tmp_path / "pets" / "._a.png").write_bytes(b"no picture")
     done = vaekit("encode", "pets", "-m", tiny_bundle, "-o", "a.npz")
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("left out")]
-    assert said == ["left out 1 picture and 1 folder of names that begin with a dot, or __MACOSX"]
+    said = [line for line in done.stderr.splitlines() if line.startswith("skipped 1")]
+    assert said == ["skipped 1 picture and 1 folder (names with a leading dot, or __MACOSX)"]
     with np.load(tmp_path / "a.npz") as arrays:
         assert len(arrays["mu"]) == 1

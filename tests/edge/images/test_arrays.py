@@ -211,7 +211,7 @@ def test_an_idx_file_that_goes_on_is_refused_at_its_end(tmp_path: Path, pack: Ca
     path = tmp_path / "a"
     path.write_bytes(pack(idx(numbers("|u1", 5, 2)) + b"\0"))
     for read_it in (RowFile(path).mapped, RowFile(path).whole, lambda: read_whole(path)):
-        with pytest.raises(SourceError, match="damaged: it goes on after the 5 rows"):
+        with pytest.raises(SourceError, match="damaged: it holds more than the 5 rows"):
             read_it()
 
 

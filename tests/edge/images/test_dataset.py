@@ -223,7 +223,7 @@ def test_leftovers_of_other_programs_are_passed_over_and_counted(folder: Path) -
     assert before.left_out == ""
     litter(folder)
     images = open_source(str(folder))
-    assert images.left_out == "left out 3 pictures and 3 folders of names that begin with a dot, or __MACOSX"
+    assert images.left_out == "skipped 3 pictures and 3 folders (names with a leading dot, or __MACOSX)"
     assert images.skipped == ()
     assert images.fingerprint() == before.fingerprint()
     assert images.label_names == before.label_names
@@ -239,7 +239,7 @@ def test_a_folder_that_is_named_is_read_whatever_its_name(folder: Path) -> None:
 
 def test_a_folder_of_leftovers_alone_says_so(tmp_path: Path) -> None:
     (tmp_path / "._a.png").write_bytes(b"no picture")
-    with pytest.raises(SourceError, match=r"holds no images.*left out 1 picture of names that begin with a dot"):
+    with pytest.raises(SourceError, match=r"holds no images.*skipped 1 picture \(names with a leading dot"):
         open_source(str(tmp_path))
 
 
@@ -247,7 +247,7 @@ def test_patterns_pass_leftovers_over(folder: Path) -> None:
     litter(folder)
     assert len(open_source(f"{folder}/*/*.png")) == 3
     images = open_source(f"{folder}/*/*/*.png")
-    assert (len(images), images.left_out) == (1, "left out 1 picture of names that begin with a dot, or __MACOSX")
+    assert (len(images), images.left_out) == (1, "skipped 1 picture (names with a leading dot, or __MACOSX)")
     assert len(open_source(f"{folder}/__MACOSX/*/*.png")) == 1
     assert len(open_source(f"{folder}/.cache/*.png")) == 1
 

@@ -1,4 +1,4 @@
-"""Whatever ONNX Runtime does to a graph that is tried, the program that asked goes on and is told in one line."""
+"""Whatever ONNX Runtime does to a graph under trial, the calling program continues and receives one line."""
 
 from __future__ import annotations
 
