@@ -11,10 +11,10 @@ from vaekit_export.passes.shapes import forget_sizes
 
 
 def name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
-    """Give the outputs' free axes their names, where the exporter has formulas of the input's.
+    """Name the outputs' free axes.
 
-    Sizes declared within the graph are dropped, as they use the exporter's names. Raises ExportError where an axis is
-    not free.
+    The exporter describes them by formulas of the input's sizes. The declared sizes of intermediate values are removed,
+    because they use the exporter's names. Raises ExportError if an axis is not free.
     """
     for output in model.graph.outputs:
         assert output.shape is not None
