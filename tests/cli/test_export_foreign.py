@@ -181,7 +181,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
         ("--module", "mymodels:make", "--weights", "v.safetensors", *GIVEN), 1, ("there is no weights file",)
     ),
     "weights of another kind": (
-        ("--module", "mymodels:make", "--weights", "mymodels.py", *GIVEN), 1, ("no .safetensors file", "save_file")
+        ("--module", "mymodels:make", "--weights", "mymodels.py", *GIVEN), 1, ("not a .safetensors file", "save_file")
     ),
     "weights of the whole model for encoder and decoder": (
         ("--module", "mymodels:modules", "--weights", "w.safetensors", *GIVEN),

@@ -281,7 +281,7 @@ def test_a_dimension_that_the_elbo_misses_stays(half_dead: Path, tmp_path: Path,
     said: list[str] = []
     done = squeeze(half_dead, tmp_path / "out", prune=True, say=said.append)
     assert done.pruned == (1, 3)
-    assert any(line.startswith("dimension 0 stays") for line in said)
+    assert any(line.startswith("dimension 0 is kept") for line in said)
 
 
 def test_that_the_elbo_rises_without_a_dimensions_noise_is_no_reason_to_keep_it(
