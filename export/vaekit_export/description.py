@@ -87,14 +87,14 @@ class VAEDescription:
 def _shape(value: object, name: str) -> tuple[int, ...]:
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
         value = (value,)
-    return tuple(as_integer(size, f"{name}'s each size") for size in value)
+    return tuple(as_integer(size, f"size in {name}") for size in value)
 
 
 def _range(value: object) -> tuple[float, float]:
     ends = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else ()
     if len(ends) != 2:
         raise UsageError(f"pixel_range is (black, white), such as (-1, 1), not {value!r}")
-    black, white = (_number(end, "pixel_range's each end") for end in ends)
+    black, white = (_number(end, "each end of pixel_range") for end in ends)
     return black, white
 
 

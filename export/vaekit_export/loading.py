@@ -33,7 +33,7 @@ def call_factory(spec: str) -> ForeignVAE:
         except ModuleNotFoundError as error:
             if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 raise UsageError(
-                    f"there is no module {error.name}, neither installed nor in the current folder"
+                    f"there is no module {error.name}, either installed or in the current folder"
                 ) from error
             raise ExportError(f"importing {module_name} failed: {error}") from error
         except Exception as error:  # a user's module may raise anything
@@ -68,9 +68,9 @@ def load_weights(vae: ForeignVAE, path: Path) -> None:
     wanted = model.state_dict()
     differences = (
         _listed("lacks", sorted(set(wanted) - set(found))),
-        _listed("has besides", sorted(set(found) - set(wanted))),
+        _listed("also has", sorted(set(found) - set(wanted))),
         _listed(
-            "holds in another shape",
+            "has other shapes:",
             [
                 f"{key} {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
                 for key in sorted(set(found) & set(wanted))

@@ -1,4 +1,4 @@
-"""Numbers as callers give them."""
+"""Checks of numbers in arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from vaekit.errors import UsageError
 
 
 def as_integer(value: object, what: str) -> int:
-    """Return a whole number, Python's or NumPy's, as an int. Raises UsageError for floats, booleans and the rest."""
+    """Return a whole number as an int.
+
+    Python's and NumPy's integers are accepted. Raises UsageError for floats, booleans and other values. ``what`` names
+    the value in the message.
+    """
     if not isinstance(value, bool):
         try:
             return operator.index(value)  # type: ignore[arg-type]  # what has no index raises
@@ -20,5 +24,8 @@ def as_integer(value: object, what: str) -> int:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a real number, Python's or NumPy's, and no boolean."""
+    """Return whether a value is a real number and not a boolean.
+
+    Python's and NumPy's numbers are accepted.
+    """
     return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
-"""Graphs opened and run in a process of their own, which may crash, hang or be killed for its memory.
+"""Trial runs of graphs in a separate process, which may crash, hang or run out of memory.
 
-ONNX Runtime's optimiser ends the whole process on some graphs, with a segmentation fault that nothing can catch. Here
-rather than in ``vaekit_export``, so that the process loads neither PyTorch nor onnx.
+On some graphs ONNX Runtime's optimiser ends the process with a segmentation fault, which cannot be caught. This module
+is not in ``vaekit_export``, so that the process loads neither PyTorch nor onnx.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ import numpy as np
 from vaekit.types import Array
 
 TIME_LIMIT = 300.0
-"""Seconds that a graph may take to be opened and run."""
+"""Seconds allowed for opening and running a graph."""
 
-_ROWS = 8  # that a graph is tried on: one of them alone, then all
+_ROWS = 8  # number of rows for a trial: the first alone, then all together
 _GRAPH, _INPUT = "graph.onnx", "rows.npy"
 
 
 class Trial:
-    """A process that tries one graph after the other, and is started anew where one ended it. Close it after use."""
+    """A process that tries graphs, one after the other.
+
+    If a graph crashes it, the next trial starts a new process. Use it as a context manager, which ends the process.
+    """
 
     def __init__(self, *, limit: float = TIME_LIMIT, command: list[str] | None = None) -> None:
         self._limit = limit
@@ -48,14 +51,17 @@ class Trial:
             self._folder.cleanup()
 
     def failure(self, model: bytes, rows: Array) -> str:
-        """Say in words why ONNX Runtime does not run a graph of one input on rows; "" where it does."""
+        """Return why ONNX Runtime cannot run a graph on rows, or "".
+
+        The graph has one input.
+        """
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="vaekit-")
         folder = Path(self._folder.name)
         folder.joinpath(_GRAPH).write_bytes(model)
         np.save(folder / _INPUT, rows[:_ROWS])
         process = self._started()
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it died meanwhile: that is found below
+        with contextlib.suppress(OSError):  # if the process has died, there is no answer below
             process.stdin.write(f"{folder}\n")
             process.stdin.flush()
         try:
@@ -70,7 +76,7 @@ class Trial:
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(  # noqa: S603 — this very module
+            self._process = subprocess.Popen(  # noqa: S603 — it runs this module
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
             self._answers = queue.Queue()
@@ -78,7 +84,7 @@ class Trial:
         return self._process
 
     def _end(self) -> int:
-        """End the process, and return its exit code."""
+        """End the process and return its exit code."""
         process, self._process = self._process, None
         if process is None:
             return 0
@@ -92,7 +98,7 @@ class Trial:
 
 
 def _pass_on(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
-    """Put each line of a process's answers in the queue, and an empty one where it ended."""
+    """Put each line that a process prints in the queue, and "" when it ends."""
     assert process.stdout is not None
     with process.stdout:
         for line in process.stdout:
@@ -114,9 +120,10 @@ def _try(folder: Path) -> str:
             session.run(None, {name: part})
     except VaekitError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 — ONNX Runtime's exceptions have no common base of their own
+    except Exception as error:  # noqa: BLE001 — ONNX Runtime's exceptions have no common base class
         return " ".join(f"ONNX Runtime fails on it: {error}".split())
-    options = onnxruntime.SessionOptions()  # as tolerances are measured later; what it refuses is left out there
+    # Tolerances are later measured on the unoptimised graph too. A crash must happen here; an error does not matter.
+    options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     with contextlib.suppress(Exception):
@@ -125,11 +132,14 @@ def _try(folder: Path) -> str:
 
 
 def _serve() -> None:
-    """Answer each line of stdin, a folder with a graph and rows, with a line of JSON: why it does not run, or ""."""
-    with contextlib.suppress(OSError):  # where memory ends, Linux takes this process first
+    """Try the graph in each folder named on stdin.
+
+    Each answer is one line of JSON: a string that says why the graph cannot run, or "".
+    """
+    with contextlib.suppress(OSError):  # if memory runs out, Linux kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # what libraries print is no answer
+        os.dup2(2, 1)  # so that libraries' prints do not mix with the answers
         for line in sys.stdin:
             answers.write(json.dumps(_try(Path(line.rstrip("\n")))) + "\n")
             answers.flush()

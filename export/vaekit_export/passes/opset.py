@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 
 def drop_later_attributes(model: ir.Model) -> None:
-    """Remove attributes that the model's opset does not have and does not need.
+    """Remove attributes that the model's opset neither has nor needs.
 
     Before opset 18, Split without sizes makes one equal part for each output, and a reduction without axes reduces all
     of them.
