@@ -75,6 +75,6 @@ def measure_effort(model: Model, clock: Clock = time.perf_counter) -> Effort:
 
 
 def within(model: Model, effort: Effort) -> Model:
-    """Return the model with only as many held-out images as the effort uses."""
+    """Return the model with the held-out images that the effort uses."""
     images: Array = model.images[: effort.most(len(model.images))]
     return dataclasses.replace(model, images=images)

@@ -42,7 +42,7 @@ class Layer:
     """Path of the innermost PyTorch module that computes it, with ``(call 2)`` for its second call and so on. It is ""
     for code outside all inner modules, and for the graph's outputs."""
     is_output: bool
-    """Whether it is an output of the graph."""
+    """True for an output of the graph."""
     between: list[str]
     """Nodes since the previous layer whose values PyTorch's graph does not have, each as ``name (operator)``. If this
     is the first layer that differs, the difference begins at one of them or at this node."""
@@ -193,7 +193,7 @@ def _layers(graph: ExportedGraph, modules: Mapping[str, str]) -> list[Layer]:
 
 
 def _with_all_values(graph: ExportedGraph, layers: list[Layer]) -> Callable[[Array], dict[str, Array]]:
-    """Return a function that runs the ONNX graph with all layers as outputs."""
+    """Return a function that runs the graph with all layers as outputs."""
     values = [layer.value for layer in layers]
     session = open_on_cpu(graph.name, apply(graph.onnx, partial(expose, values=values))).session
     return lambda rows: dict(zip(values, session.run(values, {graph.input_name: rows}), strict=True))

@@ -190,7 +190,7 @@ def _run(what: GraphName, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[T
     for output in outputs:
         if not isinstance(output, Tensor):
             raise ExportError(
-                f"the {what} gives {type(output).__name__} where a tensor should be: wrap it in a module that returns "
+                f"the {what} gives {type(output).__name__} instead of a tensor: wrap it in a module that returns "
                 + ("(mu, logvar), or mu alone" if what == "encoder" else "the image")
             )
     return outputs

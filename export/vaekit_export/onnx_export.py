@@ -256,9 +256,10 @@ def minimum_onnxruntime(opset: int) -> str:
 
 
 def _at_opset(model: ir.Model, opset: int) -> ir.Model:
-    """Return the model at an opset, converted by onnx if the exporter wrote a newer one.
+    """Return the model at an opset.
 
-    Raises ExportError if an operator has no form in that opset. It names the operator and an opset that has it.
+    onnx converts it if the exporter wrote a newer opset. Raises ExportError if an operator has no form in the opset,
+    naming the operator and an opset that has it.
     """
     written = model.opset_imports.get("", opset)
     if written > opset:

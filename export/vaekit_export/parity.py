@@ -113,7 +113,10 @@ def check_parity(
 
 
 def onnx_runner(graph: ExportedGraph) -> Runner:
-    """Return a function that runs the graph, in the same session as on the edge."""
+    """Return a function that runs the graph.
+
+    It opens the same session as the edge.
+    """
     return _session_runner(graph, open_on_cpu(graph.name, graph.onnx))
 
 
@@ -141,7 +144,10 @@ def _session_runner(graph: ExportedGraph, opened: GraphSession) -> Runner:
 
 
 def _on_one_thread(graph: ExportedGraph) -> Runner:
-    """Return a function that runs the graph on one thread, where sums are not split."""
+    """Return a function that runs the graph on one thread.
+
+    Sums are then not split between threads.
+    """
     opened = open_graph(graph.name, graph.onnx, Selection("cpu"), probe={}, threads=1)
     return _session_runner(graph, opened)
 

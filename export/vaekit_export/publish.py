@@ -237,9 +237,9 @@ def _latents(model: Model, mu: Array, effort: Effort) -> dict[str, Array]:
 
 
 def _at_other_size(model: Model, encoder: ExportedGraph, decoder: ExportedGraph, effort: Effort) -> list[Check]:
-    """Return inputs of a larger, longer size for both graphs, if sizes are free.
+    """Return inputs of a larger size for both graphs, if sizes are free.
 
-    The images are repeated beyond their edges.
+    The images are repeated beyond their edges, further in width than in height.
     """
     if model.multiple_of is None:
         return []

@@ -29,9 +29,9 @@ class RandomCall:
 
 
 def find_random_call(run: Callable[[Tensor], Outputs], example: Tensor) -> RandomCall | None:
-    """Return the first random call of a module, or None if its outputs repeat.
+    """Return a module's first random call, or None.
 
-    The module runs twice on the same example, with different seeds.
+    The module runs twice on the same example, with different seeds. It is random if the outputs differ.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=()), _Watch() as watch:
         torch.manual_seed(0)

@@ -48,7 +48,10 @@ def write_report(folder: Path, explanations: Sequence[Explanation], tolerances: 
 
 
 def table(explanation: Explanation) -> list[str]:
-    """Return a table of the layers, with the first difference marked, and the headline."""
+    """Return a table of the layers, followed by the headline.
+
+    ``->`` marks the first layer that differs, ``!`` later ones.
+    """
     rows = [("", "node", "operator", "module", "max |a - b|", "mean |a - b|", "of allowed")]
     for layer in explanation.layers:
         mark = "->" if layer is explanation.first else "" if layer.agrees else "!"
@@ -78,7 +81,7 @@ def _document(explanation: Explanation) -> dict[str, Any]:
 
 
 def _draw(explanations: Sequence[Explanation], path: Path) -> None:
-    """Draw errors and histograms by layer, and the worst image of both runtimes."""
+    """Draw errors and histograms by layer, and the worst row of both runtimes."""
     figure = new_figure(13, 4.5 * len(explanations))
     for row, explanation in zip(figure.subplots(len(explanations), 3, squeeze=False), explanations, strict=True):
         _draw_growth(row[0], explanation)

@@ -98,7 +98,10 @@ class Trial:
 
 
 def _pass_on(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
-    """Put each line that a process prints in the queue, and "" when it ends."""
+    """Put each line that a process prints in a queue.
+
+    At the end of the process, put "".
+    """
     assert process.stdout is not None
     with process.stdout:
         for line in process.stdout:

@@ -60,7 +60,7 @@ def assemble(
     rows: Mapping[GraphName, Array],
     record: dict[str, Any],
 ) -> tuple[dict[str, bytes], Manifest]:
-    """Return the contents of the new bundle's files by name, and its manifest.
+    """Return the new bundle's files by name, and its manifest.
 
     ``kept`` are the latent dimensions that the graphs keep. ``rows`` are inputs of each graph, on which tolerances are
     measured. ``record`` goes into the manifest's provenance.
@@ -168,7 +168,7 @@ def _tolerances(parent: Bundle, graphs: Iterable[tuple[bytes, PrecisionName, Arr
 
 
 def _unoptimised(data: bytes, rows: Array) -> list[list[Array]]:
-    """Return the results of the unoptimised graph as a list of one item.
+    """Return the unoptimised graph's results as a list of one item.
 
     The list is empty if ONNX Runtime has no kernel for one of the operators in the file.
     """

@@ -214,7 +214,7 @@ def _check_parent(parent: Bundle, target: Path, prune: bool) -> None:
 
 def _check_replay(bundle: Bundle) -> None:
     if not _opened(bundle).verify().passed:
-        raise CheckError("the new bundle's golden vectors do not replay here, nothing was published")
+        raise CheckError("the new bundle's golden vectors do not replay on this machine: nothing was published")
 
 
 def _opened(bundle: Bundle) -> VAE:

@@ -80,9 +80,9 @@ class Judge:
         self._further_parent_elbos = self._elbos(self.parent)
 
     def psnr(self, graphs: Graphs) -> float:
-        """Return the PSNR in dB between the decoded prior samples and the parent's.
+        """Return the PSNR of the decoded prior samples in dB.
 
-        It is infinite if they are equal.
+        They are compared with the parent's. It is infinite if they are equal.
         """
         return array_psnr(run(graphs.decoder, self.z[:, graphs.kept])[0], self._decoded, 1.0)
 

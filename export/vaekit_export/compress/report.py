@@ -134,27 +134,28 @@ def _notes(graph: GraphReport, flags: frozenset[str]) -> list[str]:
     notes = []
     if graph.in_float:
         layers = ", ".join(graph.in_float)
-        kept = f"float16 weights in {layers}" if graph.precision == "int8-weights" else f"{layers} stayed in float32"
-        notes.append(f"{kept}, as the most sensitive")
+        kept = "have float16 weights" if graph.precision == "int8-weights" else "stay in float32"
+        notes.append(f"the most sensitive layers {kept}: {layers}")
     if graph.rewritten_transposed == 1:
         notes.append("1 transposed convolution became an ordinary one for integer kernels")
     elif graph.rewritten_transposed:
         notes.append(f"{graph.rewritten_transposed} transposed convolutions became ordinary ones for integer kernels")
     if graph.precision != "fp32" and graph.bytes >= graph.parent_bytes:
-        notes.append(f"is no smaller; what {graph.precision} adds to so small a graph is as large as it saves")
+        notes.append(f"not smaller: in so small a graph, {graph.precision} adds as many bytes as it saves")
     for precision, speeds in graph.tried.items():
-        notes.append(f"{graph.precision} was taken, as {precision} runs at {_in_words(speeds)} here")
+        notes.append(f"{graph.precision} was chosen; {precision} runs at {_in_words(speeds)} on this machine")
     no_gain = {batch: speed for batch, speed in graph.speed.items() if speed.median < _GAIN}
     if no_gain:
-        verdict = "is slower" if any(_is_slower(speed) for speed in no_gain.values()) else "gains no speed"
-        notes.append(f"{verdict} here, {_in_words(no_gain)}{_reason(graph, flags)}")
+        verdict = "slower" if any(_is_slower(speed) for speed in no_gain.values()) else "not faster"
+        notes.append(f"{verdict} on this machine, {_in_words(no_gain)}{_reason(graph, flags)}")
     return notes
 
 
 def _is_slower(speed: Speed) -> bool:
-    """Return whether a graph is slower in every round and clearly in the median.
+    """Return whether a graph is clearly slower.
 
-    A smaller difference also occurs when the same graph is timed twice.
+    It must be slower in every round, and clearly in the median. A smaller difference also occurs when the same graph is
+    timed twice.
     """
     return speed.median < 1 / _GAIN and speed.max < 1
 
@@ -164,17 +165,17 @@ def _in_words(speeds: Mapping[int, Speed]) -> str:
 
 
 def _reason(graph: GraphReport, flags: frozenset[str]) -> str:
-    """Return the reason why a graph is not faster, for the end of a note."""
+    """Return why a graph is not faster, as the end of a note."""
     match graph.precision:
         case "int8-weights" | "fp16-weights":
-            return ": it computes in float32, as the bundle that it was made from"
+            return ": it computes in float32, like the bundle that it was made from"
         case "fp16":
             return ": on most processors ONNX Runtime computes float16 in float32"
         case "int8" if graph.transposed:
-            return ": ONNX Runtime has no integer transposed convolution for processors"
+            return ": ONNX Runtime has no integer kernel for transposed convolutions on processors"
         case "int8" if not has_fast_int8(flags):
-            return ": this processor has no VNNI or dot product for 8-bit integers"
+            return ": this processor has no VNNI or other dot product for 8-bit integers"
         case "int8":
-            return ": at that size, turning numbers into integers and back costs what it saves"
+            return ": at this size, the conversion to integers and back takes the time that is saved"
         case "fp32":
             return ""

@@ -1,7 +1,7 @@
 """Graph passes: each file changes an ONNX graph in one way.
 
-A pass is a function that changes an ``onnx_ir.Model`` in place. What it needs besides the model is bound with
-``functools.partial``. Passes are run by ``apply``, from the bytes of an ONNX file to the bytes of another.
+A pass is a function that changes an ``onnx_ir.Model`` in place. Its other arguments are bound with
+``functools.partial``. ``apply`` runs passes on the bytes of an ONNX file and returns the bytes of the new one.
 """
 
 from __future__ import annotations

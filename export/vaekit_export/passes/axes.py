@@ -22,8 +22,8 @@ def name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
             size = output.shape[axis]
             if isinstance(size, int):
                 raise ExportError(
-                    f"the model works for one size only: {output.name} has a {name} of {size} whatever the input's. "
-                    "Let its layers take sizes as they come, or export it at one size"
+                    f"the model works for one size only: {output.name} always has a {name} of {size}. Let its layers "
+                    "follow the input's size, or export it at one size"
                 )
         output.shape = ir.Shape([axes.get(axis, size) for axis, size in enumerate(output.shape)])
     forget_sizes(model)

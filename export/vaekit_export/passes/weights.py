@@ -55,7 +55,7 @@ def _channel_axis(node: ir.Node) -> int:
 
 
 def _from_int8(graph: ir.Graph, weight: ir.Value, values: Array, axis: int) -> list[ir.Node]:
-    """Replace a weight by int8 and scales; return the nodes that restore it."""
+    """Replace a weight by int8 and scales; return the restoring nodes."""
     others = tuple(index for index in range(values.ndim) if index != axis % values.ndim)
     scale = np.abs(values).max(others, keepdims=True) / np.float32(_LARGEST_INT8)
     scale[scale == 0] = 1.0
@@ -69,7 +69,7 @@ def _from_int8(graph: ir.Graph, weight: ir.Value, values: Array, axis: int) -> l
 
 
 def _from_fp16(graph: ir.Graph, weight: ir.Value, values: Array) -> list[ir.Node]:
-    """Replace a weight by float16; return the node that restores it."""
+    """Replace a weight by float16; return the restoring node."""
     stored = add_weight(graph, f"{weight.name}_fp16", values.astype(np.float16))
     return [_cast(f"{weight.name}_Cast", stored, _replaced(graph, weight))]
 
