@@ -41,7 +41,7 @@ def from_pythae(model: BaseAE) -> ForeignVAE:
     name = str(model.model_name)
     if name not in _DIAGONAL + _DETERMINISTIC:
         raise ExportError(
-            f"pythae's {name} cannot be exported: it is more than its encoder and decoder. Models that can: "
+            f"pythae's {name} cannot be exported: it is more than its encoder and decoder. These can: "
             + ", ".join(_DIAGONAL + _DETERMINISTIC)
         )
     config = model.model_config

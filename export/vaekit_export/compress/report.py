@@ -172,7 +172,7 @@ def _reason(graph: GraphReport, flags: frozenset[str]) -> str:
         case "fp16":
             return ": on most processors ONNX Runtime computes float16 in float32"
         case "int8" if graph.transposed:
-            return ": ONNX Runtime has no integer kernel for transposed convolutions on processors"
+            return ": ONNX Runtime's CPU provider has no integer kernel for transposed convolutions"
         case "int8" if not has_fast_int8(flags):
             return ": this processor has no VNNI or other dot product for 8-bit integers"
         case "int8":
