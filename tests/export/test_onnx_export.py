@@ -383,7 +383,7 @@ def false_shape(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (other_opset, "opset 18 where 17"),
+        (other_opset, "opset 18 instead of 17"),
         (higher_ir, "IR version 10.*only 8"),
         (foreign_operator, "com.microsoft"),
         (foreign_domain_alone, "com.example"),
