@@ -114,7 +114,10 @@ class VAE:
         return outputs[0], outputs[1] if len(outputs) > 1 else None
 
     def posterior(self, images: Floats) -> tuple[Array, Array]:
-        """Return mu and logvar as ``encode`` does. Raises UsageError if the encoder is deterministic."""
+        """Return mu and logvar as ``encode`` does.
+
+        Raises UsageError if the encoder is deterministic.
+        """
         mu, logvar = self.encode(images)
         if logvar is None:
             raise UsageError(f"{self.bundle.path} has a deterministic encoder: it gives mu but no logvar")

@@ -1,4 +1,4 @@
-"""From a trained run, or any other VAE, to a bundle: ONNX export, the parity gate, golden vectors.
+"""Export of a run, or of any other VAE, to a bundle: ONNX graphs, parity gate, golden vectors.
 
 Needs the extra `train`.
 """

@@ -1,4 +1,4 @@
-"""A VAE of any library as ``export_vae`` takes it: two modules and a description of them."""
+"""A VAE from any library for ``export_vae``: two modules and their description."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from vaekit.types import LikelihoodName
 
 @dataclass(frozen=True)
 class VAEDescription:
-    """What a VAE's modules do not say of themselves. Raises UsageError for what cannot be."""
+    """The properties of a VAE that its modules do not state.
+
+    Raises UsageError for impossible values.
+    """
 
     image_shape: tuple[int, int, int]
-    """(C, H, W); C is 1 or 3. Lists and NumPy's integers are taken too, here and below."""
+    """Shape of one image, (C, H, W), where C is 1 or 3. Lists and NumPy's integers are accepted too, here and below."""
     latent_shape: tuple[int, ...]
-    """Of one latent: (d,), or (c, h, w) for a map; d alone means (d,)."""
+    """Shape of one latent: (d,), or (c, h, w) for a map; d alone means (d,)."""
     pixel_range: tuple[float, float] = (0.0, 1.0)
-    """What the modules take and give for black and white, such as (-1, 1). The bundle's images are in [0, 1]: the way
-    to this range and back becomes part of the graphs."""
+    """The modules' values of black and white, such as (-1, 1). The bundle's images are in [0, 1]; the conversions
+    become part of the graphs."""
     likelihood: LikelihoodName = "none"
-    """p(x|z): ``gaussian``, ``bernoulli``, or ``none`` where it is not known; then images have no score."""
+    """p(x|z): ``gaussian``, ``bernoulli``, or ``none`` if it is not known; then images have no score."""
     sigma: float | None = None
-    """Of the Gaussian, for pixels in [0, 1]."""
+    """Standard deviation of the Gaussian, for pixels in [0, 1]."""
     scaling: Scaling | None = None
-    """How models that were trained on the latents take them. It is kept in the manifest, not applied in the graphs."""
+    """How models trained on the latents scale them. It is kept in the manifest and not applied in the graphs."""
     multiple_of: int | None = None
-    """Where height and width are free: they may be any multiples of this many pixels, and latents, which must be maps,
-    grow with them. The sizes above are then the usual ones."""
+    """If set, height and width may be any multiples of this many pixels. Latents must then be maps, and grow with the
+    image. The sizes above are then the defaults."""
     name: str = "VAE"
-    """Of the model, for the manifest."""
+    """Name of the model, for the manifest."""
 
     def __post_init__(self) -> None:
         self._make_plain()
@@ -56,7 +59,10 @@ class VAEDescription:
             raise UsageError(str(error)) from error
 
     def _make_plain(self) -> None:
-        """Take lists for tuples, NumPy's numbers for Python's and a number for the shape of a vector."""
+        """Convert the fields to plain tuples and Python numbers.
+
+        A single number for the latent's shape becomes a tuple.
+        """
         plain = {
             "image_shape": _shape(self.image_shape, "image_shape"),
             "latent_shape": _shape(self.latent_shape, "latent_shape"),
@@ -74,21 +80,21 @@ class VAEDescription:
             raise UsageError(f"mean and std of the scaling are one number for each channel of {self.latent_shape}")
 
     def as_likelihood(self) -> Likelihood:
-        """The likelihood as the manifest keeps it."""
+        """Return the likelihood for the manifest."""
         return Likelihood(self.likelihood, self.sigma)
 
 
 def _shape(value: object, name: str) -> tuple[int, ...]:
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
         value = (value,)
-    return tuple(as_integer(size, f"{name}'s each size") for size in value)
+    return tuple(as_integer(size, f"size in {name}") for size in value)
 
 
 def _range(value: object) -> tuple[float, float]:
     ends = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else ()
     if len(ends) != 2:
         raise UsageError(f"pixel_range is (black, white), such as (-1, 1), not {value!r}")
-    black, white = (_number(end, "pixel_range's each end") for end in ends)
+    black, white = (_number(end, "each end of pixel_range") for end in ends)
     return black, white
 
 
@@ -99,19 +105,19 @@ def _number(value: object, name: str) -> float:
 
 
 def _check_free_size(image: tuple[int, int, int], latent: tuple[int, ...], step: int) -> None:
-    """Raise UsageError unless sizes that are multiples of ``step`` have latents of whole sizes."""
+    """Raise UsageError unless multiples of ``step`` pixels give whole latent sizes."""
     if len(latent) != 3:
         raise UsageError(f"multiple_of leaves height and width free: latents must then be maps (c, h, w), not {latent}")
     for size, code in zip(image[1:], latent[1:], strict=True):
         if step < 1 or size % step or size % code or step % (size // code):
             raise UsageError(
                 f"images of {image[1]} x {image[2]} with latents of {latent[1]} x {latent[2]} cannot come in multiples "
-                f"of {step}: it must divide the image's sizes, and be a multiple of what the model downsamples by"
+                f"of {step}: it must divide the image's sizes, and be a multiple of the model's downsampling factor"
             )
 
 
 class ForeignVAE(NamedTuple):
-    """A VAE of any library, ready for ``export_vae``: what adapters give, and what a factory returns."""
+    """A VAE from any library, ready for ``export_vae``. Adapters and factories return it."""
 
     encoder: nn.Module
     """image (B, C, H, W) → mu and logvar, or mu alone."""
@@ -119,4 +125,4 @@ class ForeignVAE(NamedTuple):
     """z (B, …) → image (B, C, H, W)."""
     description: VAEDescription
     model: nn.Module | None = None
-    """The module that a file of weights belongs to; by default the two as ``encoder.…`` and ``decoder.…``."""
+    """The module that a weights file belongs to. By default it is both modules, as ``encoder.…`` and ``decoder.…``."""

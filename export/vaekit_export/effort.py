@@ -1,4 +1,4 @@
-"""How many rows the parity gate takes, and in which batches, by what one row costs."""
+"""The number of rows and the batch sizes of the parity gate, by the cost of a row."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from vaekit_export.model import Model
 from vaekit_export.parity import BATCH_SIZES, BatchDependenceError, torch_runner
 
 Clock = Callable[[], float]
-"""Seconds from any beginning on."""
+"""Returns seconds since an arbitrary start."""
 
-_CHEAP = 0.05  # seconds a row, up to which the gate takes all rows
-_COSTLY = 1.0  # seconds a row, from which every row goes through one batch alone
+_CHEAP = 0.05  # seconds per row, up to which the gate uses all rows
+_COSTLY = 1.0  # seconds per row, from which each row is run in one batch only
 _FEW_SIZES = (1, 2, 3)
 _FEWEST_ROWS = sum(_FEW_SIZES)
-_SECONDS_OF_ROWS = 6.0  # that the rows of one kind take once through; the gate takes them at four batch sizes
+_SECONDS_OF_ROWS = 6.0  # for one pass over the rows of one kind; the gate makes one for each of four batch sizes
 _TIMES = 3
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What the gate takes of a model."""
+    """The rows and batch sizes that the gate uses for a model."""
 
     seconds: float = 0.0
-    """That one row takes through encoder and decoder in PyTorch."""
+    """Time of one row through encoder and decoder in PyTorch."""
     batch_sizes: tuple[int, ...] = BATCH_SIZES
     rows: int | None = None
-    """Of a kind, at most; None where all are taken."""
+    """Largest number of rows of one kind; None for all."""
 
     @property
     def once(self) -> bool:
-        """Whether each row is run in one batch only, of one of the sizes."""
+        """Return whether each row is run in one batch only."""
         return self.batch_sizes == _FEW_SIZES
 
     def most(self, count: int) -> int:
-        """Return how many of so many rows are taken."""
+        """Return how many of ``count`` rows to use."""
         return count if self.rows is None else min(self.rows, count)
 
 
 def effort_for(seconds: float) -> Effort:
-    """Decide by the seconds that a row takes through both graphs in PyTorch."""
+    """Choose the effort for the seconds that a row takes in PyTorch."""
     if seconds <= _CHEAP:
         return Effort(seconds)
     if seconds >= _COSTLY:
@@ -53,9 +53,10 @@ def effort_for(seconds: float) -> Effort:
 
 
 def measure_effort(model: Model, clock: Clock = time.perf_counter) -> Effort:
-    """Time one image through both modules, the best of three where it is quick, and decide.
+    """Time one image through both modules and choose the effort.
 
-    Raises BatchDependenceError where a module does not take a single row.
+    The best of three timings counts; slow modules are timed once. Raises BatchDependenceError if a module does not
+    accept a single row.
     """
     encode, decode = torch_runner(model.encoder, "encoder"), torch_runner(model.decoder, "decoder")
     best = float("inf")
@@ -63,9 +64,9 @@ def measure_effort(model: Model, clock: Clock = time.perf_counter) -> Effort:
         began = clock()
         try:
             decode(encode(model.images[:1])[0])
-        except ExportError as error:  # two rows went through before
+        except ExportError as error:  # two rows worked before
             raise BatchDependenceError(
-                f"parity failed, nothing was published: a row needs the other rows of its batch: {error}"
+                f"parity failed, nothing was published: the model does not accept a single row: {error}"
             ) from error
         best = min(best, clock() - began)
         if best >= _COSTLY:
@@ -74,6 +75,6 @@ def measure_effort(model: Model, clock: Clock = time.perf_counter) -> Effort:
 
 
 def within(model: Model, effort: Effort) -> Model:
-    """Return the model with no more held-out images than the effort takes."""
+    """Return the model with the held-out images that the effort uses."""
     images: Array = model.images[: effort.most(len(model.images))]
     return dataclasses.replace(model, images=images)

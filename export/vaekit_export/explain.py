@@ -1,9 +1,9 @@
-"""Where ONNX Runtime and PyTorch part ways: intermediates compared, and the first node that differs named.
+"""Layer-by-layer comparison of ONNX Runtime and PyTorch, to find the first node that differs.
 
-The exporter captures a module as a graph of PyTorch's operators and names the values of the ONNX graph after the nodes
-of that one. So PyTorch's graph is interpreted node by node, the ONNX graph runs with the same values as outputs, and
-each pair is compared. The outputs are compared with what the module itself returns, so that a fault of the capture
-shows as well.
+The exporter captures a module as a graph of PyTorch's operators, and names the values of the ONNX graph after that
+graph's nodes. So PyTorch's graph is interpreted node by node, the ONNX graph runs with the same values as outputs, and
+each pair is compared. The graph's outputs are compared with those of the module itself, so that an error of the capture
+shows too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DECADES = range(-10, 3)
 
 @dataclass
 class Layer:
-    """A value that both runtimes compute, and how far they lie apart over all rows."""
+    """A value that both runtimes compute, and their difference over all rows."""
 
     value: str
     """The value's name in the ONNX graph."""
@@ -39,20 +39,20 @@ class Layer:
     """The node that computes it."""
     operator: str
     module: str
-    """Path of the innermost PyTorch module that computes it, with ``(call 2)`` from its second call on; "" for code
-    outside of all inner modules, and for the graph's outputs."""
+    """Path of the innermost PyTorch module that computes it, with ``(call 2)`` for its second call and so on. It is ""
+    for code outside all inner modules, and for the graph's outputs."""
     is_output: bool
-    """Whether it is an output of the graph."""
+    """True for an output of the graph."""
     between: list[str]
-    """Nodes since the layer before it whose values PyTorch's graph does not have, each as ``name (operator)``: one of
-    them, or this node, differs first where this layer does."""
+    """Nodes since the previous layer whose values PyTorch's graph does not have, each as ``name (operator)``. If this
+    is the first layer that differs, the difference begins at one of them or at this node."""
     max_abs: float = 0.0
-    """Largest |a − b|; infinite where a result is not finite."""
+    """Largest |a − b|; infinite if a result is not finite."""
     mean_abs: float = 0.0
     max_ratio: float = 0.0
-    """Largest |a − b| / (atol · max(1, max|b|) + rtol · |b|): the layer agrees where this is at most 1."""
+    """Largest |a − b| / (atol · max(1, max|b|) + rtol · |b|): the layer agrees if this is at most 1."""
     histogram: list[int] = field(default_factory=lambda: [0] * (len(DECADES) + 1))
-    """Elements by |a − b|: under 1e-10, a decade each up to 1e2, and what is beyond."""
+    """Number of elements by |a − b|: below 1e-10, then one bin per decade up to 1e2, then the rest."""
 
     @property
     def agrees(self) -> bool:
@@ -62,31 +62,31 @@ class Layer:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One graph against its module, layer by layer in the order of the graph."""
+    """A comparison of one graph with its module, layer by layer in the graph's order."""
 
     graph: str
     rows: int
     layers: list[Layer]
     nodes: int
-    """Of the ONNX graph; those without a layer of their own are counted with the next one that has."""
+    """Number of nodes in the ONNX graph."""
     worst_row: int
     """The row whose outputs differ most."""
     worst_onnx: Array
-    """Its first output by ONNX Runtime."""
+    """ONNX Runtime's first output for that row."""
     worst_torch: Array
-    """The same by PyTorch."""
+    """PyTorch's first output for that row."""
 
     @property
     def first(self) -> Layer | None:
-        """The first layer that differs; None where all agree."""
+        """Return the first layer that differs, or None if all agree."""
         return next((layer for layer in self.layers if not layer.agrees), None)
 
     def headline(self) -> str:
-        """In a line, where the error begins and how it grows."""
+        """Say in one line where the error begins and how it grows."""
         if self.first is None:
             return (
-                f"{self.graph}: every layer agrees once its intermediates are outputs, so that what differs comes from "
-                "an optimisation of ONNX Runtime's"
+                f"{self.graph}: every layer agrees if its intermediates are outputs, so the difference comes from an "
+                "optimisation of ONNX Runtime"
             )
         layer, last = self.first, self.layers[-1]
         outer = "the graph's own output" if layer.is_output else "between modules"
@@ -100,7 +100,7 @@ class Explanation:
 
 def explain(graph: ExportedGraph, rows: Array, tolerances: Tolerances, *, opset: int) -> Explanation:
     """Compare every value that both graphs have, on all rows (N, …)."""
-    example = np.resize(rows, (2, *rows.shape[1:]))  # of one row, the batch would be no axis
+    example = np.resize(rows, (2, *rows.shape[1:]))  # with one row, the exporter would fix the batch size
     captured, modules = _capture(graph, example, opset)
     layers = _layers(graph, modules)
     run_onnx, run_torch = _with_all_values(graph, layers), torch_runner(graph.module)
@@ -120,7 +120,7 @@ def explain(graph: ExportedGraph, rows: Array, tolerances: Tolerances, *, opset:
 
 
 class _Interpreter(fx.Interpreter):
-    """Runs PyTorch's graph and keeps the results of the nodes that are wanted."""
+    """Interpreter of PyTorch's graph that keeps the results of the given nodes."""
 
     def __init__(self, captured: fx.GraphModule, wanted: set[str]) -> None:
         super().__init__(captured)
@@ -128,7 +128,7 @@ class _Interpreter(fx.Interpreter):
         self._kept: dict[str, Array] = {}
 
     def values_of(self, rows: Array) -> dict[str, Array]:
-        """The wanted nodes' results for rows, by name."""
+        """Return the results of the given nodes for rows, by name."""
         with torch.inference_mode():
             self.run(torch.from_numpy(rows))
         return self._kept
@@ -141,7 +141,10 @@ class _Interpreter(fx.Interpreter):
 
 
 def _capture(graph: ExportedGraph, example: Array, opset: int) -> tuple[fx.GraphModule, dict[str, str]]:
-    """PyTorch's graph as the exporter captured it, and by node of one tensor the module that computes it."""
+    """Capture PyTorch's graph as the exporter does.
+
+    Returns it with the module of each node that gives one tensor, by name.
+    """
     program = export_program(
         graph.module,
         torch.from_numpy(example),
@@ -162,7 +165,10 @@ def _is_tensor(node: fx.Node) -> bool:
 
 
 def _module_of(node: fx.Node) -> str:
-    """The innermost module of a node. PyTorch marks the calls after a module's first with ``@1`` and so on."""
+    """Return the path of a node's innermost module.
+
+    PyTorch marks a module's second call with ``@1``, and so on.
+    """
     stack = node.meta.get("nn_module_stack") or {"": ("", None)}
     key, (path, _) = list(stack.items())[-1]
     call = key.rpartition("@")[2] if "@" in key else ""
@@ -170,7 +176,7 @@ def _module_of(node: fx.Node) -> str:
 
 
 def _layers(graph: ExportedGraph, modules: Mapping[str, str]) -> list[Layer]:
-    """The values of the ONNX graph that are its outputs or that PyTorch's graph has too."""
+    """List the layers: outputs of the ONNX graph, and values in both graphs."""
     layers: list[Layer] = []
     between: list[str] = []
     for node in read(graph.onnx).graph:
@@ -187,14 +193,17 @@ def _layers(graph: ExportedGraph, modules: Mapping[str, str]) -> list[Layer]:
 
 
 def _with_all_values(graph: ExportedGraph, layers: list[Layer]) -> Callable[[Array], dict[str, Array]]:
-    """A function that runs the ONNX graph with every layer as an output, in one session."""
+    """Return a function that runs the graph with all layers as outputs."""
     values = [layer.value for layer in layers]
     session = open_on_cpu(graph.name, apply(graph.onnx, partial(expose, values=values))).session
     return lambda rows: dict(zip(values, session.run(values, {graph.input_name: rows}), strict=True))
 
 
 def _add(layer: Layer, actual: Array, expected: Array, tolerances: Tolerances, *, share: float) -> None:
-    """Count a batch's differences, which is ``share`` of all rows, in a layer."""
+    """Add a batch's differences to a layer.
+
+    ``share`` is the batch's share of all rows.
+    """
     a, b = actual.astype(np.float64), expected.astype(np.float64)
     if a.shape != b.shape:
         layer.max_abs = layer.mean_abs = layer.max_ratio = np.inf

@@ -1,4 +1,4 @@
-"""Any VAE becomes a bundle: an encoder, a decoder and a description of them, whatever library they come from."""
+"""Export of a VAE from any library: an encoder, a decoder and their description."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def export_vae(
     dataset: str = "images given",
     say: Say = lambda message: None,
 ) -> Export:
-    """Export any encoder and decoder behind the parity gate, and publish the bundle whole or not at all.
+    """Export an encoder and a decoder, check them, and write a bundle.
 
-    ``encoder`` takes images (B, C, H, W) in the description's pixel range and gives (mu, logvar), or mu alone: then the
-    posterior is deterministic and images have no score. ``decoder`` takes z and gives images in that range; what
-    leaves it is clipped. Both are float32 modules on the CPU, and are exported in evaluation mode.
+    ``encoder`` maps images (B, C, H, W) in the description's pixel range to (mu, logvar), or to mu alone. In the second
+    case the posterior is deterministic, and images have no score. ``decoder`` maps z to images in the same range;
+    values outside the range are clipped. Both are float32 modules on the CPU. They are exported in evaluation mode.
 
-    ``images`` are uint8, or floats in [0, 1], (N, C, H, W), which the model was not trained on: parity is checked on
-    them, and the manifest keeps statistics of their latents and percentiles of their scores. ``golden`` and
-    ``explained`` are as for ``export_run``; ``dataset`` names the images in the manifest.
+    ``images`` (N, C, H, W) are uint8, or floats in [0, 1], and were not used for training. Parity is checked on them.
+    The manifest keeps statistics of their latents and percentiles of their scores. ``golden`` and ``explained`` are as
+    for ``export_run``. ``dataset`` names the images in the manifest.
 
-    Raises UsageError for arguments out of range, ExportError for modules that are not what is described, are random,
-    cannot be exported at that opset or fit no ONNX file, ParityError where results differ, or a row's result depends on
-    the other rows of its batch. Random generators are as before afterwards.
+    Raises UsageError for arguments out of range. Raises ExportError for modules that do not match the description, are
+    random, cannot be exported at that opset, or are too large for one ONNX file. Raises ParityError if results differ,
+    or if a row's result depends on the other rows of its batch. The states of random generators are restored.
     """
     target = Path(bundle_path)
     check_request(target, opset, golden)
@@ -83,7 +83,10 @@ def export_vae(
 
 
 class _Encoder(nn.Module):
-    """image (B, C, H, W) in [0, 1] → what the encoder gives for it in its own range, mu and logvar or mu alone."""
+    """image (B, C, H, W) in [0, 1] → mu and logvar, or mu alone.
+
+    The image is moved to the wrapped encoder's pixel range first.
+    """
 
     def __init__(self, encoder: nn.Module, low: float, high: float) -> None:
         super().__init__()
@@ -95,7 +98,7 @@ class _Encoder(nn.Module):
         found = self.encoder(image)
         if isinstance(found, tuple | list):
             return tuple(found) if len(found) > 1 else found[0]
-        return found  # type: ignore[no-any-return]  # of what kind it is, is checked before any use
+        return found  # type: ignore[no-any-return]  # its type is checked before any use
 
 
 class _Decoder(nn.Module):
@@ -106,7 +109,7 @@ class _Decoder(nn.Module):
         self.decoder, self.low, self.high = decoder, low, high
 
     def unclipped(self, z: Tensor) -> Tensor:
-        """The decoder's image with its range moved to [0, 1], which it may leave."""
+        """Decode z and move the pixel range to [0, 1], without clipping."""
         image: Tensor = self.decoder(z)
         if (self.low, self.high) != (0.0, 1.0):
             width = self.high - self.low
@@ -121,21 +124,22 @@ def _checked_images(images: NDArray[Any], shape: tuple[int, int, int]) -> Array:
     array = np.asarray(images)
     if array.ndim != 4 or array.shape[1:] != shape or not len(array):
         raise UsageError(
-            f"images must be (N, {', '.join(map(str, shape))}) as described, one or more, not {array.shape}"
+            f"images must have the description's shape (N, {', '.join(map(str, shape))}), with N at least 1, not "
+            f"{array.shape}"
         )
     if array.dtype == np.uint8:
         return array.astype(np.float32) / np.float32(255)
     if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):  # not (NaN >= 0)
         values = "" if array.dtype.kind != "f" else f" from {array.min():g} to {array.max():g}"
         raise UsageError(
-            "images must be uint8, or finite floats in [0, 1] whatever the model's own range is; these are "
+            "images must be uint8, or finite floats in [0, 1], even if the model's own range is another; these are "
             f"{array.dtype}{values}"
         )
     return np.ascontiguousarray(array, np.float32)
 
 
 def _check_weights(what: GraphName, module: nn.Module) -> None:
-    """Raise ExportError for weights that are not float32 on the CPU."""
+    """Raise ExportError unless all weights are float32 and on the CPU."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         inner = name.partition(".")[2]
         if tensor.device.type != "cpu":
@@ -149,13 +153,16 @@ def _check_weights(what: GraphName, module: nn.Module) -> None:
 def _check_modules(
     encoder: _Encoder, decoder: _Decoder, description: VAEDescription, pixels: Tensor, say: Say
 ) -> PosteriorName:
-    """Run both on two images, raise ExportError unless all is as described, and return the posterior's name."""
+    """Run both modules on two images and return the posterior's name.
+
+    Raises ExportError if they do not match the description.
+    """
     two = pixels if len(pixels) == 2 else pixels.repeat(2, 1, 1, 1)
     codes = _run("encoder", encoder, two)
     if len(codes) > 2:
         raise ExportError(
             f"the encoder gives {len(codes)} outputs: it must give mu and logvar, or mu alone. Wrap it in a module "
-            "that leaves the others out"
+            "that returns only these"
         )
     for name, code in zip(("mu", "logvar"), codes, strict=False):
         _check_output("encoder", name, code, (2, *description.latent_shape), "latent_shape")
@@ -177,13 +184,13 @@ def _check_modules(
 def _run(what: GraphName, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[Tensor, ...]:
     try:
         found = run(rows)
-    except Exception as error:  # whatever a stranger's module raises
+    except Exception as error:  # a user's module may raise anything
         raise ExportError(f"the {what} fails on an input of shape {tuple(rows.shape)}: {_one_line(error)}") from error
     outputs = found if isinstance(found, tuple) and what == "encoder" else (found,)
     for output in outputs:
         if not isinstance(output, Tensor):
             raise ExportError(
-                f"the {what} gives {type(output).__name__} where a tensor should be: wrap it in a module that returns "
+                f"the {what} gives {type(output).__name__} instead of a tensor: wrap it in a module that returns "
                 + ("(mu, logvar), or mu alone" if what == "encoder" else "the image")
             )
     return outputs
@@ -192,7 +199,7 @@ def _run(what: GraphName, run: Callable[[Tensor], Any], rows: Tensor) -> tuple[T
 def _check_output(what: GraphName, name: str, output: Tensor, shape: tuple[int, ...], field: str) -> None:
     if tuple(output.shape) != shape:
         raise ExportError(
-            f"the {what} gives {name} of shape {tuple(output.shape)} for two inputs, where {field} asks for {shape}"
+            f"the {what} gives {name} of shape {tuple(output.shape)} for two inputs, but {field} asks for {shape}"
         )
     if output.dtype != torch.float32:
         raise ExportError(f"the {what} gives {name} as {_name(output.dtype)}, not float32")
@@ -201,25 +208,25 @@ def _check_output(what: GraphName, name: str, output: Tensor, shape: tuple[int, 
 
 
 def _check_deterministic(what: GraphName, module: nn.Module, rows: Tensor) -> None:
-    """Raise ExportError where a module gives something else for the same input, saying what in it is random."""
+    """Raise ExportError if a module is random, naming the random call."""
     call = find_random_call(lambda example: _run(what, module, example), rows)
     if call is None:
         return
     place = f" in {call.place}" if call.place else ""
     if call.dropout:
         raise ExportError(
-            f"the {what} is random: dropout is on{place} though the module is in evaluation mode. F.dropout needs "
+            f"the {what} is random: dropout is on{place}, although the module is in evaluation mode. F.dropout needs "
             "training=self.training"
         )
     raise ExportError(
         f"the {what} is random: it calls {call.operator}{place}. If it samples z, let it return mu and logvar instead: "
-        "noise must stay outside of the graph, so that seeds mean the same everywhere"
+        "noise must stay outside the graph, so that a seed gives the same latents everywhere"
     )
 
 
 @contextmanager
 def _evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Modules in evaluation mode, and afterwards as they were."""
+    """Put modules in evaluation mode, and restore their modes afterwards."""
     before = [(layer, layer.training) for module in modules for layer in module.modules()]
     for module in modules:
         module.eval()

@@ -19,9 +19,10 @@ _NAMED_KEYS = 3
 
 
 def call_factory(spec: str) -> ForeignVAE:
-    """Call the factory ``package.module:factory``; the current folder is searched as well.
+    """Call the factory ``package.module:factory``.
 
-    Raises UsageError for a factory that does not exist, ExportError where it fails or does not return a VAE.
+    The module may be installed or in the current folder. Raises UsageError for a factory that does not exist, and
+    ExportError if it fails or does not return a VAE.
     """
     module_name, _, factory_name = spec.partition(":")
     if not module_name or not factory_name.isidentifier():
@@ -32,10 +33,10 @@ def call_factory(spec: str) -> ForeignVAE:
         except ModuleNotFoundError as error:
             if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 raise UsageError(
-                    f"there is no module {error.name}, neither installed nor in the current folder"
+                    f"there is no module {error.name}, either installed or in the current folder"
                 ) from error
             raise ExportError(f"importing {module_name} failed: {error}") from error
-        except Exception as error:  # whatever a stranger's module raises
+        except Exception as error:  # a user's module may raise anything
             raise ExportError(f"importing {module_name} failed: {_one_line(error)}") from error
         factory = getattr(module, factory_name, None)
         if not callable(factory):
@@ -49,9 +50,10 @@ def call_factory(spec: str) -> ForeignVAE:
 
 
 def load_weights(vae: ForeignVAE, path: Path) -> None:
-    """Load a .safetensors file into ``vae.model``, or into its two modules as ``encoder.…`` and ``decoder.…``.
+    """Load a .safetensors file into a VAE.
 
-    Raises ExportError where the file cannot be read or its weights do not fit.
+    The weights belong to ``vae.model``, or without one to its two modules, as ``encoder.…`` and ``decoder.…``. Raises
+    ExportError if the file cannot be read or its weights do not fit.
     """
     model = vae.model or nn.ModuleDict({"encoder": vae.encoder, "decoder": vae.decoder})
     try:
@@ -60,15 +62,15 @@ def load_weights(vae: ForeignVAE, path: Path) -> None:
         raise ExportError(f"there is no weights file at {path}") from None
     except (SafetensorError, OSError) as error:
         raise ExportError(
-            f"{path} is no .safetensors file ({_one_line(error)}). vaekit unpickles nothing: "
-            "safetensors.torch.save_file(model.state_dict(), ...) writes one"
+            f"{path} is not a .safetensors file ({_one_line(error)}). vaekit does not read pickles: write one with "
+            "safetensors.torch.save_file(model.state_dict(), ...)"
         ) from error
     wanted = model.state_dict()
     differences = (
         _listed("lacks", sorted(set(wanted) - set(found))),
-        _listed("has besides", sorted(set(found) - set(wanted))),
+        _listed("also has", sorted(set(found) - set(wanted))),
         _listed(
-            "holds in another shape",
+            "has other shapes:",
             [
                 f"{key} {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
                 for key in sorted(set(found) & set(wanted))

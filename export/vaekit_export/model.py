@@ -1,4 +1,4 @@
-"""What is exported: an encoder, a decoder, and all that a bundle says of them."""
+"""A model to export: an encoder, a decoder, and what the bundle says about them."""
 
 from __future__ import annotations
 
@@ -21,65 +21,68 @@ from vaekit.types import Array, PosteriorName
 from vaekit_export.onnx_export import BATCH_AXIS, Axes
 
 _FEWEST_ROWS = 8
-_PIXELS = 1 << 22  # numbers in all the images that are compared at a time
+_PIXELS = 1 << 22  # values in all images of one comparison
 
 Say = Callable[[str], None]
-"""Takes a line that tells the user how the work goes on."""
+"""Reports progress to the user, one line at a time."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder and a decoder that become a bundle, wherever they were trained."""
+    """An encoder, a decoder and the other contents of a bundle."""
 
     encoder: nn.Module
-    """image (B, C, H, W) in [0, 1] → mu and logvar, or mu alone where the posterior is ``deterministic``."""
+    """image (B, C, H, W) in [0, 1] → mu and logvar, or mu alone if the posterior is ``deterministic``."""
     decoder: nn.Module
     """z → image (B, C, H, W) in [0, 1]."""
     image_shape: tuple[int, int, int]
     latent_shape: tuple[int, ...]
     """(d,) or (c, h, w)."""
     multiple_of: int | None
-    """Where height and width are free: what they are multiples of."""
+    """If height and width are free, they must be multiples of this; None if they are fixed."""
     posterior: PosteriorName
     likelihood: Likelihood
     scaling: Scaling | None
     mixture: Mixture | None
     images: Array
-    """Held-out images (N, C, H, W) in [0, 1]: for parity, statistics, scores and golden vectors."""
+    """Held-out images (N, C, H, W) in [0, 1], for parity, statistics, scores and golden vectors."""
     provenance: dict[str, Any]
-    """Where it comes from, without the versions of the tools."""
+    """The manifest's provenance, without the versions of the tools."""
 
     @property
     def image_spec(self) -> ImageSpec:
-        """The images as the manifest describes them."""
+        """Return the manifest's description of the images."""
         return ImageSpec(*self.image_shape, preprocessing_rule(*self.image_shape), self.multiple_of)
 
     @property
     def encoder_outputs(self) -> tuple[str, ...]:
-        """``mu``, and ``logvar`` unless the encoder is deterministic."""
+        """Return ``mu``, and ``logvar`` unless the encoder is deterministic."""
         return ("mu",) if self.posterior == "deterministic" else ("mu", "logvar")
 
     @property
     def image_axes(self) -> Axes:
-        """Names of the free axes of a batch of images."""
+        """Return the names of the free axes of a batch of images."""
         return BATCH_AXIS if self.multiple_of is None else {**BATCH_AXIS, **dict(enumerate(IMAGE_AXES, 2))}
 
     @property
     def latent_axes(self) -> Axes:
-        """Names of the free axes of a batch of latents."""
+        """Return the names of the free axes of a batch of latents."""
         return BATCH_AXIS if self.multiple_of is None else {**BATCH_AXIS, **dict(enumerate(LATENT_AXES, 2))}
 
     def draw_latents(self, count: int, mixture: Mixture | None) -> Array:
-        """Draw latents (count, …) from the mixture, or from N(0, I) where it is None."""
+        """Draw latents (count, …) from the mixture, or from N(0, I) if it is None."""
         if mixture is not None:
             return draw_mixture(mixture, count)
         return draw_normal(math.prod(self.latent_shape), count).reshape(count, *self.latent_shape)
 
 
 def model_of_run(run: Run) -> Model:
-    """Describe the model of a run, with its held-out images. Raises RunError where these cannot be read."""
+    """Return the model of a run, with its held-out images.
+
+    Raises RunError if the images cannot be read.
+    """
     settings = as_settings(run.config)
-    settings["source"] = Path(run.config.source).resolve().name  # a data set on disk is named by its last part only
+    settings["source"] = Path(run.config.source).resolve().name  # a bundle must not contain paths of this machine
     settings["val"] = run.config.val and Path(run.config.val).resolve().name
     return Model(
         encoder=run.network.encoder,
@@ -97,5 +100,8 @@ def model_of_run(run: Run) -> Model:
 
 
 def rows_of_images(image_shape: tuple[int, int, int], most: int) -> int:
-    """Return how many images of a shape to compare: ``most`` where they are small, fewer where they are large."""
+    """Return how many images of a shape to compare.
+
+    This is ``most``, or fewer for large images, but at least 8 unless ``most`` is less.
+    """
     return min(most, max(_FEWEST_ROWS, _PIXELS // math.prod(image_shape)))

@@ -1,4 +1,4 @@
-"""PyTorch module → ONNX bytes, and what the bytes must hold before anyone believes them."""
+"""Export of a PyTorch module to ONNX, and checks of the result."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from vaekit_export.undisturbed import without_logging
 MIN_OPSET = 17
 
 _LARGEST_FILE = 2**31 - 2**20
-"""Bytes of weights in one ONNX file: protobuf takes 2 GiB, and nodes need room too."""
+"""Largest size of the weights in one ONNX file, in bytes: protobuf allows 2 GiB, and nodes need room too."""
 
 _RANDOM_OPERATORS = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
 )
 
 Axes = Mapping[int, str]
-"""Names of a tensor's axes whose size is free."""
+"""Names of a tensor's free axes, by index."""
 
 BATCH_AXIS: Axes = {0: "batch"}
 
@@ -63,7 +63,7 @@ _MINIMUM_ONNXRUNTIME = {
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """A module beside the ONNX file that was made from it."""
+    """A module and the ONNX file that was exported from it."""
 
     name: GraphName
     module: nn.Module
@@ -75,18 +75,21 @@ class ExportedGraph:
 
 
 def newest_opset() -> int:
-    """Find the newest opset that the installed onnx defines and ONNX Runtime loads, by trying."""
+    """Return the newest opset that onnx defines and ONNX Runtime loads.
+
+    It is found by trying on the installed versions.
+    """
     for opset in range(onnx.defs.onnx_opset_version(), MIN_OPSET, -1):
         try:
             open_on_cpu("probe", _probe_model(opset))
-        except Exception:  # noqa: BLE001, S112 — whatever a runtime says to an opset it does not know
+        except Exception:  # noqa: BLE001, S112 — runtimes raise different errors for an unknown opset
             continue
         return opset
     return MIN_OPSET
 
 
 def check_opset(opset: int) -> None:
-    """Raise UsageError for an opset outside MIN_OPSET … newest_opset()."""
+    """Raise UsageError unless MIN_OPSET ≤ opset ≤ newest_opset()."""
     newest = newest_opset()
     if not MIN_OPSET <= opset <= newest:
         raise UsageError(
@@ -95,11 +98,14 @@ def check_opset(opset: int) -> None:
 
 
 def check_fits(name: GraphName, module: nn.Module, example: Tensor) -> None:
-    """Raise ExportError, before any work, where the weights that a module uses do not fit one ONNX file."""
+    """Raise ExportError if a module's weights do not fit one ONNX file.
+
+    Only weights that the module uses count. ``example`` is one input.
+    """
     weights = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     if _bytes(weights.values()) <= _LARGEST_FILE:
         return
-    with torch.no_grad(), _Seen(weights) as seen:  # a half of a model may hold the whole
+    with torch.no_grad(), _Seen(weights) as seen:  # an encoder module may also hold the decoder's weights
         module(example)
     needed = _bytes(seen.used.values())
     if needed > _LARGEST_FILE:
@@ -110,7 +116,7 @@ def check_fits(name: GraphName, module: nn.Module, example: Tensor) -> None:
 
 
 class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not say what its hook takes
-    """Notes which of some tensors operators are called with."""
+    """Recorder of the given tensors that operators are called with."""
 
     def __init__(self, tensors: Mapping[int, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -138,11 +144,10 @@ def export_onnx(
     input_axes: Axes = BATCH_AXIS,
     output_axes: Axes = BATCH_AXIS,
 ) -> bytes:
-    """Export a module in evaluation mode, with those axes of its input and outputs free.
+    """Export a module in evaluation mode, and check the file.
 
-    The file is checked, not the exporter believed.
-
-    ``example`` is an input of at least two rows. Raises ExportError where the file is not what was asked for.
+    ``example`` is an input of at least two rows. ``input_axes`` and ``output_axes`` are free. Raises ExportError if the
+    export fails or the file is not as requested.
     """
     module.eval()
     with torch.inference_mode():
@@ -175,7 +180,10 @@ def export_program(
     opset: int,
     input_axes: Axes = BATCH_AXIS,
 ) -> torch.onnx.ONNXProgram:
-    """The exporter's own result, which also holds the graph that PyTorch captured. Raises ExportError."""
+    """Return PyTorch's export program, which also holds the captured graph.
+
+    Raises ExportError if the export fails.
+    """
     try:
         with quietly():
             program = torch.onnx.export(
@@ -189,7 +197,7 @@ def export_program(
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises its own, torch.export's and Python's errors alike
+    except Exception as error:  # the exporter, torch.export and Python each raise their own types
         raise ExportError(f"PyTorch could not export the module: {_reason(error)}") from error
     if program is None:
         raise ExportError("PyTorch returned no ONNX model")
@@ -197,11 +205,15 @@ def export_program(
 
 
 def check_onnx(data: bytes, *, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], opset: int) -> None:
-    """Read a graph back from its bytes and raise ExportError for anything that was not asked for.
+    """Read a graph back from its bytes and check it.
 
-    Checked: the opset; the IR version, the lowest that the opset allows; onnx's full check; that it is one file, of
-    standard operators, none of them random; that it has no metadata, where paths of the machine hide, but under
-    vaekit's own keys; and the declared names, types and shapes.
+    Raises ExportError unless
+
+    - it passes onnx's full check,
+    - it has the given opset and the lowest IR version that the opset allows,
+    - it is one file, of standard operators, none of them random,
+    - it has no metadata, which may contain paths of this machine, except under vaekit's keys,
+    - its inputs and outputs have the given names, types and shapes.
     """
     model = onnx.load_from_string(data)
     try:
@@ -211,54 +223,56 @@ def check_onnx(data: bytes, *, inputs: Sequence[TensorInfo], outputs: Sequence[T
     info = read_onnx(data)
     if info.opsets.get("") != opset:
         raise ExportError(
-            f"the exporter wrote opset {info.opsets.get('')} where {opset} was asked for: an operator of this model "
-            "has no form in that opset. Try another --opset."
+            f"the exporter wrote opset {info.opsets.get('')} instead of {opset}: an operator of this model has no form "
+            f"in opset {opset}. Try another --opset."
         )
     lowest = lowest_ir_version(opset)
     if info.ir_version != lowest:
-        raise ExportError(f"the file has IR version {info.ir_version} where opset {opset} needs only {lowest}")
+        raise ExportError(f"the file has IR version {info.ir_version}, but opset {opset} needs only {lowest}")
     if info.external_data:
-        raise ExportError("the exported file keeps weights outside itself")
+        raise ExportError("the exported file keeps weights in other files")
     if foreign := sorted(({domain for domain, _ in info.operators} | set(info.opsets)) - {""}):
         raise ExportError(f"the graph uses operators of other domains: {', '.join(foreign)}")
     if random := sorted({name for _, name in info.operators if name in _RANDOM_OPERATORS}):
         raise ExportError(
-            f"the graph holds {', '.join(random)}: noise must stay outside, so that seeds mean the same everywhere"
+            f"the graph holds {', '.join(random)}: noise must stay outside the graph, so that a seed gives the same "
+            "latents everywhere"
         )
     if any(_is_foreign(model, holder) for holder in _metadata(model)):
-        raise ExportError("the exported file carries metadata, which may name paths of this machine")
+        raise ExportError("the exported file has metadata, which may contain paths of this machine")
     for kind, found, wanted in (("inputs", info.inputs, inputs), ("outputs", info.outputs, outputs)):
         if list(found) != list(wanted):
             raise ExportError(f"the graph's {kind} are {found}, not {list(wanted)}")
 
 
 def minimum_onnxruntime(opset: int) -> str:
-    """The oldest ONNX Runtime that was found to load and run a vaekit graph of an opset at its lowest IR version.
+    """Return the oldest ONNX Runtime that runs a graph of an opset.
 
-    Found by running the default model's files with ``tests/packaging/run_bundle_bare.py`` on wheels back to 1.15.0, the
-    oldest for Python 3.11; CI repeats that for opset 17. An opset newer than those tried says the installed version,
-    which parity was checked on.
+    The versions were found with ``tests/packaging/run_bundle_bare.py`` on the default model, on wheels back to 1.15.0,
+    the oldest for Python 3.11. CI repeats this for opset 17. For an opset that was not tried, it is the installed
+    version, which parity was checked on.
     """
     return _MINIMUM_ONNXRUNTIME.get(opset, str(onnxruntime.__version__))
 
 
 def _at_opset(model: ir.Model, opset: int) -> ir.Model:
-    """The model at an opset: where the exporter itself stayed above it, converted by onnx.
+    """Return the model at an opset.
 
-    Raises ExportError naming the operator that has no form there, and the opset that has it.
+    onnx converts it if the exporter wrote a newer opset. Raises ExportError if an operator has no form in the opset,
+    naming the operator and an opset that has it.
     """
     written = model.opset_imports.get("", opset)
     if written > opset:
         try:
             model = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(model), opset))
-        except Exception as error:  # the converter's failed assertions are RuntimeErrors, but not promised to be
+        except Exception as error:  # the converter raises RuntimeError, but does not document it
             raise ExportError(_without_a_form(str(error), opset, written)) from error
     drop_later_attributes(model)
     return model
 
 
 def _without_a_form(complaint: str, opset: int, written: int) -> str:
-    """The converter's complaint in words, with an opset that will do."""
+    """Explain the converter's complaint and name an opset that works."""
     if found := re.search(r"No Previous Version of (\w+) exists", complaint):
         name = found.group(1)
         first = min(schema.since_version for schema in onnx.defs.get_all_schemas_with_history() if schema.name == name)
@@ -278,14 +292,17 @@ def _declared(name: str, tensor: Tensor, axes: Axes) -> TensorInfo:
 
 
 def _is_foreign(model: onnx.ModelProto, holder: Any) -> bool:
-    """Whether what a message holds is more than the model's own metadata under vaekit's keys."""
+    """Return whether a message holds more than vaekit's own metadata."""
     return (
         holder is not model or bool(model.doc_string) or {entry.key for entry in model.metadata_props} - KEYS != set()
     )
 
 
 def _metadata(message: Any) -> list[Any]:
-    """Every message within a model, itself included, that holds metadata or documentation."""
+    """List all messages in a model that hold metadata or documentation.
+
+    The model itself may be one of them.
+    """
     found: list[Any] = []
     if getattr(message, "metadata_props", None) or getattr(message, "doc_string", ""):
         found.append(message)
@@ -312,7 +329,7 @@ def _probe_model(opset: int) -> bytes:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without what other libraries say and print of themselves: what they made is checked afterwards."""
+    """Silence other libraries' logs, warnings and prints; their results are checked afterwards."""
     unheard = io.StringIO()
     with (
         without_logging(logging.ERROR),
@@ -325,7 +342,10 @@ def quietly() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Why an export failed, in one line: what lies behind the exporter's own words, explained where it is known."""
+    """Explain in one line why an export failed.
+
+    Known causes get an explanation; others keep the first line of the innermost error.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error)
@@ -334,12 +354,12 @@ def _reason(error: BaseException) -> str:
         file, line, function, code = calls[-1] if calls else ("", "", "forward", "")
         place = f" ({Path(file).name}, line {line}: `{code.strip()}`)" if file else ""
         return (
-            f"its control flow depends on the data in {function}{place}, and a graph takes one way for all inputs. Use "
+            f"its control flow depends on the data in {function}{place}, and a graph has one path for all inputs. Use "
             "torch.where, or decide by shapes"
         )
     if "inferred a static shape" in text:
         return (
-            "it works for one batch size only; let reshapes and loops take the first axis as it comes, such as "
+            "it works for one batch size only; reshapes and loops must use the first axis's size, such as in "
             f"x.reshape(x.shape[0], ...): {text.splitlines()[-1].strip(' -')}"
         )
     if found := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text):

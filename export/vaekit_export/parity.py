@@ -1,4 +1,4 @@
-"""The parity gate: PyTorch against ONNX Runtime, on the session that the edge itself opens."""
+"""The parity gate: PyTorch against ONNX Runtime, in the same session as on the edge."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vaekit.types import Array
 from vaekit_export.onnx_export import ExportedGraph
 
 BATCH_SIZES = (1, 2, 7, 64)
-"""The first is 1: what a row gives alone is what it must give among others."""
-_COMPANIONS = 6  # rows beside as many of other ranges, in the batch that tells whether rows hear each other
+"""The first is 1, because a row must give the same result alone and among others."""
+_COMPANIONS = 6  # rows of each range, in the batch that shows whether rows depend on each other
 
 Outputs = tuple[Array, ...]
 Runner = Callable[[Array], Outputs]
@@ -27,12 +27,12 @@ Runner = Callable[[Array], Outputs]
 
 
 class BatchDependenceError(ParityError):
-    """What a row gives depends on the other rows of its batch."""
+    """A row's result depends on the other rows of its batch."""
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """Results a and b agree where |a − b| ≤ atol + rtol·|b|, b being PyTorch's."""
+    """Tolerances: results a and b agree if |a − b| ≤ atol + rtol·|b|, where b is PyTorch's."""
 
     atol: float = ATOL
     rtol: float = RTOL
@@ -43,22 +43,22 @@ class Tolerances:
 
 
 Part = tuple[int, int, int]
-"""A batch size, the first of the rows that are run at it, and the end of them."""
+"""A batch size, and the first and last-plus-one row to run at it."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How far one output of one graph lay from PyTorch's on one set of inputs, over all batch sizes."""
+    """The difference of one output from PyTorch's on one set of inputs, over all batch sizes."""
 
     graph: str
     output: str
     inputs: str
     count: int
-    """Rows of input."""
+    """Number of input rows."""
     max_abs: float
     """Largest |a − b|."""
     max_ratio: float
-    """Largest |a − b| / (atol + rtol·|b|): the output agrees where this is at most 1."""
+    """Largest |a − b| / (atol + rtol·|b|): the output agrees if this is at most 1."""
     worst: Worst
 
 
@@ -81,13 +81,13 @@ def check_parity(
     *,
     once: bool = False,
 ) -> list[Result]:
-    """Run both on each named set of inputs, at each of the batch sizes, of which the first is 1.
+    """Compare a graph with its module on each named set of inputs.
 
-    ONNX Runtime is also run on one thread, and a second time on what it has computed before. For costly rows, ``once``
-    runs each in one batch only, of one of the sizes, and leaves those two out.
+    Both run at each of the batch sizes, of which the first is 1. ONNX Runtime also runs a second time on the same rows,
+    and on one thread. For costly rows, ``once`` runs each row in one batch only, and skips these two extra runs.
 
-    Raises BatchDependenceError where PyTorch's own results for a row depend on the rows beside it, and ParityError
-    with the worst element of all where any output does not agree.
+    Raises BatchDependenceError if PyTorch's result for a row depends on the other rows of the batch. Raises ParityError
+    with the worst element if any output does not agree.
     """
     run_onnx, run_torch = onnx_runner(graph), torch_runner(graph.module, graph.name)
     for name, rows in inputs.items():
@@ -113,19 +113,25 @@ def check_parity(
 
 
 def onnx_runner(graph: ExportedGraph) -> Runner:
-    """The graph's outputs for a batch, through the session that the edge opens."""
+    """Return a function that runs the graph.
+
+    It opens the same session as the edge.
+    """
     return _session_runner(graph, open_on_cpu(graph.name, graph.onnx))
 
 
 def torch_runner(module: nn.Module, name: str = "module") -> Runner:
-    """The module's outputs for a batch, in evaluation mode. Raises ExportError where it fails."""
+    """Return a function that runs the module in evaluation mode.
+
+    The function raises ExportError if the module fails.
+    """
     module.eval()
 
     def run(rows: Array) -> Outputs:
         try:
             with torch.inference_mode():
                 outputs = module(torch.from_numpy(rows))
-        except Exception as error:  # whatever a module raises at another batch size or size than it was first run at
+        except Exception as error:  # a module may raise anything at another batch size or image size
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ExportError(f"the {name} fails on an input of shape {rows.shape}: {reason}") from error
         return tuple(output.numpy() for output in ((outputs,) if isinstance(outputs, Tensor) else outputs))
@@ -138,13 +144,16 @@ def _session_runner(graph: ExportedGraph, opened: GraphSession) -> Runner:
 
 
 def _on_one_thread(graph: ExportedGraph) -> Runner:
-    """The graph's outputs for a batch, from a session whose sums are not split between threads."""
+    """Return a function that runs the graph on one thread.
+
+    Sums are then not split between threads.
+    """
     opened = open_graph(graph.name, graph.onnx, Selection("cpu"), probe={}, threads=1)
     return _session_runner(graph, opened)
 
 
 def in_batches(run: Runner, rows: Array, size: int) -> Outputs:
-    """Outputs for all rows, run ``size`` at a time."""
+    """Run all rows, ``size`` at a time, and return the outputs."""
     parts = [run(rows[first : first + size]) for first in range(0, len(rows), size)]
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
@@ -158,7 +167,7 @@ def _compare(
     tolerances: Tolerances,
     parts: Sequence[Part],
 ) -> list[Result]:
-    """The worst result of each output over all batch sizes."""
+    """Return the worst result of each output over all batch sizes."""
     found: dict[str, Result] = {}
     alone = in_batches(run_torch, rows, 1)
     for size, first, end in parts:
@@ -175,7 +184,10 @@ def _compare(
 
 
 def _parts(count: int, sizes: Sequence[int], *, once: bool) -> list[Part]:
-    """All rows at each size; or ``once``, a batch of each size after the other until no row is left."""
+    """List the batches: all rows at each size.
+
+    With ``once``, each row is in one batch only, and the sizes take turns.
+    """
     if not once:
         return [(size, 0, count) for size in sizes]
     parts: list[Part] = []
@@ -186,10 +198,10 @@ def _parts(count: int, sizes: Sequence[int], *, once: bool) -> list[Part]:
 
 
 def _check_companions(graph: ExportedGraph, inputs: str, few: Array, run_torch: Runner, tolerances: Tolerances) -> None:
-    """Check that a row gives alone what it gives beside rows of other ranges, in another order.
+    """Check that rows give the same result alone and among other rows.
 
-    Held-out images may be so alike that what is taken over a batch of them (their largest pixel, say) is the same for
-    every batch.
+    The other rows have other ranges, and the order changes. Held-out images alone could be too similar: a statistic
+    over the batch, such as the largest pixel, may be the same for every batch of them.
     """
     if not np.isfinite(few).all():
         return
@@ -206,11 +218,11 @@ def _check_companions(graph: ExportedGraph, inputs: str, few: Array, run_torch: 
 def _check_alone(
     graph: ExportedGraph, inputs: str, size: int, among: Outputs, alone: Outputs, tolerances: Tolerances
 ) -> None:
-    """Raise BatchDependenceError unless PyTorch gives for a row among others what it gives for it alone."""
+    """Raise BatchDependenceError if PyTorch's results alone and in a batch differ."""
     for output, actual, expected in zip(graph.output_names, among, alone, strict=True):
         if actual.shape != expected.shape:
             raise BatchDependenceError(
-                f"parity failed, nothing was published: {graph.name}, output {output}: PyTorch gives the shape "
+                f"parity failed, nothing was published: {graph.name}, output {output}: PyTorch's result has the shape "
                 f"{actual.shape} at batch size {size} and {expected.shape} one row at a time"
             )
         result = _measure(graph.name, output, inputs, size, actual, expected, tolerances)
@@ -220,13 +232,16 @@ def _check_alone(
                 "parity failed, nothing was published: a row's result depends on the other rows of its batch: "
                 f"{graph.name}, output {output}{list(worst.element)} for {inputs}, number {worst.row}, is "
                 f"{worst.torch:.7g} alone and {worst.onnxruntime:.7g} at batch size {size}, in PyTorch itself "
-                f"({result.max_ratio:.3g} times the allowed difference). Does a layer take statistics over the batch, "
-                "such as batch normalisation without running statistics?"
+                f"({result.max_ratio:.3g} times the allowed difference). Does a layer compute statistics over the "
+                "batch, such as batch normalisation without running statistics?"
             )
 
 
 def _is_not_finite(result: Result) -> bool:
-    """Whether NaN or infinity is the worst: that is for the comparison with ONNX Runtime to complain of."""
+    """Return whether the worst element is NaN or infinite.
+
+    The comparison with ONNX Runtime reports these.
+    """
     return not (np.isfinite(result.worst.onnxruntime) and np.isfinite(result.worst.torch))
 
 
@@ -244,8 +259,8 @@ def _measure(
 ) -> Result:
     if actual.shape != expected.shape:
         raise ParityError(
-            f"{graph}, output {output}: ONNX Runtime gives the shape {actual.shape}, PyTorch {expected.shape}; "
-            "nothing was published"
+            f"{graph}, output {output}: ONNX Runtime's result has the shape {actual.shape}, PyTorch's "
+            f"{expected.shape}; nothing was published"
         )
     allowed = tolerances.atol + tolerances.rtol * np.abs(expected.astype(np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):

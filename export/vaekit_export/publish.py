@@ -1,4 +1,4 @@
-"""A model becomes a bundle: export, prove, describe, and only then publish."""
+"""From a model to a bundle: export, check parity, describe, and then publish."""
 
 from __future__ import annotations
 
@@ -53,31 +53,34 @@ from vaekit_export.statistics import (
 )
 from vaekit_export.undisturbed import undisturbed
 
-_LATENTS = 256  # of each kind that the decoder is checked on, where images are small
+_LATENTS = 256  # latents of each kind that the decoder is checked on; fewer if images are large
 _FAR = 6.0  # each coordinate of a far latent lies in [-6, 6]
 
 Check = tuple[ExportedGraph, dict[str, Array]]
-"""A graph and its inputs by what they are, each (N, …), that parity is checked on."""
+"""A graph and the named sets of inputs, each (N, …), that parity is checked on."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """A published bundle and what was proved of it."""
+    """A published bundle and the results of its parity check."""
 
     path: Path
     manifest: Manifest
     results: list[Result]
     files: dict[str, int]
-    """Bytes of each file."""
+    """Size of each file in bytes."""
     nodes: dict[str, int]
-    """How many nodes each graph has."""
+    """Number of nodes of each graph."""
     report: Path | None
-    """The folder of the report that was asked for."""
+    """Folder of the layer-by-layer report, if it was requested."""
     explanations: list[Explanation]
 
     @property
     def delta_elbo(self) -> float | None:
-        """ONNX Runtime's mean ELBO less PyTorch's on the held-out images, in nats; None where there is no ELBO."""
+        """Return ONNX Runtime's mean ELBO minus PyTorch's, in nats.
+
+        Both are measured on the held-out images. It is None for a model without an ELBO.
+        """
         delta: float | None = self.manifest.parity["delta_elbo"]
         return delta
 
@@ -103,14 +106,14 @@ def export_run(
     explained: bool = False,
     say: Say = lambda message: None,
 ) -> Export:
-    """Export a run, check it against PyTorch, and publish the bundle whole or not at all.
+    """Export a run, check it against PyTorch, and write a bundle.
 
-    ``golden`` is ``images`` (golden vectors from held-out images) or ``samples`` (from the model's own samples, for
-    data that must not travel). Where parity fails, or ``explained`` asks for it, a report that compares layer by layer
-    is written to ``BUNDLE.parity/`` (see ``vaekit_export.explain``).
+    ``golden`` is ``images`` or ``samples``: golden vectors come from held-out images, or from the model's own samples
+    if the images must stay private. If parity fails, or with ``explained``, a layer-by-layer comparison is written to
+    ``BUNDLE.parity/`` (see ``vaekit_export.explain``).
 
-    Raises UsageError for an opset or tolerances out of range, RunError for a run that cannot be read, ExportError for
-    graphs that are not what was asked for, ParityError where results differ.
+    Raises UsageError for an opset or tolerances out of range, RunError for a run that cannot be read, ExportError for a
+    graph that is not as requested, and ParityError if results differ. Nothing is published then.
     """
     target = Path(bundle_path)
     check_request(target, opset, golden)
@@ -119,9 +122,12 @@ def export_run(
 
 
 def check_request(target: Path, opset: int, golden: str) -> None:
-    """Refuse, before any work, what cannot be exported or written. Raises UsageError or BundleError."""
+    """Raise UsageError or BundleError for a request that cannot succeed.
+
+    This is called before any work.
+    """
     if golden not in ("images", "samples"):
-        raise UsageError(f"golden vectors are of images or of samples, not of {golden!r}")
+        raise UsageError(f"golden must be images or samples, not {golden!r}")
     check_opset(opset)
     check_bundle_target(target)
 
@@ -136,7 +142,7 @@ def publish(
     say: Say,
     clock: Clock = time.perf_counter,
 ) -> Export:
-    """Export a model, check it against PyTorch, and publish the bundle whole or not at all.
+    """Export a model, check it against PyTorch, and write a bundle.
 
     Raises ExportError and ParityError as ``export_run`` does.
     """
@@ -152,7 +158,8 @@ def publish(
     model = within(model, effort)
     if effort.rows is not None:
         say(
-            f"an image takes {effort.seconds:.2g} s through both graphs in PyTorch: {effort.rows} of a kind are checked"
+            f"an image takes {effort.seconds:.2g} s in PyTorch, so {effort.rows} images and latents of each kind are "
+            "checked"
         )
     say(f"checking parity on {len(model.images)} held-out images, prior samples and far latents")
     codes = in_batches(torch_runner(encoder.module), model.images, BATCH)
@@ -180,7 +187,7 @@ def publish(
 
 
 def _exported(model: Model, opset: int) -> tuple[ExportedGraph, ExportedGraph]:
-    """Both graphs, each saying in its own metadata what it is."""
+    """Export both graphs and set their metadata."""
     image, z = torch.rand(2, *model.image_shape), torch.randn(2, *model.latent_shape)
 
     def export(
@@ -212,22 +219,28 @@ def _exported(model: Model, opset: int) -> tuple[ExportedGraph, ExportedGraph]:
 
 
 def _latents(model: Model, mu: Array, effort: Effort) -> dict[str, Array]:
-    """The latents that the decoder is checked on, given mu of the held-out images."""
+    """Return the latents that the decoder is checked on, by kind.
+
+    ``mu`` are the encoder's means for the held-out images.
+    """
     rows = effort.most(rows_of_images(model.image_shape, _LATENTS))
     far = np.random.default_rng(0).uniform(-_FAR, _FAR, (rows, *model.latent_shape)).astype(np.float32)
     latents = {"samples of N(0, I)": model.draw_latents(rows, None), f"far latents, up to {_FAR:g}": far}
     if model.mixture is not None:
         latents["samples of the mixture prior"] = model.draw_latents(rows, model.mixture)
-    else:  # without which no prior says where the latents of images lie
+    else:  # N(0, I) may lie far from the latents of images
         latents["mu of the images"] = mu[:rows]
     if not effort.once:
         return latents
-    each = -(-rows // len(latents))  # all kinds in one, as many rows as there would be of one
+    each = -(-rows // len(latents))  # for costly rows: all kinds together have about ``rows`` rows
     return {", ".join(latents): np.concatenate([kind[:each] for kind in latents.values()])}
 
 
 def _at_other_size(model: Model, encoder: ExportedGraph, decoder: ExportedGraph, effort: Effort) -> list[Check]:
-    """Rows of a larger and longer size for both graphs, where sizes are free: images repeated beyond their edges."""
+    """Return inputs of a larger size for both graphs, if sizes are free.
+
+    The images are repeated beyond their edges, further in width than in height.
+    """
     if model.multiple_of is None:
         return []
     channels, height, width = model.image_shape
@@ -243,22 +256,25 @@ def _at_other_size(model: Model, encoder: ExportedGraph, decoder: ExportedGraph,
 def _proved(
     checks: Sequence[Check], tolerances: Tolerances, opset: int, report: Path, effort: Effort, say: Say
 ) -> list[Result]:
-    """Check parity; where it fails, find out where the graph and its module part ways."""
+    """Check parity; if it fails, add the first layer that differs.
+
+    Raises ParityError.
+    """
     results: list[Result] = []
     for number, (graph, rows) in enumerate(checks, start=1):
         if effort.rows is not None:
             say(f"parity, {number} of {len(checks)}: the {graph.name} on {', '.join(rows)}")
         try:
             results += check_parity(graph, rows, tolerances, effort.batch_sizes, once=effort.once)
-        except BatchDependenceError:  # in PyTorch itself: graph and module part ways nowhere
+        except BatchDependenceError:  # PyTorch disagrees with itself; no layer of the graph is at fault
             raise
         except ParityError as error:
             try:
                 explanation = explain(graph, _together(rows), tolerances, opset=opset)
                 write_report(report, [explanation], tolerances)
                 details = f"{explanation.headline()}; see {report}"
-            except VaekitError as failure:  # which must not hide what did not hold
-                details = f"where that begins could not be found: {failure}"
+            except VaekitError as failure:  # must not hide the parity error
+                details = f"the first layer that differs could not be found: {failure}"
             raise ParityError(f"{error}. {details}") from error
     return results
 
@@ -340,6 +356,6 @@ def _as_json(manifest: Manifest) -> bytes:
         return dump_json(manifest.to_json()).encode()
     except ValueError as error:  # JSON has neither NaN nor infinity
         raise ExportError(
-            "the model's statistics on the images (mu, KL or ELBO) overflow, nothing was published: is logvar the "
-            "natural log of the variance?"
+            "the model's statistics on the images (mu, KL or ELBO) overflow: nothing was published. Is logvar the "
+            "natural logarithm of the variance?"
         ) from error

@@ -1,4 +1,4 @@
-"""Finding what is random in a module, by watching it run: an exported graph must give the same for the same input."""
+"""Search for random operators in a module: an exported graph must be deterministic."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ class RandomCall:
     operator: str
     """PyTorch's name, such as ``randn_like``."""
     place: str
-    """Function, file and line of the caller outside PyTorch; empty where the caller is PyTorch itself."""
+    """Function, file and line of the caller outside PyTorch; empty if there is no such caller."""
     dropout: bool
 
 
 def find_random_call(run: Callable[[Tensor], Outputs], example: Tensor) -> RandomCall | None:
-    """The first random operator behind outputs that differ from run to run; None where they do not differ."""
+    """Return a module's first random call, or None.
+
+    The module runs twice on the same example, with different seeds. It is random if the outputs differ.
+    """
     with torch.no_grad(), torch.random.fork_rng(devices=()), _Watch() as watch:
         torch.manual_seed(0)
         first = run(example)
@@ -42,7 +45,7 @@ def find_random_call(run: Callable[[Tensor], Outputs], example: Tensor) -> Rando
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not say what its hook takes
-    """Notes the calls of operators that draw from a generator."""
+    """Recorder of the calls of operators that draw random numbers."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The report of a comparison layer by layer: parity.json, parity.txt and parity.png."""
+"""The report of a layer-by-layer comparison: parity.json, parity.txt and parity.png."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ REPORT, TABLE, PLOT = "parity.json", "parity.txt", "parity.png"
 
 
 def write_report(folder: Path, explanations: Sequence[Explanation], tolerances: Tolerances) -> None:
-    """Write parity.json, parity.txt and, with matplotlib, parity.png, in place of an older report.
+    """Write a report folder, replacing an older report.
 
-    Raises VaekitError where something else stands there, or it cannot be written.
+    It has parity.json, parity.txt and, if matplotlib is installed, parity.png. Raises VaekitError if the folder exists
+    and is not a report, or cannot be written.
     """
     if folder.exists() and not (folder / REPORT).is_file():
         raise VaekitError(f"{folder} exists and is not a parity report: move it away")
@@ -47,7 +48,10 @@ def write_report(folder: Path, explanations: Sequence[Explanation], tolerances: 
 
 
 def table(explanation: Explanation) -> list[str]:
-    """Tabulate the layers, the first that differs marked, and add the headline."""
+    """Return a table of the layers, followed by the headline.
+
+    ``->`` marks the first layer that differs, ``!`` later ones.
+    """
     rows = [("", "node", "operator", "module", "max |a - b|", "mean |a - b|", "of allowed")]
     for layer in explanation.layers:
         mark = "->" if layer is explanation.first else "" if layer.agrees else "!"
@@ -77,7 +81,7 @@ def _document(explanation: Explanation) -> dict[str, Any]:
 
 
 def _draw(explanations: Sequence[Explanation], path: Path) -> None:
-    """Draw the error by layer, histograms by layer, and the worst image beside its twin."""
+    """Draw errors and histograms by layer, and the worst row of both runtimes."""
     figure = new_figure(13, 4.5 * len(explanations))
     for row, explanation in zip(figure.subplots(len(explanations), 3, squeeze=False), explanations, strict=True):
         _draw_growth(row[0], explanation)

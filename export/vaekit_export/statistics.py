@@ -1,4 +1,4 @@
-"""What a manifest says of a model in numbers: latents, scores, tolerances; and the golden vectors."""
+"""A manifest's statistics (latents, scores, tolerances), and the golden vectors."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from vaekit_export.onnx_export import ExportedGraph
 from vaekit_export.parity import Outputs, Runner, Tolerances, in_batches, onnx_runner, torch_runner
 
 BATCH = 64
-"""Rows that a module or graph is run on at a time."""
+"""Number of rows in a batch of a module or graph."""
 
 _GOLDEN_ROWS = 8
-_SCORE_SEED = 0  # the seed that `vaekit score` takes by default
+_SCORE_SEED = 0  # the default seed of `vaekit score`
 
 _TIMES: dict[ProviderClass, int] = {"cpu": 3, "accelerator": 10, "reduced": 10}
 _LEAST: dict[ProviderClass, float] = {"cpu": 0.0, "accelerator": 0.0, "reduced": 2e-2}
 
 
 def latent_spec(model: Model, codes: Outputs) -> LatentSpec:
-    """Describe the latent with its statistics, given the encoder's outputs for the held-out images."""
+    """Describe the latent and its statistics.
+
+    ``codes`` are the encoder's outputs for the held-out images.
+    """
     mu = codes[0]
-    positions = tuple(range(2, mu.ndim))  # of a map; a vector has none
+    positions = tuple(range(2, mu.ndim))  # the axes of a map's positions; empty for a vector
     over = (0, *positions)
-    with np.errstate(over="ignore"):  # what overflows is refused as the manifest is written
+    with np.errstate(over="ignore"):  # overflow is refused when the manifest is written
         kl = kl_standard_normal(*codes).sum(axis=positions).mean(axis=0) if len(codes) > 1 else np.empty(0)
     mean, std = mu.mean(axis=over, dtype=np.float64), mu.std(axis=over, dtype=np.float64)
     return LatentSpec(model.latent_shape, _numbers(mean), _numbers(std), _numbers(kl), model.scaling)
@@ -40,7 +43,10 @@ def latent_spec(model: Model, codes: Outputs) -> LatentSpec:
 def scores(
     encoder: ExportedGraph, decoder: ExportedGraph, images: Array, likelihood: Likelihood
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score images (N, C, H, W) by PyTorch and by ONNX Runtime: −ELBO in nats, float64 (N,) each."""
+    """Score images (N, C, H, W) by PyTorch and by ONNX Runtime.
+
+    Each result is −ELBO in nats, float64 (N,).
+    """
     by_torch = _elbo(torch_runner(encoder.module), torch_runner(decoder.module), images, likelihood)
     by_onnx = _elbo(onnx_runner(encoder), onnx_runner(decoder), images, likelihood)
     return -by_torch, -by_onnx
@@ -55,10 +61,10 @@ def score_statistics(found: NDArray[np.float64]) -> ScoreStatistics:
 
 
 def verify_tolerances(gate: Tolerances) -> VerifyTolerances:
-    """Derive what a device may differ by from what the parity gate allowed.
+    """Derive the tolerances of other devices from the parity gate's.
 
-    Another processor sums in another order, and a GPU in yet another: rounding of the size that the gate saw, some
-    times over. Neural engines keep ten or eleven bits of a number's mantissa.
+    Other processors and GPUs sum in another order, so they may differ by a few times the gate's tolerances. Neural
+    engines keep only ten or eleven bits of the mantissa.
     """
     return {
         "fp32": {
@@ -69,9 +75,10 @@ def verify_tolerances(gate: Tolerances) -> VerifyTolerances:
 
 
 def golden_vectors(model: Model, encoder: ExportedGraph, decoder: ExportedGraph, *, of_samples: bool) -> bytes:
-    """Make golden.npz: a few images with PyTorch's codes, a few latents z with PyTorch's ``decoded`` images.
+    """Return golden.npz: a few images and latents with PyTorch's results.
 
-    The images are held-out ones, or with ``of_samples`` the model's own.
+    It has ``image`` with its mu and logvar, and ``z`` with its ``decoded`` images. The images are held-out ones, or
+    with ``of_samples`` the model's own samples.
     """
     draw = model.draw_latents(2 * _GOLDEN_ROWS, model.mixture)
     z, others = draw[:_GOLDEN_ROWS], draw[_GOLDEN_ROWS:]

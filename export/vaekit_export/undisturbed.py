@@ -1,4 +1,4 @@
-"""The process that an export runs in stays as it was: its random generators, its logging and its warnings."""
+"""Protection of the calling process's random generators, logging and warnings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put back the states of PyTorch's, NumPy's and Python's random generators, and let no Python warning through.
+    """Restore random generators afterwards, and silence Python warnings.
 
-    What a warning could say (an overflow, an operator that was traced) is checked in what comes out.
+    The generators are PyTorch's, NumPy's and Python's. What a warning could be about, such as an overflow or a traced
+    operator, is checked in the results.
     """
-    by_numpy, by_python = np.random.get_state(), random.getstate()  # noqa: NPY002 — what modules may draw from
+    by_numpy, by_python = np.random.get_state(), random.getstate()  # noqa: NPY002 — modules may draw from it
     try:
         with torch.random.fork_rng(devices=()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -30,7 +31,7 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def without_logging(level: int) -> Iterator[None]:
-    """Turn off log records up to a level, and back to what the program had turned off before."""
+    """Disable log records up to a level, and restore the setting afterwards."""
     before = logging.root.manager.disable
     logging.disable(max(before, level))
     try:

@@ -52,7 +52,7 @@ def test_a_run_that_is_timed_says_honestly_what_it_gained(in_process: Run, tiny_
     for name, graph in found["graphs"].items():
         (other,) = graph["tried"]
         assert {graph["precision"], other} == {"fp16", "fp16-weights"}
-        assert any(note.startswith(f"{name}: {graph['precision']} was taken, as {other}") for note in found["notes"])
+        assert any(note.startswith(f"{name}: {graph['precision']} was chosen; {other} runs") for note in found["notes"])
         if min(speed["median"] for speed in graph["speed"].values()) < 1.05:
             reason = "float16" if graph["precision"] == "fp16" else "computes in float32"
             assert any(note.startswith(f"{name}: ") and reason in note for note in found["notes"]), found["notes"]

@@ -181,12 +181,12 @@ WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
         ("--module", "mymodels:make", "--weights", "v.safetensors", *GIVEN), 1, ("there is no weights file",)
     ),
     "weights of another kind": (
-        ("--module", "mymodels:make", "--weights", "mymodels.py", *GIVEN), 1, ("no .safetensors file", "save_file")
+        ("--module", "mymodels:make", "--weights", "mymodels.py", *GIVEN), 1, ("not a .safetensors file", "save_file")
     ),
     "weights of the whole model for encoder and decoder": (
         ("--module", "mymodels:modules", "--weights", "w.safetensors", *GIVEN),
         1,
-        ("do not fit", "lacks decoder.vae.fc1.bias", "and 17 more", "has besides fc1.bias", "fourth item"),
+        ("do not fit", "lacks decoder.vae.fc1.bias", "and 17 more", "also has fc1.bias", "fourth item"),
     ),
     "pickles that are not trusted": (("--pythae", "py", *GIVEN), 2, ("--trust-pickle",)),
     "no folder of diffusers": (("--diffusers", "kl", *GIVEN), 1, ("no config.json",)),

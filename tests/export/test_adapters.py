@@ -85,7 +85,7 @@ def test_weights_that_are_a_variant_only_are_loaded(kl: Any, tmp_path: Path) -> 
         assert weight.dtype == torch.float32
         assert torch.equal(weight, kl.state_dict()[name].float())
     kl.save_pretrained(tmp_path, variant="bf16")
-    with pytest.raises(ExportError, match="variants bf16, fp16 and none without"):
+    with pytest.raises(ExportError, match="variants bf16, fp16, but none without"):
         load_diffusers(tmp_path)
     kl.save_pretrained(tmp_path)
     assert load_diffusers(tmp_path).description.name == f"AutoencoderKL {tmp_path.name}"
@@ -189,7 +189,7 @@ def test_sizes_and_options_that_a_diffusers_model_cannot_have_are_refused(kl: An
         from_diffusers(tiny)
     with pytest.raises(UsageError, match="deterministic"):
         from_diffusers(tiny, (8, 8), sigma=0.1)
-    with pytest.raises(ExportError, match="Linear is none of AutoencoderKL, AutoencoderTiny"):
+    with pytest.raises(ExportError, match="Linear is not one of AutoencoderKL, AutoencoderTiny"):
         from_diffusers(torch.nn.Linear(2, 2))
 
 

@@ -67,5 +67,5 @@ def test_a_costly_model_whose_rows_hear_each_other_is_refused(tmp_path: Path, mo
 
 
 def test_a_model_that_takes_no_single_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ParityError, match=r"needs the other rows of its batch: the encoder fails on .*\(1, 3, 8, 6\)"):
+    with pytest.raises(ParityError, match=r"does not accept a single row: the encoder fails on .*\(1, 3, 8, 6\)"):
         export_at(tmp_path, 0.001, monkeypatch, nn.BatchNorm1d(144, track_running_stats=False))

@@ -1,4 +1,4 @@
-"""Numbers as callers give them."""
+"""Checks of numbers in arguments."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from vaekit.errors import UsageError
 
 
 def as_integer(value: object, what: str) -> int:
-    """Return a whole number, Python's or NumPy's, as an int.
+    """Return a whole number as an int.
 
-    Raises UsageError for any other value, including floats and booleans.
+    Python's and NumPy's integers are accepted. Raises UsageError for floats, booleans and other values. ``what`` names
+    the value in the message.
     """
     if not isinstance(value, bool):
         try:
@@ -23,5 +24,8 @@ def as_integer(value: object, what: str) -> int:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a value is a real number, Python's or NumPy's; booleans are not."""
+    """Return whether a value is a real number and not a boolean.
+
+    Python's and NumPy's numbers are accepted.
+    """
     return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
-"""Open and run graphs in a separate process, which may crash, hang or run out of memory.
+"""Trial runs of graphs in a separate process, which may crash, hang or run out of memory.
 
-ONNX Runtime's optimiser crashes on some graphs with a segmentation fault, which ends the whole process and cannot be
-caught. This module is in ``vaekit`` and not in ``vaekit_export``, so that the process loads neither PyTorch nor onnx.
+On some graphs ONNX Runtime's optimiser ends the process with a segmentation fault, which cannot be caught. This module
+is not in ``vaekit_export``, so that the process loads neither PyTorch nor onnx.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import numpy as np
 from vaekit.types import Array
 
 TIME_LIMIT = 300.0
-"""Time limit in seconds for opening and running a graph."""
+"""Seconds allowed for opening and running a graph."""
 
-_ROWS = 8  # rows to run a graph on: first one row, then all of them
+_ROWS = 8  # number of rows for a trial: the first alone, then all together
 _GRAPH, _INPUT = "graph.onnx", "rows.npy"
 
 
 class Trial:
-    """A process that tries graphs, one at a time.
+    """A process that tries graphs, one after the other.
 
-    If a graph ends the process, the next one starts a new process. Use it in a ``with`` block.
+    If a graph crashes it, the next trial starts a new process. Use it as a context manager, which ends the process.
     """
 
     def __init__(self, *, limit: float = TIME_LIMIT, command: list[str] | None = None) -> None:
@@ -51,7 +51,7 @@ class Trial:
             self._folder.cleanup()
 
     def failure(self, model: bytes, rows: Array) -> str:
-        """Return why ONNX Runtime cannot run a graph on rows; "" if it can.
+        """Return why ONNX Runtime cannot run a graph on rows, or "".
 
         The graph has one input.
         """
@@ -61,7 +61,7 @@ class Trial:
         np.save(folder / _INPUT, rows[:_ROWS])
         process = self._started()
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # the process has died, which is noticed below
+        with contextlib.suppress(OSError):  # if the process has died, there is no answer below
             process.stdin.write(f"{folder}\n")
             process.stdin.flush()
         try:
@@ -76,7 +76,7 @@ class Trial:
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(  # noqa: S603 — runs this module
+            self._process = subprocess.Popen(  # noqa: S603 — it runs this module
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
             self._answers = queue.Queue()
@@ -84,7 +84,7 @@ class Trial:
         return self._process
 
     def _end(self) -> int:
-        """End the process, and return its exit code."""
+        """End the process and return its exit code."""
         process, self._process = self._process, None
         if process is None:
             return 0
@@ -98,7 +98,10 @@ class Trial:
 
 
 def _pass_on(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
-    """Put each line from a process in the queue, and "" at its end."""
+    """Put each line that a process prints in a queue.
+
+    At the end of the process, put "".
+    """
     assert process.stdout is not None
     with process.stdout:
         for line in process.stdout:
@@ -120,10 +123,9 @@ def _try(folder: Path) -> str:
             session.run(None, {name: part})
     except VaekitError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 — ONNX Runtime's exceptions have no common base of their own
+    except Exception as error:  # noqa: BLE001 — ONNX Runtime's exceptions have no common base class
         return " ".join(f"ONNX Runtime fails on it: {error}".split())
-    # Tolerances are later measured without optimisations, so a crash must show now. Errors do not matter: the
-    # measurement skips such graphs.
+    # Tolerances are later measured on the unoptimised graph too. A crash must happen here; an error does not matter.
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -133,14 +135,14 @@ def _try(folder: Path) -> str:
 
 
 def _serve() -> None:
-    """Try the graph in each folder named on stdin, and print the answers.
+    """Try the graph in each folder named on stdin.
 
-    An answer is a line of JSON: the reason why the graph does not run, or "".
+    Each answer is one line of JSON: a string that says why the graph cannot run, or "".
     """
     with contextlib.suppress(OSError):  # if memory runs out, Linux kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # libraries print to stdout, which must not mix with the answers
+        os.dup2(2, 1)  # so that libraries' prints do not mix with the answers
         for line in sys.stdin:
             answers.write(json.dumps(_try(Path(line.rstrip("\n")))) + "\n")
             answers.flush()

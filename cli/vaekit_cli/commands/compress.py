@@ -28,7 +28,7 @@ def compress(
             show_default="the bundle's own samples",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The smaller bundle.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The bundle to write.")] = Path(
         "vae-small"
     ),
     int8: Annotated[bool, typer.Option("--int8", help="Use 8-bit integers with a scale per channel.")] = False,
@@ -44,19 +44,22 @@ def compress(
         float | None,
         typer.Option(
             metavar="DB",
-            help="Minimum PSNR of prior samples against BUNDLE's.",
+            help="Lowest allowed PSNR between the new and the old bundle's prior samples.",
             show_default="42 for INT8, 60 for float16",
         ),
     ] = None,
     max_delta_elbo: Annotated[
         float | None,
-        typer.Option(metavar="NATS", help="How far the ELBO may fall.", show_default="5 for INT8, 0.1 for the others"),
+        typer.Option(
+            metavar="NATS", help="Largest allowed fall of the mean ELBO.", show_default="5 for INT8, 0.1 for the others"
+        ),
     ] = None,
     weights_only: Annotated[
         bool | None,
         typer.Option(
             "--weights-only/--no-weights-only",
-            help="With --int8 or --fp16: convert only the weights and compute in float32, or also the activations.",
+            help="With --int8 or --fp16: convert only the weights, and compute in float32. --no-weights-only converts "
+            "the activations too.",
             show_default="whichever is faster on this machine",
         ),
     ] = None,
@@ -64,11 +67,12 @@ def compress(
         bool,
         typer.Option(
             "--keep-transposed",
-            help="With --int8 of activations: do not rewrite transposed convolutions, which have no integer kernel.",
+            help="With --int8 --no-weights-only: keep transposed convolutions, which cannot run in INT8, as they are.",
         ),
     ] = False,
     seconds: Annotated[
-        float, typer.Option(help="Seconds per timing: each graph has three at each of two batch sizes; 0 for none.")
+        float,
+        typer.Option(help="Seconds for each timing; 0 skips them. Each graph is timed three times at two batch sizes."),
     ] = 0.5,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict):
-    """The options of every export."""
+    """The options that every export has."""
 
     opset: int
     tolerances: Tolerances
@@ -101,14 +101,20 @@ def export(
         typer.Option(help="With --diffusers: sigma of a Gaussian likelihood, needed for scores."),
     ] = None,
     free_size: Annotated[
-        bool, typer.Option("--free-size", help="With --diffusers: allow other sizes later; --size is the default.")
+        bool,
+        typer.Option(
+            "--free-size", help="With --diffusers: let the bundle accept other image sizes; --size sets its default."
+        ),
     ] = False,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="With --pythae: allow pickle files, which can run any code.")
     ] = False,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Compare layer by layer and write BUNDLE.parity/; always done if parity fails."),
+        typer.Option(
+            "--explain",
+            help="Compare layer by layer and write a report to BUNDLE.parity/. Done anyway if parity fails.",
+        ),
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

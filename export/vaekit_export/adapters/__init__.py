@@ -1,1 +1,1 @@
-"""VAEs of other libraries, each as a ``ForeignVAE`` for ``export_vae``. Each file needs the library that it names."""
+"""VAEs from other libraries as a ``ForeignVAE``. Each file needs the library that it is named after."""

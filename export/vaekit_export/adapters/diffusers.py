@@ -1,4 +1,4 @@
-"""diffusers' ``AutoencoderKL`` and ``AutoencoderTiny``. Needs the extra ``diffusers``."""
+"""Adapter for diffusers' ``AutoencoderKL`` and ``AutoencoderTiny``. Needs the extra ``diffusers``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 _CONFIG = "config.json"
 _WEIGHTS = "diffusion_pytorch_model"
 _VARIANT = re.compile(rf"{_WEIGHTS}\.(?:(\w+?)(?:-\d+-of-\d+)?\.safetensors|safetensors\.index\.(\w+)\.json)")
-_RANGE = (-1.0, 1.0)  # of the pixels of both classes: diffusers' VaeImageProcessor normalises so
+_RANGE = (-1.0, 1.0)  # the pixel range of both classes, as in diffusers' VaeImageProcessor
 _LOGVAR = (-30.0, 20.0)  # DiagonalGaussianDistribution clamps to these
 
 
@@ -36,18 +36,19 @@ def from_diffusers(
     sigma: float | None = None,
     free_size: bool = False,
 ) -> ForeignVAE:
-    """Describe an ``AutoencoderKL`` or an ``AutoencoderTiny`` for export.
+    """Describe an ``AutoencoderKL`` or ``AutoencoderTiny`` for export.
 
-    The encoder of an ``AutoencoderTiny`` is deterministic. ``size`` is (height, width), by default the model's own
-    ``sample_size``. With ``free_size`` it is only the default, and all multiples of the downsampling are accepted.
-    Latents are the model's own, before its scaling and shift; the description has these. The models state no
-    likelihood; ``sigma`` gives an ``AutoencoderKL`` a Gaussian one, for pixels in [0, 1].
+    The encoder of an ``AutoencoderTiny`` is deterministic. ``size`` is (height, width), by default the model's
+    ``sample_size``. With ``free_size`` it is only the default, and all multiples of the downsampling factor are
+    accepted. Latents are the model's own, before its scaling and shift; the description keeps these.
 
-    Raises UsageError if the size is missing or is not a multiple of the downsampling. Raises ExportError for a model of
-    another class, and for images that have neither 1 nor 3 channels.
+    These models state no likelihood. ``sigma`` gives an ``AutoencoderKL`` a Gaussian one, for pixels in [0, 1].
+
+    Raises UsageError for a missing size, or one that is not a multiple of the downsampling factor. Raises ExportError
+    for another class, or for images without 1 or 3 channels.
     """
     if not isinstance(model, AutoencoderKL | AutoencoderTiny):
-        raise ExportError(f"{type(model).__name__} is none of {', '.join(_CLASSES)}")
+        raise ExportError(f"{type(model).__name__} is not one of {', '.join(_CLASSES)}")
     config, stochastic = model.config, isinstance(model, AutoencoderKL)
     channels = config.in_channels
     if channels not in (1, 3) or config.out_channels != channels:
@@ -58,7 +59,7 @@ def from_diffusers(
     halvings = len(config.block_out_channels if stochastic else config.encoder_block_out_channels) - 1
     step = 2**halvings
     if height % step or width % step:
-        raise UsageError(f"the size {height}x{width} must be a multiple of {step}, by which the model downsamples")
+        raise UsageError(f"the size {height}x{width} must be a multiple of {step}, the model's downsampling factor")
     description = VAEDescription(
         image_shape=(channels, height, width),
         latent_shape=(config.latent_channels, height // step, width // step),
@@ -76,11 +77,11 @@ def from_diffusers(
 def load_diffusers(
     folder: Path, size: tuple[int, int] | None = None, *, sigma: float | None = None, free_size: bool = False
 ) -> ForeignVAE:
-    """The model in a folder of diffusers' own format, nothing downloaded or unpickled: see ``from_diffusers``.
+    """Load a model from a folder in diffusers' format.
 
-    Weights that are there as a variant only, such as fp16, are taken, and computed with in float32.
-
-    Raises ExportError where the folder holds none that can be read.
+    Nothing is downloaded or unpickled. If the folder has the weights only as a variant, such as fp16, that is loaded
+    and converted to float32. See ``from_diffusers`` for the arguments. Raises ExportError if the folder has no model
+    that can be read.
     """
     name = _class_name(folder)
     if name not in _CLASSES:
@@ -132,7 +133,7 @@ class _TinyEncoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """z (B, c, h, w) → image (B, C, H, W), about in [-1, 1]."""
+    """z (B, c, h, w) → image (B, C, H, W), approximately in [-1, 1]."""
 
     def __init__(self, vae: AutoencoderKL | AutoencoderTiny) -> None:
         super().__init__()
@@ -144,7 +145,10 @@ class _Decoder(nn.Module):
 
 
 def _scaling(config: Any) -> Scaling | None:
-    """How pipelines take the latents; ``latents_mean`` of the config stands in place of ``shift_factor``."""
+    """Return the scaling that pipelines apply to the latents.
+
+    If the config has ``latents_mean``, its ``shift_factor`` is ignored.
+    """
     mean, std = (
         None if config.get(key) is None else tuple(map(float, config[key])) for key in ("latents_mean", "latents_std")
     )
@@ -154,9 +158,10 @@ def _scaling(config: Any) -> Scaling | None:
 
 
 def _variant(folder: Path) -> str | None:
-    """The variant of the weights that a folder has, such as fp16; None where it has the usual ones.
+    """Return the variant of the weights in a folder, such as fp16.
 
-    Raises ExportError where it has several and not the usual ones.
+    Returns None if the folder has weights without a variant, or no weights. Raises ExportError if it has only weights
+    of several variants.
     """
     if any((folder / name).exists() for name in (f"{_WEIGHTS}.safetensors", f"{_WEIGHTS}.safetensors.index.json")):
         return None
@@ -164,7 +169,8 @@ def _variant(folder: Path) -> str | None:
     found = {match.group(1) or match.group(2) for name in names if (match := _VARIANT.fullmatch(name))}
     if len(found) > 1:
         raise ExportError(
-            f"{folder} has weights of the variants {', '.join(sorted(found))} and none without: keep those of one"
+            f"{folder} has weights of the variants {', '.join(sorted(found))}, but none without a variant: keep only "
+            "one variant"
         )
     return next(iter(found), None)
 
@@ -173,7 +179,7 @@ def _image_size(own: int | list[int] | None, size: tuple[int, int] | None) -> tu
     if size is not None:
         return size
     if own is None:
-        raise UsageError("the model names no size of its own: give --size N or HxW")
+        raise UsageError("the model's config has no size: give --size N or HxW")
     height, width = (own, own) if isinstance(own, int) else own
     return height, width
 
@@ -185,6 +191,6 @@ def _class_name(folder: Path) -> str:
     try:
         return str(json.loads(path.read_bytes())["_class_name"])
     except FileNotFoundError:
-        raise ExportError(f"{folder} is no folder of a diffusers model: it has no {_CONFIG}") from None
+        raise ExportError(f"{folder} is not the folder of a diffusers model: it has no {_CONFIG}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{path} is not the configuration of a diffusers model: {error}") from error

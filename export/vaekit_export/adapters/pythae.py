@@ -1,4 +1,4 @@
-"""pythae's models. Needs the extra ``pythae``."""
+"""Adapter for pythae's models. Needs the extra ``pythae``."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ _DIAGONAL = (
 _DETERMINISTIC = ("AE", "WAE_MMD", "RAE_L2", "RAE_GP")
 
 _LIKELIHOODS: dict[str, tuple[LikelihoodName, float | None]] = {"mse": ("gaussian", 1.0), "bce": ("bernoulli", None)}
-"""Half the squared error is a Gaussian of variance 1, as pythae's own get_nll has it."""
+"""Half the squared error is a Gaussian's with variance 1, as in pythae's ``get_nll``."""
 
-_OTHER_LOSSES = ("MSSSIM_VAE", "VAEGAN")  # which compare structure or features, not pixels
+_OTHER_LOSSES = ("MSSSIM_VAE", "VAEGAN")  # their losses compare structure or features, not pixels
 
 
 def from_pythae(model: BaseAE) -> ForeignVAE:
-    """A pythae model that takes pixels in [0, 1]. The likelihood is that of its reconstruction loss.
+    """Describe a pythae model for export.
 
-    Raises ExportError for models that do more than encode and decode (flows, quantisation, sampling in the latent
-    space), or whose images are not (C, H, W).
+    Its pixels are in [0, 1], and the likelihood is that of its reconstruction loss. Raises ExportError for models that
+    do more than encode and decode (flows, quantisation, sampling in the latent space), or whose images are not
+    (C, H, W).
     """
     name = str(model.model_name)
     if name not in _DIAGONAL + _DETERMINISTIC:
         raise ExportError(
-            f"pythae's {name} cannot be exported: its encoder and decoder alone are not the model. Those that can: "
+            f"pythae's {name} cannot be exported: it is more than its encoder and decoder. These can: "
             + ", ".join(_DIAGONAL + _DETERMINISTIC)
         )
     config = model.model_config
@@ -61,21 +62,22 @@ def from_pythae(model: BaseAE) -> ForeignVAE:
 
 
 def load_pythae(folder: Path, *, trust_pickle: bool) -> ForeignVAE:
-    """The model in a folder that pythae saved, which is full of pickles: see ``from_pythae``.
+    """Load a model from a folder that pythae saved.
 
-    Raises UsageError unless ``trust_pickle``, ExportError where the folder cannot be read.
+    pythae saves pickles, which can run any code. Raises UsageError unless ``trust_pickle``, and ExportError if the
+    folder cannot be read or the model cannot be exported (see ``from_pythae``).
     """
     if not trust_pickle:
         raise UsageError(
-            f"{folder} holds pickles, as pythae saves its models, and reading one runs whatever code it names: "
-            "--trust-pickle reads it, if it is yours"
+            f"{folder} has pickles, because pythae saves them, and a pickle can run any code: give --trust-pickle if "
+            "you trust its author"
         )
     if not (folder / "model_config.json").is_file():
-        raise ExportError(f"{folder} is no folder of a pythae model: it has no model_config.json")
+        raise ExportError(f"{folder} is not the folder of a pythae model: it has no model_config.json")
     try:
         with quietly():
             model = AutoModel.load_from_folder(str(folder))
-    except Exception as error:  # whatever a pickle raises
+    except Exception as error:  # a pickle may raise anything
         raise ExportError(
             f"pythae cannot load {folder}: {' '.join(f'{type(error).__name__}: {error}'.split())}"
         ) from error

@@ -1,1 +1,1 @@
-"""From a bundle to a smaller one: lower precision and fewer latent dimensions, gated on quality."""
+"""Compression of bundles: lower precision and fewer latent dimensions, behind a quality gate."""

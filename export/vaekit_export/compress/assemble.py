@@ -1,4 +1,4 @@
-"""The files of a bundle whose graphs were changed, with golden vectors, tolerances and a manifest of their own."""
+"""Assembly of a compressed bundle: graphs, new golden vectors, tolerances and manifest."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ from vaekit_export.passes.prune import marginal
 
 GRAPH_FILES: dict[GraphName, str] = {"encoder": ENCODER, "decoder": DECODER}
 
-# What a class of provider may differ by, in times what kernels here differ by, and at least.
+# A provider class's tolerance: this many times the difference between kernels on this machine, and at least _LEAST.
 _TIMES = dict(zip(PROVIDER_CLASSES, (2, 4, 10), strict=True))
 _LEAST = dict(zip(PROVIDER_CLASSES, (0.0, 0.0, 2e-2), strict=True))
 
 
 @dataclass(frozen=True)
 class Change:
-    """One graph in lower precision, or as it was."""
+    """One graph in lower precision, or unchanged."""
 
     onnx: bytes
     precision: PrecisionName = "fp32"
     in_float: tuple[str, ...] = ()
-    """Layers left in float32, or with float16 weights among int8 ones, the most sensitive first."""
+    """Layers that stay in float32, or have float16 weights in an ``int8-weights`` graph, the most sensitive first."""
     rewritten: int = 0
-    """Transposed convolutions that became ordinary ones."""
+    """Number of transposed convolutions rewritten as ordinary ones."""
 
 
 def assemble(
@@ -60,10 +60,10 @@ def assemble(
     rows: Mapping[GraphName, Array],
     record: dict[str, Any],
 ) -> tuple[dict[str, bytes], Manifest]:
-    """Make the files of a bundle with both graphs changed, by name, and its manifest.
+    """Return the new bundle's files by name, and its manifest.
 
-    ``kept`` are the latent dimensions that the graphs have; ``rows`` their inputs, on which tolerances are measured;
-    ``record`` says in the manifest's provenance how they were made.
+    ``kept`` are the latent dimensions that the graphs keep. ``rows`` are inputs of each graph, on which tolerances are
+    measured. ``record`` goes into the manifest's provenance.
     """
     onnx = {name: _described(parent.manifest, name, change, len(kept)) for name, change in changes.items()}
     graphs = Graphs(onnx["encoder"], onnx["decoder"], kept)
@@ -79,16 +79,16 @@ def assemble(
 
 
 def _described(manifest: Manifest, name: GraphName, change: Change, dimensions: int) -> bytes:
-    """A graph that says in its own metadata what it has become."""
+    """Return a graph with the metadata of its new precision and latent."""
     latent = (dimensions, *manifest.latent.shape[1:])
     metadata = describe(name, change.precision, manifest.image, latent, manifest.posterior, manifest.likelihood)
     return apply(change.onnx, partial(set_metadata, metadata=metadata))
 
 
 def _golden(parent: Bundle, graphs: Graphs) -> bytes:
-    """golden.npz: the parent's inputs with what these graphs compute here.
+    """Return golden.npz: the parent's inputs with these graphs' outputs on this machine.
 
-    PyTorch's outputs would ask for tolerances as wide as the error of compression, which would hide what a device adds.
+    With PyTorch's outputs, tolerances would have to be as wide as the compression error, which would mask device error.
     """
     with np.load(io.BytesIO(parent.files[GOLDEN]), allow_pickle=False) as arrays:
         golden = {name: arrays[name] for name in ("image", "z")}
@@ -104,9 +104,9 @@ def _golden(parent: Bundle, graphs: Graphs) -> bytes:
 def _manifest(
     parent: Bundle, graphs: Graphs, precisions: dict[GraphName, PrecisionName], contents: dict[str, bytes]
 ) -> Manifest:
-    """The parent's manifest with the graphs, golden vectors and latent that these graphs have.
+    """Return the parent's manifest with new graphs, golden vectors and latent.
 
-    What the parity gate measured stays, as it is the parent's proof; the scores' quantiles too.
+    The parity gate's measurements and the scores' quantiles stay the parent's.
     """
     old = parent.manifest
     specs: dict[str, GraphSpec] = {}
@@ -144,11 +144,11 @@ def _with_latent(tensor: TensorInfo, manifest: Manifest, dimensions: int) -> Ten
 
 
 def _tolerances(parent: Bundle, graphs: Iterable[tuple[bytes, PrecisionName, Array]]) -> Tolerances:
-    """What a device may differ by from these graphs here, by the precisions that they were lowered to.
+    """Return how far a device may differ from this machine, by precision.
 
-    Another kernel rounds otherwise, and a rounding that falls the other way moves a result by a step of the precision.
-    How far that goes is measured on each graph's rows: its results with ONNX Runtime's integer kernels against those
-    operator by operator in float32, and against those for inputs that are off by float32's own rounding.
+    Another kernel may round a value the other way, which moves a result by a step of the precision. The size of that
+    effect is measured on each graph's rows. Its optimised results are compared with those of the unoptimised graph, and
+    with those for inputs that are changed by about float32's rounding error.
     """
     spread: dict[PrecisionName, float] = {}
     for data, precision, rows in graphs:
@@ -168,14 +168,17 @@ def _tolerances(parent: Bundle, graphs: Iterable[tuple[bytes, PrecisionName, Arr
 
 
 def _unoptimised(data: bytes, rows: Array) -> list[list[Array]]:
-    """Results operator by operator; none where ONNX Runtime has no kernel for an operator as the file states it."""
+    """Return the unoptimised graph's results as a list of one item.
+
+    The list is empty if ONNX Runtime has no kernel for one of the operators in the file.
+    """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         outputs: list[Array] = session.run(None, {session.get_inputs()[0].name: rows})
-    except Exception:  # noqa: BLE001 — ONNX Runtime's exceptions have no common base of their own
+    except Exception:  # noqa: BLE001 — ONNX Runtime's exceptions have no common base class
         return []
     return [outputs]
 

@@ -1,4 +1,4 @@
-"""Ways to make a bundle's graphs smaller: without dead latent dimensions, or in lower precision."""
+"""Ways to make a bundle's graphs smaller: pruned latent dimensions or lower precision."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from vaekit_export.passes.subpixel import as_convolutions
 from vaekit_export.passes.weights import lower_weights
 
 MAX_DELTA_ELBO_PRUNED = 0.1
-"""Nats by which the ELBO may fall for pruning, on its own and before the precision is lowered."""
+"""Largest fall of the ELBO by pruning, in nats, measured before the precision is lowered."""
 
 
 def prune_dead(judge: Judge, manifest: Manifest, dead_below: float, say: Say, *, alone: bool) -> Graphs:
-    """Prune both graphs' dead dimensions, but for those that the ELBO is found to miss.
+    """Prune dead dimensions from both graphs, except those that the ELBO needs.
 
-    Raises BundleError where nothing is dead and, ``alone``, nothing else is to be done.
+    If nothing can be pruned, return the parent's graphs, or with ``alone`` raise BundleError.
     """
     kl, means = np.array(manifest.latent.kl), np.array(manifest.latent.mean)
     dead = sorted((j for j in range(len(kl)) if kl[j] < dead_below), key=lambda j: kl[j])[: len(kl) - 1]
@@ -43,14 +43,14 @@ def prune_dead(judge: Judge, manifest: Manifest, dead_below: float, say: Say, *,
         if delta is not None and delta.nats >= -limit:
             delta = judge.delta_elbo(graphs, limit, exactly=True)
         if delta is None or delta.nats >= -limit:
-            say(f"pruned {len(dead)} of {len(kl)} dimensions, of KL under {dead_below:g} nats")
+            say(f"pruned {len(dead)} of {len(kl)} dimensions, those with a KL below {dead_below:g} nats")
             return graphs
-        without = f"without it and {len(dead) - 1} more the ELBO changes by {delta.nats:+.2g} nats"
-        say(f"dimension {dead[-1]} stays: {without}")
+        without = f"without it and {len(dead) - 1} more, the ELBO changes by {delta.nats:+.2g} nats"
+        say(f"dimension {dead[-1]} is kept: {without}")
         dead.pop()
     reason = (
-        f"nothing to prune: of {len(kl)} dimensions none has a KL under {dead_below:g} nats that can be missed; the "
-        f"least is {kl.min():.3g} (--dead-below moves that bound)"
+        f"nothing to prune: none of the {len(kl)} dimensions has a KL below {dead_below:g} nats and can be removed "
+        f"within the limits; the least is {kl.min():.3g} (--dead-below sets this bound)"
     )
     if alone:
         raise BundleError(f"{reason}; nothing was published")
@@ -59,9 +59,9 @@ def prune_dead(judge: Judge, manifest: Manifest, dead_below: float, say: Say, *,
 
 
 def lower_weights_only(precision: LowPrecision, graphs: Graphs, judge: Judge, say: Say) -> dict[GraphName, Change]:
-    """Lower the weights of both graphs as far as the limits allow.
+    """Lower the precision of both graphs' weights within the limits.
 
-    A graph whose file would not shrink stays as it was: there is nothing else to gain by weights alone.
+    A graph stays as it is if its file would not get smaller, because weights alone bring no other gain.
     """
     changes: dict[GraphName, Change] = {}
     for name in ("encoder", "decoder"):
@@ -88,10 +88,10 @@ def lower_arithmetic(
     *,
     keep_transposed: bool,
 ) -> dict[GraphName, Change]:
-    """Lower weights and activations of both graphs as far as the limits allow, INT8 calibrated on images and latents.
+    """Lower the precision of weights and activations within the limits.
 
-    A graph stays as it was where no layer of it can be lowered. Those that ONNX Runtime did not lower or run as a whole
-    are added to ``broken``.
+    INT8 is calibrated on ``images`` and the judge's latents. A graph stays as it is if none of its layers can be
+    lowered. Graphs that ONNX Runtime could not convert or run as a whole are added to ``broken``.
     """
     inputs: dict[GraphName, tuple[str, Array]] = {
         "encoder": ("image", images),
@@ -124,23 +124,23 @@ def _headroom(judge: Judge, graphs: Graphs, name: GraphName, data: bytes) -> flo
 
 
 def _tidied(data: bytes) -> bytes:
-    """Tidy a graph that another tool made.
+    """Tidy a graph that another tool wrote.
 
-    Raises ExportError if the graph is invalid.
+    Raises ExportError if it cannot be read back.
     """
     try:
         return apply(data, tidy)
-    except Exception as error:  # whatever onnx and onnx_ir say of a graph that does not hold together
+    except Exception as error:  # onnx and onnx_ir raise many types for an invalid graph
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ExportError(f"ONNX Runtime's tool wrote a graph that cannot be read back: {reason}") from error
 
 
 def _say_failure(say: Say, name: GraphName, precision: PrecisionName, failure: str) -> None:
-    say(f"{name}: not all of it can be {precision} here, so layers or all of it stay in float: {failure}")
+    say(f"{name}: not all of it can be {precision} on this machine, so some or all layers stay in float: {failure}")
 
 
 def _without_transposed(data: bytes) -> tuple[bytes, int]:
-    """A graph with its transposed convolutions rewritten as ordinary ones, and how many there were."""
+    """Rewrite transposed convolutions; return the graph and how many."""
     model = read(data)
     count = as_convolutions(model)
     if not count:

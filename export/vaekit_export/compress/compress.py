@@ -1,4 +1,4 @@
-"""A bundle becomes a smaller one: INT8, float16, dead latent dimensions pruned; published only if it is good enough."""
+"""Compression of a bundle by INT8, float16 or pruning; published only if it is good enough."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from vaekit_export.model import Say
 from vaekit_export.passes.precision import LOW_PRECISIONS, LowPrecision
 
 DEAD_BELOW = 0.01
-"""Nats of KL under which a dimension counts as dead."""
+"""KL in nats below which a dimension counts as dead."""
 MIN_PSNR: dict[LowPrecision, float] = {"int8": 42.0, "fp16": 60.0}
-"""dB on prior samples, by precision; pruning alone has no such bound."""
+"""Lowest allowed PSNR of prior samples in dB, by precision; pruning alone has no such limit."""
 MAX_DELTA_ELBO: dict[LowPrecision, float] = {"int8": 5.0, "fp16": 0.1}
-"""Nats by which the ELBO may fall, by precision."""
+"""Largest allowed fall of the mean ELBO in nats, by precision."""
 
-_IMAGES = 512  # of a source or samples, fewer where they are large: every second one calibrates, the others measure
+_IMAGES = 512  # of a source or samples, fewer if they are large: every second one calibrates, the others measure
 _TOLD_FLAGS = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "f16c", "avx512_fp16"}
 _TOLD_FLAGS |= {"asimddp", "i8mm", "fphp", "asimdhp"}
-_FASTER = 1.05  # times the speed of weights alone, from which activations are lowered too
+_FASTER = 1.05  # times the speed of lowered weights, from which activations are lowered too
 
 Candidate = Mapping[GraphName, Change]
-"""One way to change both graphs."""
+"""Changes of both graphs."""
 
 
 def compress_bundle(
@@ -70,21 +70,25 @@ def compress_bundle(
     seconds: float = 0.5,
     say: Say = lambda message: None,
 ) -> Compression:
-    """Write a smaller bundle, whole, or nothing where it is not good enough.
+    """Write a smaller bundle, or nothing if it is not good enough.
 
-    ``precision`` is ``int8``, ``fp16`` or None; ``prune`` takes out dimensions whose KL over the held-out images is
-    under ``dead_below`` nats. Images of ``source`` calibrate INT8 and measure the ELBO; without one, the bundle's own
-    samples do. The result must decode prior samples to at least ``min_psnr`` dB of the parent's images, with an ELBO
-    no more than ``max_delta_elbo`` nats under its; the defaults are MIN_PSNR and MAX_DELTA_ELBO.
+    ``precision`` is ``int8``, ``fp16`` or None. ``prune`` removes latent dimensions whose mean KL over the held-out
+    images is below ``dead_below`` nats. Images of ``source`` calibrate INT8 and measure the ELBO; without a source, the
+    bundle's own samples do.
 
-    ``weights_only`` lowers the weights and leaves activations and arithmetic in float32 (the graph's precision is then
-    ``int8-weights`` or ``fp16-weights``); False lowers both; None tries both, and each graph keeps the one that is
-    faster here. Each graph is timed for ``seconds`` at two batch sizes in three rounds; 0 times nothing, and None is
-    then False. ``keep_transposed`` leaves transposed convolutions, which no integer kernel of ONNX Runtime's CPU
-    provider runs, as they are where activations are lowered.
+    The PSNR between the new and the old bundle's prior samples must be at least ``min_psnr`` dB, and the mean ELBO may
+    fall by at most ``max_delta_elbo`` nats. The defaults are MIN_PSNR and MAX_DELTA_ELBO.
+
+    If ``weights_only`` is True, only the weights are converted, and the graphs compute in float32. Their precision is
+    then ``int8-weights`` or ``fp16-weights``. If it is False, activations are converted too. If it is None, both are
+    tried, and each graph keeps the one that is faster on this machine. ``keep_transposed`` does not rewrite transposed
+    convolutions when activations are converted to INT8; ONNX Runtime's CPU provider has no integer kernel for them.
+
+    Each graph is timed for ``seconds`` at two batch sizes in three rounds. With 0 nothing is timed, and None for
+    ``weights_only`` means False.
 
     Raises UsageError for arguments that contradict each other, BundleError for a bundle that cannot be compressed,
-    SourceError for images that cannot be read, CheckError where the result is not good enough.
+    SourceError for images that cannot be read, and CheckError if the result is not good enough.
     """
     target = Path(target_path)
     limits = _limits(precision, prune, dead_below, min_psnr, max_delta_elbo, seconds)
@@ -125,7 +129,7 @@ def _compressed(
     seconds: float,
     say: Say,
 ) -> Compression:
-    """Make the candidates, choose for each graph and write the bundle."""
+    """Try the candidates, choose one for each graph, and write the bundle."""
     limits, graphs = judge.limits, judge.parent
     if prune:
         graphs = prune_dead(judge, parent.manifest, dead_below, say, alone=precision is None)
@@ -186,11 +190,14 @@ def _limits(
 
 
 def _check_parent(parent: Bundle, target: Path, prune: bool) -> None:
-    """Refuse, before any work, what cannot be compressed or written."""
+    """Raise BundleError or UsageError for what cannot be compressed or written.
+
+    This is called before any work.
+    """
     lowered = {graph.precision for graph in parent.manifest.graphs.values()} - {"fp32"}
     if lowered:
         raise BundleError(
-            f"{parent.path} is compressed already, to {', '.join(sorted(lowered))}: compress the bundle that it was "
+            f"{parent.path} is already compressed, to {', '.join(sorted(lowered))}: compress the bundle that it was "
             "made from"
         )
     if target.exists() and target.resolve() == parent.path.resolve():
@@ -199,7 +206,7 @@ def _check_parent(parent: Bundle, target: Path, prune: bool) -> None:
         raise BundleError(f"{parent.path} has latents of shape {parent.manifest.latent.shape}: only vectors are pruned")
     if prune and parent.manifest.posterior == "deterministic":
         raise BundleError(
-            f"{parent.path} has a deterministic encoder: no KL tells which of its dimensions are dead, so there is "
+            f"{parent.path} has a deterministic encoder, so no KL shows which of its dimensions are dead: there is "
             "nothing to prune"
         )
     check_bundle_target(target)
@@ -207,7 +214,7 @@ def _check_parent(parent: Bundle, target: Path, prune: bool) -> None:
 
 def _check_replay(bundle: Bundle) -> None:
     if not _opened(bundle).verify().passed:
-        raise CheckError("the new bundle's golden vectors do not replay here, nothing was published")
+        raise CheckError("the new bundle's golden vectors do not replay on this machine: nothing was published")
 
 
 def _opened(bundle: Bundle) -> VAE:
@@ -215,7 +222,10 @@ def _opened(bundle: Bundle) -> VAE:
 
 
 def _images(parent: Bundle, source: str | None, say: Say) -> tuple[Array, Array, str]:
-    """Images to calibrate on, images to measure the ELBO on, both (n, C, H, W), and what they are in words."""
+    """Read images to calibrate on and images to measure the ELBO on.
+
+    Both are (n, C, H, W). The third item says in words what they are.
+    """
     shape = parent.manifest.image.shape
     if source is None:
         images = _opened(parent).sample(rows_in_memory(shape, _IMAGES))
@@ -233,16 +243,22 @@ def _what_is_lowered(precision: LowPrecision, kinds: tuple[bool, ...], calibrati
 
 
 def _say_what_stays(candidates: Sequence[Candidate], precision: LowPrecision, limits: Limits, say: Say) -> None:
-    """Name a graph that could be lowered in no way. Raises CheckError where neither could."""
+    """Report a graph that could not be lowered.
+
+    Raises CheckError if neither could.
+    """
     stays = [name for name in GRAPHS if all(candidate[name].precision == "fp32" for candidate in candidates)]
     if len(stays) == len(GRAPHS):
         raise CheckError(
-            f"no layer of either graph can be {precision} at {limits.psnr:g} dB on prior samples and "
-            f"{limits.delta_elbo:g} nats of ELBO, or would be smaller so, nothing was published; --min-psnr and "
-            "--max-delta-elbo move these bounds"
+            f"no layer of either graph can be {precision} within the limits ({limits.psnr:g} dB on prior samples, "
+            f"{limits.delta_elbo:g} nats of ELBO), or {precision} makes neither file smaller: nothing was published. "
+            "--min-psnr and --max-delta-elbo set the limits."
         )
     for name in stays:
-        say(f"{name}: no layer of it can be {precision} within the limits, or would be smaller so; it stays as it is")
+        say(
+            f"{name}: no layer can be {precision} within the limits, or {precision} does not make the file smaller; "
+            "it stays as it is"
+        )
 
 
 def _speeds(
@@ -253,7 +269,7 @@ def _speeds(
     seconds: float,
     say: Say,
 ) -> list[dict[GraphName, Speeds]]:
-    """How fast each candidate is, over the parent; empty speeds for 0 seconds."""
+    """Time each candidate against the parent; return no speeds for 0 seconds."""
     if not seconds:
         return [{name: {} for name in GRAPHS} for _ in candidates]
     say(f"timing {len(candidates) + 1} bundles in turn")
@@ -265,7 +281,10 @@ def _speeds(
 
 
 def _chosen(changes: Sequence[Change], speeds: Sequence[Speeds]) -> int:
-    """Which change of one graph to take: the first that was lowered at all, but for one that is faster."""
+    """Return the index of the change to use for one graph.
+
+    This is the first with a lower precision, unless a later one is clearly faster.
+    """
     best = next((index for index, change in enumerate(changes) if change.precision != "fp32"), 0)
     for index, change in enumerate(changes):
         if change.precision != "fp32" and _mean_speed(speeds[index]) > _FASTER * _mean_speed(speeds[best]):
@@ -274,12 +293,12 @@ def _chosen(changes: Sequence[Change], speeds: Sequence[Speeds]) -> int:
 
 
 def _mean_speed(speeds: Speeds) -> float:
-    """Geometric mean over batch sizes; 1 where nothing was timed."""
+    """Return the geometric mean over batch sizes, or 1 if nothing was timed."""
     return statistics.geometric_mean([speed.median for speed in speeds.values()] or [1.0])
 
 
 def _record(parent: Bundle, changes: Candidate, limits: Limits) -> dict[str, Any]:
-    """What the manifest tells of how the bundle was made, and of what."""
+    """Return the manifest's record of how the bundle was made."""
     return {
         "precision": {name: change.precision for name, change in changes.items()},
         "in_float": {name: list(change.in_float) for name, change in changes.items()},
@@ -304,7 +323,10 @@ def _report(
     speeds: Sequence[Mapping[GraphName, Speeds]],
     chosen: int,
 ) -> GraphReport:
-    """What became of one graph, now ``data``, of which the candidate ``chosen`` was taken."""
+    """Report on one graph.
+
+    ``data`` is the new graph, and ``chosen`` the index of the candidate that it comes from.
+    """
     before = parent.files[parent.manifest.graphs[name].file]
     operators, old = read_onnx(data).operators, read_onnx(before).operators
     change = candidates[chosen][name]

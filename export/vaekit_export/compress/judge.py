@@ -1,4 +1,4 @@
-"""How far a compressed model lies from its bundle, on the sessions that the edge opens."""
+"""Quality of a compressed model compared with its bundle, in the same sessions as on the edge."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ PRIOR_SAMPLES = 256
 
 _FEWEST_PAIRS, _MOST_PAIRS = 4, 64
 _BATCH = 64
-_IMAGE_BYTES, _FEWEST_IMAGES = 1 << 28, 8  # of images held at a time, and of the parent's decoded ones
+_IMAGE_BYTES, _FEWEST_IMAGES = 1 << 28, 8  # for the images in memory, and again for the parent's decoded ones
 
 
 @dataclass(frozen=True)
 class Graphs:
-    """An encoder and a decoder, and which of the parent's latent dimensions they have."""
+    """An encoder, a decoder, and the parent's latent dimensions that they keep."""
 
     encoder: bytes
     decoder: bytes
     kept: tuple[int, ...]
 
     def get(self, name: GraphName) -> bytes:
-        """Return the graph of that name."""
+        """Return one of the graphs."""
         return self.encoder if name == "encoder" else self.decoder
 
     def replace(self, name: GraphName, data: bytes) -> Graphs:
-        """Return both with another graph in the place of the one of that name."""
+        """Return a copy with one of the graphs replaced."""
         return Graphs(data, self.decoder, self.kept) if name == "encoder" else Graphs(self.encoder, data, self.kept)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a compressed model may lose."""
+    """Limits of a compressed model's loss of quality."""
 
     psnr: float
-    """dB that decoded prior samples must reach against the parent's; −infinity where that is not asked."""
+    """Lowest allowed PSNR in dB between its prior samples and the parent's; −infinity for no limit."""
     delta_elbo: float
-    """Nats by which the mean ELBO may lie under the parent's."""
+    """Largest allowed fall of the mean ELBO, in nats."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,14 @@ class Delta:
 
     nats: float
     standard_error: float
-    """Of the noise, the images being given."""
+    """The standard error over the noise; the images are fixed."""
 
 
 class Judge:
-    """Measures graphs against those of a bundle, on prior samples and on images (N, C, H, W) in [0, 1]."""
+    """A comparison of graphs with those of a bundle, the parent.
+
+    The decoders are compared on prior samples, the ELBO on images (N, C, H, W) in [0, 1].
+    """
 
     def __init__(self, vae: VAE, images: Array, limits: Limits, trial: Trial | None = None) -> None:
         self.limits = limits
@@ -77,14 +80,17 @@ class Judge:
         self._further_parent_elbos = self._elbos(self.parent)
 
     def psnr(self, graphs: Graphs) -> float:
-        """dB of decoded prior samples against the parent's; infinite where they are equal."""
+        """Return the PSNR of the decoded prior samples in dB.
+
+        They are compared with the parent's. It is infinite if they are equal.
+        """
         return array_psnr(run(graphs.decoder, self.z[:, graphs.kept])[0], self._decoded, 1.0)
 
     def delta_elbo(self, graphs: Graphs, limit: float, *, exactly: bool = False) -> Delta | None:
-        """Mean ELBO less the parent's at the same noise, with a sign; None where the model has no ELBO.
+        """Return the mean ELBO minus the parent's, or None without an ELBO.
 
-        Noise is drawn until the change lies two standard errors to one side of −``limit``, or ``exactly`` until the
-        standard error is a tenth of that, but not without end.
+        Both use the same noise. Noise is drawn until the change differs from −``limit`` by more than two standard
+        errors, or with ``exactly`` until the standard error is a tenth of ``limit``; at most 64 pairs are drawn.
         """
         if not self._has_elbo:
             return None
@@ -102,9 +108,10 @@ class Judge:
         return delta
 
     def headroom(self, name: GraphName, graphs: Graphs) -> float:
-        """Measure what a changed graph of that name leaves to the limits, in dB; under zero where one is passed.
+        """Measure how far a changed graph stays within the limits, in dB.
 
-        Raises ExportError for a graph that ONNX Runtime does not run here, or that would end this process.
+        ``name`` says which of the graphs was changed. The result is negative if a limit is exceeded. Raises
+        ExportError for a graph that ONNX Runtime cannot run on this machine, or that would crash this process.
         """
         rows = self._images if name == "encoder" else np.ascontiguousarray(self.z[:, graphs.kept])
         if failure := self._trial.failure(graphs.get(name), rows):
@@ -112,26 +119,32 @@ class Judge:
         return self._encoder_headroom(graphs) if name == "encoder" else self._decoder_headroom(graphs)
 
     def check(self, graphs: Graphs) -> tuple[float, Delta | None]:
-        """PSNR and change of the ELBO. Raises CheckError where a limit is passed."""
+        """Return the PSNR and the change of the ELBO.
+
+        Raises CheckError if a limit is exceeded.
+        """
         psnr, delta = self.psnr(graphs), self.delta_elbo(graphs, self.limits.delta_elbo, exactly=True)
         if not psnr >= self.limits.psnr:
             raise CheckError(
-                f"prior samples reach {psnr:.1f} dB where {self.limits.psnr:g} are asked for, nothing was published; "
-                "--min-psnr asks for less"
+                f"prior samples have a PSNR of {psnr:.1f} dB, and at least {self.limits.psnr:g} are required: nothing "
+                "was published. Lower --min-psnr to allow less."
             )
         if delta is not None and not delta.nats >= -self.limits.delta_elbo:
             raise CheckError(
-                f"the ELBO changes by {delta.nats:+.3g} nats where it may fall by {self.limits.delta_elbo:g}, nothing "
-                "was published; --max-delta-elbo allows more"
+                f"the ELBO fell by {-delta.nats:.3g} nats, and at most {self.limits.delta_elbo:g} are allowed: nothing "
+                "was published. Raise --max-delta-elbo to allow more."
             )
         return psnr, delta
 
     def _decoder_headroom(self, graphs: Graphs) -> float:
-        """dB left to the limits, half of the nats being for each graph; under zero where one is passed."""
+        """Return the decoder's distance from the limits, in dB."""
         return min(self.psnr(graphs) - self.limits.psnr, self._nats_left(graphs))
 
     def _encoder_headroom(self, graphs: Graphs) -> float:
-        """The same for the encoder. Without an ELBO its mu must reach the PSNR, the peak being the range of mu."""
+        """Return the encoder's distance from the limits, in dB.
+
+        Without an ELBO, the PSNR of mu is compared with the limit; its peak is the range of the parent's mu.
+        """
         if self._has_elbo:
             return self._nats_left(graphs)
         expected = run(self.parent.encoder, self._images)[0]
@@ -139,7 +152,10 @@ class Judge:
         return array_psnr(mu, expected[:, graphs.kept], float(np.ptp(expected)) or 1.0) - self.limits.psnr
 
     def _nats_left(self, graphs: Graphs) -> float:
-        """In dB, as the ELBO changes with the mean squared error."""
+        """Return the distance from half the limit of the ELBO, in dB.
+
+        Each graph may use half of the limit. dB are used because the ELBO changes with the mean squared error.
+        """
         half = self.limits.delta_elbo / 2
         delta = self.delta_elbo(graphs, half)
         if delta is None or delta.nats >= 0:
@@ -154,12 +170,14 @@ class Judge:
         return self._parent_elbos[pair]
 
     def _elbos(self, graphs: Graphs) -> Iterator[float]:
-        """The mean ELBO of the images in nats, for one noise and its negative after the other.
+        """Yield estimates of the images' mean ELBO in nats.
 
-        Each image has noise of its own, as one noise for all would not average out over them; with its negative, what
-        is linear in it, most of the variance, does (antithetic variates, Hammersley and Morton 1956). Dimensions that
-        are gone are put back as the prior: of no KL, and with noise that the decoder does not see. Every model is so
-        measured with the same noise.
+        Each estimate uses new noise and its negative (antithetic variates, Hammersley and Morton 1956). The part that
+        is linear in the noise, most of the variance, cancels. Each image has its own noise, because shared noise would
+        not average out over the images.
+
+        Pruned dimensions take part as the prior: they have no KL, and the decoder does not see their noise. So all
+        models are measured with the same noise.
         """
         count, dimensions = len(self._images), len(self.parent.kept)
         mu, logvar = np.zeros((2, count, dimensions), np.float32)
@@ -174,12 +192,18 @@ class Judge:
 
 
 def rows_in_memory(image_shape: tuple[int, int, int], most: int) -> int:
-    """Return how many images of a shape to hold as float32: ``most``, or what _IMAGE_BYTES take of large ones."""
+    """Return how many float32 images to hold in memory.
+
+    This is ``most``, or fewer for large images: as many as fit in _IMAGE_BYTES, but at least 8.
+    """
     return min(most, max(_FEWEST_IMAGES, _IMAGE_BYTES // (4 * math.prod(image_shape))))
 
 
 def runner(data: bytes) -> Callable[[Array], list[Array]]:
-    """Open a graph of one input as a function of rows, run a batch at a time."""
+    """Return a function that runs a graph with one input on rows.
+
+    It runs a batch at a time.
+    """
     session = open_on_cpu("graph", data).session
     name = session.get_inputs()[0].name
 
@@ -191,10 +215,13 @@ def runner(data: bytes) -> Callable[[Array], list[Array]]:
 
 
 def run(data: bytes, rows: Array) -> list[Array]:
-    """Run a graph of one input on rows."""
+    """Run a graph with one input on rows."""
     return runner(data)(np.ascontiguousarray(rows))
 
 
 def array_psnr(actual: Array, expected: Array, peak: float) -> float:
-    """Compute the PSNR of an array in dB; infinite for equal arrays, −infinity where ``actual`` is not finite."""
+    """Compute the PSNR of an array in dB.
+
+    It is infinite for equal arrays, and −infinity if ``actual`` is not finite.
+    """
     return psnr(float(((actual.astype(np.float64) - expected) ** 2).mean()), peak)

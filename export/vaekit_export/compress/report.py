@@ -1,4 +1,4 @@
-"""What a compression did: sizes, quality and speed, as a document and in words."""
+"""The result of a compression: sizes, quality and speed, as JSON and as notes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vaekit.types import GraphName, PrecisionName
 from vaekit_export.compress.judge import Delta
 from vaekit_export.compress.speed import Speed, Speeds
 
-_GAIN = 1.05  # images a second over the parent's that count as faster
+_GAIN = 1.05  # times the parent's images per second, from which a graph counts as faster
 
 
 @dataclass(frozen=True)
 class GraphReport:
-    """What became of one graph."""
+    """The result for one graph."""
 
     precision: PrecisionName
     bytes: int
@@ -28,23 +28,23 @@ class GraphReport:
     nodes: int
     parent_nodes: int
     in_float: tuple[str, ...]
-    """Layers left in float32, or with float16 weights among int8 ones, the most sensitive first."""
+    """Layers that stay in float32, or have float16 weights in an ``int8-weights`` graph, the most sensitive first."""
     transposed: int
-    """Transposed convolutions in it."""
+    """Number of transposed convolutions in the new graph."""
     rewritten_transposed: int
-    """Transposed convolutions that became ordinary ones."""
+    """Number of transposed convolutions rewritten as ordinary ones."""
     speed: Speeds
-    """Over the parent's; empty where nothing was timed."""
+    """Speed divided by the parent's; empty if nothing was timed."""
     tried: dict[PrecisionName, Speeds]
-    """The same of what was timed too and not taken."""
+    """Speeds of the precisions that were timed and not chosen."""
 
     @property
     def ratio(self) -> float:
-        """How many times smaller it is."""
+        """Return how many times smaller the graph is than the parent's."""
         return self.parent_bytes / self.bytes
 
     def to_json(self) -> dict[str, Any]:
-        """Return its part of the JSON document, speeds by batch size."""
+        """Return the graph's part of the JSON document."""
         document = dataclasses.asdict(self) | {"ratio": self.ratio, "in_float": list(self.in_float)}
         del document["transposed"]
         document["speed"] = _speeds_to_json(self.speed)
@@ -54,43 +54,46 @@ class GraphReport:
 
 @dataclass(frozen=True)
 class Compression:
-    """A published bundle, and what it lost and gained."""
+    """A published bundle compared with its parent."""
 
     path: Path
     manifest: Manifest
     graphs: dict[GraphName, GraphReport]
     pruned: tuple[int, ...]
-    """Dimensions of the parent that are gone."""
+    """The parent's latent dimensions that were removed."""
     psnr: float
-    """dB of decoded prior samples against the parent's; infinite where they are equal."""
+    """PSNR in dB between its prior samples and the parent's; infinite if they are equal."""
     delta_elbo: Delta | None
-    """Mean ELBO less the parent's; None where there is no likelihood."""
+    """Mean ELBO minus the parent's; None for a model without an ELBO."""
     measured_on: str
-    """Which images the ELBO is of."""
+    """The images that the ELBO was measured on, in words."""
 
     @property
     def bytes(self) -> int:
-        """Of both graphs."""
+        """Return the size of both graphs in bytes."""
         return sum(graph.bytes for graph in self.graphs.values())
 
     @property
     def parent_bytes(self) -> int:
-        """Of both graphs of the parent."""
+        """Return the size of the parent's graphs in bytes."""
         return sum(graph.parent_bytes for graph in self.graphs.values())
 
     @property
     def ratio(self) -> float:
-        """How many times smaller both graphs together are."""
+        """Return how many times smaller both graphs together are."""
         return self.parent_bytes / self.bytes
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the manifest keeps of the compression: limits, quality and the processor it was measured on."""
+        """Return the manifest's record: limits, quality and processor."""
         record: dict[str, Any] = self.manifest.provenance["compression"]
         return record
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON document of ``vaekit compress --json``; an infinite PSNR is null."""
+        """Return the JSON document of ``vaekit compress --json``.
+
+        An infinite PSNR becomes null.
+        """
         kept = ("psnr", "min_psnr", "delta_elbo", "delta_elbo_standard_error", "max_delta_elbo", "measured_on")
         return {
             "output": str(self.path),
@@ -106,13 +109,16 @@ class Compression:
         }
 
     def notes(self) -> list[str]:
-        """Say what was left in float and where there was no gain, with the reason where it is known."""
+        """Return notes on layers left in float and on missing gains.
+
+        Each gives the reason if it is known.
+        """
         flags = frozenset(self.record["processor"]["flags"])
         return [f"{name}: {note}" for name, graph in self.graphs.items() for note in _notes(graph, flags)]
 
 
 def quality_record(psnr: float, delta: Delta | None) -> dict[str, Any]:
-    """What the manifest keeps of the quality that was measured."""
+    """Return the measured quality for the manifest."""
     return {
         "psnr": psnr if math.isfinite(psnr) else None,
         "delta_elbo": None if delta is None else delta.nats,
@@ -128,25 +134,29 @@ def _notes(graph: GraphReport, flags: frozenset[str]) -> list[str]:
     notes = []
     if graph.in_float:
         layers = ", ".join(graph.in_float)
-        kept = f"float16 weights in {layers}" if graph.precision == "int8-weights" else f"{layers} stayed in float32"
-        notes.append(f"{kept}, as the most sensitive")
+        kept = "have float16 weights" if graph.precision == "int8-weights" else "stay in float32"
+        notes.append(f"the most sensitive layers {kept}: {layers}")
     if graph.rewritten_transposed == 1:
         notes.append("1 transposed convolution became an ordinary one for integer kernels")
     elif graph.rewritten_transposed:
         notes.append(f"{graph.rewritten_transposed} transposed convolutions became ordinary ones for integer kernels")
     if graph.precision != "fp32" and graph.bytes >= graph.parent_bytes:
-        notes.append(f"is no smaller; what {graph.precision} adds to so small a graph is as large as it saves")
+        notes.append(f"not smaller: in so small a graph, {graph.precision} adds as many bytes as it saves")
     for precision, speeds in graph.tried.items():
-        notes.append(f"{graph.precision} was taken, as {precision} runs at {_in_words(speeds)} here")
+        notes.append(f"{graph.precision} was chosen; {precision} runs at {_in_words(speeds)} on this machine")
     no_gain = {batch: speed for batch, speed in graph.speed.items() if speed.median < _GAIN}
     if no_gain:
-        verdict = "is slower" if any(_is_slower(speed) for speed in no_gain.values()) else "gains no speed"
-        notes.append(f"{verdict} here, {_in_words(no_gain)}{_reason(graph, flags)}")
+        verdict = "slower" if any(_is_slower(speed) for speed in no_gain.values()) else "not faster"
+        notes.append(f"{verdict} on this machine, {_in_words(no_gain)}{_reason(graph, flags)}")
     return notes
 
 
 def _is_slower(speed: Speed) -> bool:
-    """Beyond what timing the same thing twice gives: in every round, and clearly in the median."""
+    """Return whether a graph is clearly slower.
+
+    It must be slower in every round, and clearly in the median. A smaller difference also occurs when the same graph is
+    timed twice.
+    """
     return speed.median < 1 / _GAIN and speed.max < 1
 
 
@@ -155,17 +165,17 @@ def _in_words(speeds: Mapping[int, Speed]) -> str:
 
 
 def _reason(graph: GraphReport, flags: frozenset[str]) -> str:
-    """Why there is no gain in speed."""
+    """Return why a graph is not faster, as the end of a note."""
     match graph.precision:
         case "int8-weights" | "fp16-weights":
-            return ": it computes in float32, as the bundle that it was made from"
+            return ": it computes in float32, like the bundle that it was made from"
         case "fp16":
             return ": on most processors ONNX Runtime computes float16 in float32"
         case "int8" if graph.transposed:
-            return ": ONNX Runtime has no integer transposed convolution for processors"
+            return ": ONNX Runtime's CPU provider has no integer kernel for transposed convolutions"
         case "int8" if not has_fast_int8(flags):
-            return ": this processor has no VNNI or dot product for 8-bit integers"
+            return ": this processor has no VNNI or other dot product for 8-bit integers"
         case "int8":
-            return ": at that size, turning numbers into integers and back costs what it saves"
+            return ": at this size, the conversion to integers and back takes the time that is saved"
         case "fp32":
             return ""

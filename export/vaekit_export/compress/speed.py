@@ -1,4 +1,4 @@
-"""How fast bundles run beside each other, each time in a process of its own."""
+"""Comparison of bundles' speed; each timing runs in a separate process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _GRAPHS: dict[str, GraphName] = {"encode": "encoder", "decode": "decoder"}
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second over the parent's, in rounds of which each has all bundles in turn."""
+    """Images per second divided by the parent's, over several rounds.
+
+    Each round times all bundles in turn.
+    """
 
     median: float
     min: float
@@ -27,13 +30,13 @@ class Speed:
 
 
 Speeds = dict[int, Speed]
-"""Of one graph, by batch size."""
+"""Speeds of one graph, by batch size."""
 
 
 def compare_speed(parent: Path, bundles: Sequence[Path], seconds: float) -> list[dict[GraphName, Speeds]]:
-    """Time both graphs of each bundle against the parent's, on every processor that may be used.
+    """Compare the speed of each bundle's graphs with the parent's.
 
-    Each graph is timed for ``seconds`` at two batch sizes in three rounds.
+    Each graph is timed for ``seconds`` at two batch sizes in three rounds, with a thread for every usable processor.
     """
     found: list[dict[GraphName, Speeds]] = [{graph: {} for graph in _GRAPHS.values()} for _ in bundles]
     for setting in settings(_BATCHES, [usable_cpus()]):

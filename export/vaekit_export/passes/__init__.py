@@ -1,7 +1,7 @@
 """Graph passes: each file changes an ONNX graph in one way.
 
-A pass is a function that changes an ``onnx_ir.Model`` in place. What it needs besides the model is bound with
-``functools.partial``. Passes are run by ``apply``, from the bytes of an ONNX file to the bytes of another.
+A pass is a function that changes an ``onnx_ir.Model`` in place. Its other arguments are bound with
+``functools.partial``. ``apply`` runs passes on the bytes of an ONNX file and returns the bytes of the new one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 Pass = Callable[[ir.Model], object]
-"""Changes a model in place. What it returns, such as how many nodes were rewritten, is for callers that want it."""
+"""Changes a model in place. It may return something, such as the number of rewritten nodes."""
 
 
 def apply(data: bytes, *passes: Pass) -> bytes:
-    """Run passes on an ONNX file, one after the other: bytes to bytes."""
+    """Run passes in turn on the bytes of an ONNX file."""
     model = read(data)
     for change in passes:
         change(model)
@@ -33,7 +33,7 @@ def read(data: bytes) -> ir.Model:
 def write(model: ir.Model) -> bytes:
     """Serialise a model; equal models give equal bytes.
 
-    onnx_ir also writes type and shape of each weight beside the weight, which has both: that copy is dropped.
+    onnx_ir writes the type and shape of each weight twice: in the weight and in ``value_info``. The second is removed.
     """
     proto = ir.to_proto(model)
     weights = {weight.name for weight in proto.graph.initializer}

@@ -11,10 +11,10 @@ from vaekit_export.passes.shapes import forget_sizes
 
 
 def name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
-    """Give the outputs' free axes their names, where the exporter has formulas of the input's.
+    """Name the outputs' free axes.
 
-    Sizes declared within the graph are dropped, as they use the exporter's names. Raises ExportError where an axis is
-    not free.
+    The exporter describes them by formulas of the input's sizes. The declared sizes of intermediate values are removed,
+    because they use the exporter's names. Raises ExportError if an axis is not free.
     """
     for output in model.graph.outputs:
         assert output.shape is not None
@@ -22,8 +22,8 @@ def name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
             size = output.shape[axis]
             if isinstance(size, int):
                 raise ExportError(
-                    f"the model works for one size only: {output.name} has a {name} of {size} whatever the input's. "
-                    "Let its layers take sizes as they come, or export it at one size"
+                    f"the model works for one size only: {output.name} always has a {name} of {size}. Let its layers "
+                    "follow the input's size, or export it at one size"
                 )
         output.shape = ir.Shape([axes.get(axis, size) for axis, size in enumerate(output.shape)])
     forget_sizes(model)

@@ -1,4 +1,4 @@
-"""What a graph says of itself, so that it can be used without the manifest beside it."""
+"""Metadata in a graph, so that it can be used without the manifest."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def describe(
     posterior: str,
     likelihood: Likelihood,
 ) -> dict[str, str]:
-    """Describe an encoder or decoder: sizes as ``1,28,28``, ranges, and the two distributions.
+    """Return the metadata of an encoder or decoder.
 
-    Nothing in it depends on the machine that made the graph.
+    It holds shapes (such as ``1,28,28``), ranges and the two distributions. Nothing in it depends on the machine that
+    made the graph.
     """
     described = {
         "graph": graph,
@@ -64,13 +65,13 @@ def describe(
 
 
 def set_metadata(model: ir.Model, metadata: Mapping[str, str]) -> None:
-    """Give a model this metadata and no other."""
+    """Replace a model's metadata."""
     model.metadata_props.clear()
     model.metadata_props.update(metadata)
 
 
 def tidy(model: ir.Model) -> None:
-    """Remove metadata and documentation, and lower the IR version to what the opset needs."""
+    """Remove metadata and documentation, and use the opset's lowest IR version."""
     ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
     model.doc_string = None
@@ -85,12 +86,15 @@ def tidy(model: ir.Model) -> None:
 
 
 def lowest_ir_version(opset: int) -> int:
-    """Return the lowest IR version that may carry an opset: 8 at 17. Old runtimes refuse a higher one."""
+    """Return the lowest IR version that allows an opset.
+
+    For opset 17 it is 8. Old runtimes reject files with a higher one.
+    """
     return int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
-    """Every value of the graph and its subgraphs."""
+    """Yield every value of the graph and its subgraphs."""
     for graph in model.graphs():
         yield from graph.inputs
         yield from graph.initializers.values()

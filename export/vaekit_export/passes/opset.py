@@ -1,4 +1,4 @@
-"""What the conversion to an older opset leaves behind."""
+"""Clean-up after the conversion to an older opset."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import onnx_ir as ir
 
 
 def drop_later_attributes(model: ir.Model) -> None:
-    """Remove attributes newer than the model's opset where the older operator means the same without them.
+    """Remove attributes that the model's opset neither has nor needs.
 
-    Before opset 18, Split without sizes splits into as many equal parts as it has outputs, and reductions over no axes
-    reduce all.
+    Before opset 18, Split without sizes makes one equal part for each output, and a reduction without axes reduces all
+    of them.
     """
     opset = model.opset_imports[""]
     for node in model.graph:

@@ -1,4 +1,4 @@
-"""Values within a graph as outputs, so that they can be seen."""
+"""Intermediate values of a graph as extra outputs, so that they can be compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 
 def expose(model: ir.Model, values: Collection[str]) -> None:
-    """Make the values of these names outputs of the graph, after those that it has."""
+    """Append the values with these names to the graph's outputs."""
     outputs = model.graph.outputs
     for node in model.graph:
         outputs.extend(value for value in node.outputs if value.name in values and not value.is_graph_output())

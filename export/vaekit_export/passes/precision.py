@@ -1,4 +1,4 @@
-"""Graphs in INT8 or float16, with the layers that cannot bear it left in float."""
+"""Conversion of graphs to INT8 or float16. The most sensitive layers stay in float."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from vaekit_export.passes import read
 from vaekit_export.undisturbed import without_logging
 
 LowPrecision = Literal["int8", "fp16"]
-"""What a graph can be lowered to."""
+"""The precisions that a graph can be lowered to."""
 LOW_PRECISIONS: tuple[LowPrecision, ...] = get_args(LowPrecision)
 WEIGHTS_ONLY: dict[LowPrecision, PrecisionName] = {"int8": "int8-weights", "fp16": "fp16-weights"}
-"""What a graph is called whose weights alone were lowered."""
+"""The precision of a graph of which only the weights were lowered."""
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators that hold weights, as their second input."""
+"""Operators whose second input is a weight."""
 
 _CALIBRATION_BATCH = 64
-_MOST_TRIED = 16  # layers that are tried one by one where the whole graph does not run: each may take a crash
+_MOST_TRIED = 16  # layers that are tried one by one if the whole graph does not run: each try may crash a process
 
 Convert = Callable[[Collection[str]], bytes]
-"""A graph in lower precision, with the layers of the names given left in float."""
+"""Converts a graph to lower precision; the layers with the given names stay in float."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Lowered:
 
     onnx: bytes
     in_float: tuple[str, ...]
-    """Layers that were left in float, the most sensitive first."""
+    """Layers that stay in float, the most sensitive first."""
 
 
 def lower(
@@ -51,15 +51,14 @@ def lower(
     headroom: Callable[[bytes], float],
     report: Callable[[str], None] = lambda failure: None,
 ) -> Lowered | None:
-    """Lower a graph with as few layers in float as leave ``headroom`` at zero or above.
+    """Lower a graph's precision, leaving as few layers as possible in float.
 
-    If the whole graph does not reach that, each layer's sensitivity is measured: the headroom with that layer alone in
-    lower precision. The most sensitive layers are then left in float, one after the other. Returns None if no layer can
-    be lowered.
+    A result is accepted if its ``headroom`` is at least zero. If the whole graph is not, each layer is lowered alone,
+    and its headroom measures its sensitivity. Then the most sensitive layers return to float, one after the other.
+    Returns None if no layer can be lowered.
 
-    If ``convert`` or ``headroom`` raises ExportError, this counts as no headroom: a layer that cannot be lowered stays
-    in float. If the whole graph fails in this way, ``report`` receives the reason, and a graph with more than
-    ``_MOST_TRIED`` layers is left in float.
+    An ExportError from ``convert`` or ``headroom`` counts as a headroom of minus infinity. If the whole graph raises
+    one, its text is passed to ``report``, and a graph of more than 16 layers is not tried layer by layer.
     """
 
     def attempt(keep: Collection[str]) -> tuple[bytes, float, str]:
@@ -87,9 +86,10 @@ def lower(
 
 
 def layers_of(model: ir.Model) -> dict[str, list[str]]:
-    """Name a graph's nodes by layer: each node with weights, and the nodes after it up to the next.
+    """Return the names of a graph's nodes by layer.
 
-    A layer has the name of its first node. Nodes before all weights make a layer of their own.
+    A layer is a node with weights and the nodes after it, up to the next node with weights. It has the name of its
+    first node. A node before all weights starts a layer too.
     """
     owners: dict[ir.Value, str] = {}
     layers: dict[str, list[str]] = {}
@@ -103,18 +103,17 @@ def layers_of(model: ir.Model) -> dict[str, list[str]]:
 
 
 def nodes_of(model: ir.Model, layers: Collection[str]) -> list[str]:
-    """Name the nodes of some of a graph's layers."""
+    """Return the names of the nodes in the given layers."""
     return [name for layer, names in layers_of(model).items() if layer in layers for name in names]
 
 
 def to_int8(data: bytes, input_name: str, rows: Array, keep: Collection[str] = ()) -> bytes:
-    """Lower a graph to INT8, by ONNX Runtime's own tool.
+    """Convert a graph to INT8 with ONNX Runtime's tool.
 
-    It becomes float operators between QuantizeLinear and DequantizeLinear (QDQ), which any runtime reads.
-
-    Activations are uint8 with the ranges that they take on ``rows`` (N, …); weights are int8 for each channel, and of
-    seven bits (``reduce_range``), so that the sum of two products fits 16 bits, and processors without VNNI compute
-    the same as others. ``keep`` names layers that stay float32.
+    The result has float operators between QuantizeLinear and DequantizeLinear (QDQ), which any runtime can read.
+    Activations are uint8; their ranges are measured on ``rows`` (N, …). Weights are int8 with a scale per channel.
+    They use seven bits (``reduce_range``): the sum of two products then fits in 16 bits, and processors without VNNI
+    give the same results as others. The layers in ``keep`` stay float32. Raises ExportError if the tool fails.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -147,7 +146,10 @@ def to_int8(data: bytes, input_name: str, rows: Array, keep: Collection[str] = (
 
 
 def to_fp16(data: bytes, keep: Collection[str] = ()) -> bytes:
-    """Lower a graph to float16; inputs and outputs stay float32, and so do the layers that ``keep`` names."""
+    """Convert a graph to float16 with ONNX Runtime's tool.
+
+    Inputs, outputs and the layers in ``keep`` stay float32. Raises ExportError if the tool fails.
+    """
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -158,7 +160,7 @@ def to_fp16(data: bytes, keep: Collection[str] = ()) -> bytes:
             converted = ONNXModel(
                 convert_float_to_float16(model, keep_io_types=True, node_block_list=nodes_of(read(data), keep))
             )
-            converted.topological_sort()  # its casts stand at the end
+            converted.topological_sort()  # the tool puts its casts at the end
     except Exception as error:
         raise ExportError(f"ONNX Runtime could not convert the graph to float16: {_one_line(error)}") from error
     lowered: bytes = converted.model.SerializeToString(deterministic=True)
@@ -171,7 +173,7 @@ def _one_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the converters' advice: what they made is measured afterwards."""
+    """Silence the converters' advice; their results are measured afterwards."""
     with without_logging(logging.WARNING), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Latent dimensions that carry nothing, taken out of both graphs."""
+"""Removal of unused latent dimensions from both graphs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from vaekit.maths.prior import Mixture
 from vaekit_export.passes import add_weight, weight_of
 from vaekit_export.passes.shapes import forget_sizes
 
-_PER_ELEMENT = ("Clip", "Identity")  # what may stand between a head and its output
+_PER_ELEMENT = ("Clip", "Identity")  # operators that may follow the layer that computes an output
 
 
 def prune_encoder(model: ir.Model, kept: Sequence[int]) -> None:
-    """Leave the dimensions ``kept`` alone in the encoder's outputs (batch, d).
+    """Keep only the dimensions ``kept`` in the encoder's outputs (batch, d).
 
-    The other rows of a linear head are cut out of its weights; behind any other head the output is gathered.
+    If a linear layer computes the output, the other rows are removed from its weights. Otherwise the output is
+    gathered.
     """
     for place, output in enumerate(list(model.graph.outputs)):
         head = _linear_head(output)
@@ -33,9 +34,9 @@ def prune_encoder(model: ir.Model, kept: Sequence[int]) -> None:
 
 
 def prune_decoder(model: ir.Model, kept: Sequence[int], means: NDArray[np.float64]) -> None:
-    """Leave the dimensions ``kept`` in the decoder's input, the others fixed at ``means`` (d,) in its first layer.
+    """Keep only the dimensions ``kept`` in the decoder's input.
 
-    Raises ExportError where that layer is not linear.
+    The other dimensions are fixed at ``means`` (d,) in its first layer. Raises ExportError if that layer is not linear.
     """
     (z,) = model.graph.inputs
     for node in z.consumers():
@@ -49,7 +50,10 @@ def prune_decoder(model: ir.Model, kept: Sequence[int], means: NDArray[np.float6
 
 
 def marginal(mixture: Mixture, kept: Sequence[int]) -> Mixture:
-    """Reduce a mixture to the dimensions ``kept``: of each component the same entries of mean and covariance."""
+    """Return the marginal of a mixture over the dimensions ``kept``.
+
+    Each component keeps those entries of its mean and covariance.
+    """
     covariance = mixture.cholesky @ mixture.cholesky.transpose(0, 2, 1)
     chosen = np.asarray(kept)
     factors = np.linalg.cholesky(covariance[:, chosen[:, None], chosen[None]]).astype(np.float64)
@@ -57,7 +61,10 @@ def marginal(mixture: Mixture, kept: Sequence[int]) -> Mixture:
 
 
 def _place_of(z: ir.Value, concat: ir.Node, user: ir.Node, width: int) -> int:
-    """Where z, of that width, begins in a concatenation that goes into a linear layer: at its front or its end."""
+    """Return the column where z begins in a concatenation.
+
+    z (of the given width) must be first or last, and the concatenation must go straight into a linear layer.
+    """
     if concat.inputs[0] is z:
         return 0
     weight = _second_input(user)
@@ -69,7 +76,10 @@ def _place_of(z: ir.Value, concat: ir.Node, user: ir.Node, width: int) -> int:
 def _fold_inputs(
     graph: ir.Graph, node: ir.Node, kept: Sequence[int], means: NDArray[np.float64], *, first: int = 0
 ) -> None:
-    """alpha · x W + beta · b, x holding z from column ``first`` on, as the same over ``kept`` with the rest in b."""
+    """Remove dimensions from a linear layer alpha · x W + beta · b by adding them to b.
+
+    z begins at column ``first`` of x.
+    """
     attributes, weight = node.attributes, _second_input(node)
     if node.op_type not in ("Gemm", "MatMul") or weight is None or weight.ndim != 2 or "transA" in _flags(node):
         raise ExportError(
@@ -96,7 +106,10 @@ def _fold_inputs(
 
 
 def _linear_head(output: ir.Value) -> ir.Node | None:
-    """The Gemm of constant weights that alone makes an output, whatever is done to each element after it."""
+    """Return the Gemm with constant weights that computes an output, or None.
+
+    Only operators of _PER_ELEMENT may follow it, and nothing else may use its result.
+    """
     if output.uses():
         return None
     value = output
@@ -115,14 +128,14 @@ def _cut_outputs(graph: ir.Graph, node: ir.Node, kept: Sequence[int]) -> None:
     for place, part in enumerate(node.inputs[1:], start=1):
         values, axis = weight_of(part), axes[place]
         assert values is not None
-        if values.ndim == 0 or values.shape[axis] == 1:  # a bias that is the same for all
+        if values.ndim == 0 or values.shape[axis] == 1:  # one bias for all dimensions
             continue
         name = f"{node.outputs[0].name}_{'weight' if place == 1 else 'bias'}"
         node.replace_input_with(place, add_weight(graph, name, np.take(values, kept, axis)))
 
 
 def _gathered(graph: ir.Graph, whole: ir.Value, kept: Sequence[int]) -> ir.Value:
-    """A value of an output's name and type that holds the dimensions ``kept`` of it."""
+    """Return a value with an output's name that holds its dimensions ``kept``."""
     gathered = ir.val(whole.name, type=whole.type, shape=whole.shape)
     whole.name = f"{gathered.name}_all"
     indices = add_weight(graph, f"{gathered.name}_kept", np.asarray(kept, np.int64))
@@ -131,7 +144,7 @@ def _gathered(graph: ir.Graph, whole: ir.Value, kept: Sequence[int]) -> ir.Value
 
 
 def _flags(node: ir.Node) -> set[str]:
-    """Names of the attributes of a linear layer that say that a matrix is transposed."""
+    """Return which of ``transA`` and ``transB`` a linear layer sets."""
     return {name for name in ("transA", "transB") if node.attributes.get_int(name, 0)}
 
 
@@ -145,6 +158,6 @@ def _set_width(value: ir.Value, width: int) -> None:
 
 
 def _finish(model: ir.Model) -> None:
-    """Drop weights that nothing uses any longer, and the sizes that intermediate values had."""
+    """Remove unused weights and the declared sizes of intermediate values."""
     RemoveUnusedNodesPass()(model)
     forget_sizes(model)

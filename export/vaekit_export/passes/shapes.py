@@ -1,7 +1,7 @@
-"""Shape arithmetic that the exporter leaves behind, replaced by constants.
+"""Constants in place of the shape arithmetic in exported graphs.
 
-The exporter's own optimiser folds constants and fuses batch normalisation; the conversion to an older opset, which
-comes after it, writes group normalisation with shapes that are computed anew for every batch.
+The exporter's optimiser folds constants and fuses batch normalisation. The conversion to an older opset comes after it,
+and writes group normalisation with shapes that are computed again for every batch.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 from vaekit_export.passes import add_weight
 
 Sizes = tuple[int | None, ...]
-"""A tensor's sizes; None where one is free."""
+"""A tensor's sizes; None for a free one."""
 
 
 def constant_shapes(model: ir.Model) -> None:
-    """Make the target shape of a Reshape constant where all its sizes but the batch are known.
+    """Replace computed target shapes of Reshape nodes by constants.
 
-    Nodes whose results nothing uses any longer are removed.
+    This is done where all sizes but the batch are known. Nodes that are then unused are removed.
     """
     sizes = known_sizes(model)
     for node in model.graph:
@@ -35,7 +35,10 @@ def constant_shapes(model: ir.Model) -> None:
 
 
 def known_sizes(model: ir.Model) -> dict[str, Sizes]:
-    """Infer the sizes of every value of known rank, by name. The model stays as it is."""
+    """Infer the sizes of every value of known rank, by name.
+
+    The model is not changed.
+    """
     inferred = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model.clone()).model
     values = ir.convenience.create_value_mapping(inferred.graph, include_subgraphs=False)
     return {
@@ -46,7 +49,10 @@ def known_sizes(model: ir.Model) -> dict[str, Sizes]:
 
 
 def forget_sizes(model: ir.Model) -> None:
-    """Drop the declared types and shapes of values within the graph, which a pass has made untrue."""
+    """Remove the declared types and shapes of intermediate values.
+
+    A pass that changes sizes makes them wrong.
+    """
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
@@ -54,7 +60,7 @@ def forget_sizes(model: ir.Model) -> None:
 
 
 def _gives_all_sizes(node: ir.Node) -> bool:
-    """Whether a Shape node gives all sizes: from the first on, without an end."""
+    """Return whether a Shape node gives all sizes of its input."""
     return node.attributes.get_int("start", 0) == 0 and "end" not in node.attributes
 
 

@@ -1,13 +1,14 @@
-"""Transposed convolutions rewritten as ordinary ones, which integer kernels can run.
+"""Rewriting of transposed convolutions as ordinary ones, which integer kernels can run.
 
-A transposed convolution of stride s is an ordinary convolution that computes the s x s pixels of each cell as channels,
-and a depth-to-space that puts them in their places (Shi et al., "Is the deconvolution layer the same as a convolutional
-layer?", 2016). Along one axis, with kernel w of k taps and padding p, output pixel o is
+A transposed convolution of stride s equals an ordinary convolution followed by a depth-to-space. The convolution
+computes the s x s pixels of each cell as channels, and the depth-to-space moves them to their places (Shi et al., "Is
+the deconvolution layer the same as a convolutional layer?", 2016). Along one axis, with kernel w of k taps and padding
+p, output pixel o is
 
     y[o] = sum_i x[i] w[o + p - i s]
 
-With o + p = s m + r, 0 <= r < s, that is sum_j x[m - j] w[s j + r] over j < J = ceil(k / s): a convolution of J taps
-for each phase r, over x padded by J - 1, of which the pixels from p on are kept.
+Write o + p = s m + r with 0 <= r < s. Then y[o] = sum_j x[m - j] w[s j + r] over j < J = ceil(k / s). For each phase r
+this is a convolution of J taps over x padded by J - 1, and the pixels from p on are kept.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from vaekit_export.passes.shapes import Sizes, known_sizes
 
 
 def as_convolutions(model: ir.Model) -> int:
-    """Rewrite each transposed convolution over two axes that has this form, and return how many there were.
+    """Rewrite 2-D transposed convolutions as ordinary ones; return how many.
 
-    Left alone: groups, dilations, kernels that are not constant, one stride for each axis, and padding that is not
-    given as numbers. The results are the same but for rounding.
+    These stay as they are: grouped or dilated ones, those whose kernel or bias is not constant, those whose two strides
+    differ, those with automatic padding or a given output shape, those with output padding beyond the last cell, and
+    those of unknown image size. Results differ only by rounding.
     """
     sizes = known_sizes(model)
     transposed = [node for node in model.graph if node.op_type == "ConvTranspose"]
@@ -38,7 +40,7 @@ def as_convolutions(model: ir.Model) -> int:
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node, sizes: Mapping[str, Sizes]) -> bool:
-    """Put a convolution, a depth-to-space and a crop in its place; False where it has no such form."""
+    """Replace a transposed convolution; return whether it was possible."""
     kernel, bias = weight_of(node.inputs[1]), weight_of(node.inputs[2]) if len(node.inputs) > 2 else None
     has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
     image, out = (_plane(value, sizes) for value in (node.inputs[0], node.outputs[0]))
@@ -70,10 +72,11 @@ def _rewrite(graph: ir.Graph, node: ir.Node, sizes: Mapping[str, Sizes]) -> bool
 
 
 def phases(kernel: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
-    """Turn the kernel (in, out, k, l) of a transposed convolution into the convolution's, (stride² · out, in, J, L).
+    """Return the ordinary convolution's kernel for a transposed convolution's.
 
-    Channel (r · stride + q) · out + c holds phase (r, q) of channel c, as depth-to-space takes them. A convolution in
-    ONNX is a correlation, so that the taps stand in reverse.
+    The kernel (in, out, k, l) becomes (stride² · out, in, J, L). Channel (r · stride + q) · out + c holds phase (r, q)
+    of channel c, the order that depth-to-space expects. The taps are reversed, because ONNX's convolution is a
+    correlation.
     """
     inputs, outputs, *sides = kernel.shape
     taps = [-(-side // stride) for side in sides]
@@ -95,7 +98,7 @@ def _is_plain(node: ir.Node) -> bool:
 
 
 def _plane(value: ir.Value | None, sizes: Mapping[str, Sizes]) -> tuple[int, int] | None:
-    """(H, W) of a value (batch, C, H, W) whose sizes are known."""
+    """Return (H, W) of a value (batch, C, H, W), or None if unknown."""
     known = sizes.get(value.name or "", ()) if value is not None else ()
     if len(known) != 4 or None in known[1:]:
         return None

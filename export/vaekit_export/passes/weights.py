@@ -1,8 +1,8 @@
-"""Weights alone in lower precision: a smaller file that computes in float32, at float32's speed on any processor.
+"""Weights in lower precision: a smaller file that still computes in float32, at float32's speed.
 
-Each large weight is stored as int8 or float16, and a Cast, for int8 also a Mul with the scales of its channels, gives
-it back. ONNX Runtime computes these constants once as it loads the graph, and then runs the kernels that it would have
-run. (DequantizeLinear says the same, but is computed anew in every run, and layers lose their packed weights.)
+Each large weight is stored as int8 or float16. A Cast restores it, for int8 followed by a Mul with the scales of its
+channels. ONNX Runtime computes these constants once, when it loads the graph, and then runs its usual kernels.
+(DequantizeLinear would do the same, but it is computed again in every run, and layers lose their packed weights.)
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from vaekit.types import Array
 from vaekit_export.passes import add_weight, weight_of
 from vaekit_export.passes.precision import WEIGHTED, LowPrecision, nodes_of
 
-_LEAST_NUMBERS = 512  # in fewer, what gives them back takes as many bytes as it saves
+_LEAST_NUMBERS = 512  # with fewer, the nodes that restore them take as many bytes as are saved
 _LARGEST_INT8 = 127
 _SPARED: Final = {"int8": "fp16", "fp16": "fp32"}
 
 
 def lower_weights(model: ir.Model, precision: LowPrecision, keep: Collection[str] = ()) -> None:
-    """Store large weights as ``int8``, symmetric for each output channel, or as ``fp16``.
+    """Store large weights as int8 or float16.
 
-    An int8 weight is q·s with s = max|w| / 127 over its channel (Krishnamoorthi, "Quantizing deep convolutional
-    networks for efficient inference", 2018, sections 2.2 and 3.1). All eight bits are used, as nothing adds up the
-    products in 16. ``keep`` names layers whose weights are spared: float16 in place of int8, float32 in place of
-    float16. Weights beyond the range of float16 stay float32.
+    int8 weights are symmetric, with a scale s = max|w| / 127 for each output channel (Krishnamoorthi, "Quantizing deep
+    convolutional networks for efficient inference", 2018, sections 2.2 and 3.1). All eight bits are used, because no
+    product is summed in 16 bits. The layers in ``keep`` get float16 instead of int8, or float32 instead of float16.
+    Weights beyond the range of float16 stay float32.
     """
     graph = model.graph
     axes = {node.inputs[1]: _channel_axis(node) for node in graph if node.op_type in WEIGHTED}
@@ -55,7 +55,7 @@ def _channel_axis(node: ir.Node) -> int:
 
 
 def _from_int8(graph: ir.Graph, weight: ir.Value, values: Array, axis: int) -> list[ir.Node]:
-    """Put an int8 weight and its scales in a weight's place: the nodes that give it back under its own name."""
+    """Replace a weight by int8 and scales; return the restoring nodes."""
     others = tuple(index for index in range(values.ndim) if index != axis % values.ndim)
     scale = np.abs(values).max(others, keepdims=True) / np.float32(_LARGEST_INT8)
     scale[scale == 0] = 1.0
@@ -69,7 +69,7 @@ def _from_int8(graph: ir.Graph, weight: ir.Value, values: Array, axis: int) -> l
 
 
 def _from_fp16(graph: ir.Graph, weight: ir.Value, values: Array) -> list[ir.Node]:
-    """The same for float16."""
+    """Replace a weight by float16; return the restoring node."""
     stored = add_weight(graph, f"{weight.name}_fp16", values.astype(np.float16))
     return [_cast(f"{weight.name}_Cast", stored, _replaced(graph, weight))]
 
@@ -79,7 +79,7 @@ def _cast(name: str, stored: ir.Value, output: ir.Value) -> ir.Node:
 
 
 def _replaced(graph: ir.Graph, weight: ir.Value) -> ir.Value:
-    """A value of a weight's name that its users take from now on in its place."""
+    """Replace a weight by a computed value of the same name."""
     assert weight.name is not None
     restored = ir.val(weight.name)
     weight.replace_all_uses_with(restored)
