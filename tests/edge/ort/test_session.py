@@ -655,7 +655,7 @@ def test_the_hosts_log_level_is_not_touched_on_the_cpu(
 ) -> None:
     levels: list[int] = []
     monkeypatch.setattr(onnxruntime, "set_default_logger_severity", levels.append)
-    vae = vaekit.load(tiny_bundle)
+    vae = vaekit.load(tiny_bundle, provider="cpu")
     vae.decode(np.zeros((1, *vae.latent_shape), np.float32))
     with pytest.raises(BundleError):
         open_graph("graph", model[:-20], Selection("cpu"), probe={})
