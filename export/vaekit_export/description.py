@@ -107,7 +107,7 @@ def _number(value: object, name: str) -> float:
 def _check_free_size(image: tuple[int, int, int], latent: tuple[int, ...], step: int) -> None:
     """Raise UsageError unless multiples of ``step`` pixels give whole latent sizes."""
     if len(latent) != 3:
-        raise UsageError(f"multiple_of leaves height and width free: latents must then be maps (c, h, w), not {latent}")
+        raise UsageError(f"with multiple_of, height and width are free: latent_shape must be (c, h, w), not {latent}")
     for size, code in zip(image[1:], latent[1:], strict=True):
         if step < 1 or size % step or size % code or step % (size // code):
             raise UsageError(

@@ -31,7 +31,7 @@ DECADES = range(-10, 3)
 
 @dataclass
 class Layer:
-    """A value that both runtimes compute, and their difference over all rows."""
+    """A value that both runtimes compute, and how far their results differ."""
 
     value: str
     """The value's name in the ONNX graph."""

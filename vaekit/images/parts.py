@@ -119,7 +119,7 @@ def numbered(part: Part, pixels: Pixels, numbers: Iterable[int]) -> Chunk:
 
 
 def pieces(numbers: range, shape: Shape) -> Iterator[range]:
-    """Divide the numbers of images into those of one chunk each."""
+    """Split a range of image numbers into one range for each chunk."""
     rows = chunk_images(shape)
     return (numbers[first : first + rows] for first in range(0, len(numbers), rows))
 

@@ -30,7 +30,10 @@ _TRIG_TERMS = 9  # |a| <= pi/4: the first omitted term is below 2e-18
 
 
 def block_words(dimensions: int) -> int:
-    """Return the number of words for ``dimensions`` normals, a multiple of four."""
+    """Return the number of 64-bit words that one sample uses.
+
+    A sample is ``dimensions`` normals. The number is a multiple of four.
+    """
     needed = 2 * -(-dimensions // 2) + 1
     return _WORDS_PER_COUNT * -(-needed // _WORDS_PER_COUNT)
 

@@ -35,9 +35,9 @@ def constant_shapes(model: ir.Model) -> None:
 
 
 def known_sizes(model: ir.Model) -> dict[str, Sizes]:
-    """Infer the sizes of every value of known rank, by name.
+    """Infer the sizes of each value, by name.
 
-    The model is not changed.
+    Unknown sizes are None. Values of unknown rank are left out. The model is not changed.
     """
     inferred = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model.clone()).model
     values = ir.convenience.create_value_mapping(inferred.graph, include_subgraphs=False)

@@ -26,9 +26,9 @@ def lower_weights(model: ir.Model, precision: LowPrecision, keep: Collection[str
     """Store large weights as int8 or float16.
 
     int8 weights are symmetric, with a scale s = max|w| / 127 for each output channel (Krishnamoorthi, "Quantizing deep
-    convolutional networks for efficient inference", 2018, sections 2.2 and 3.1). All eight bits are used, because no
-    product is summed in 16 bits. The layers in ``keep`` get float16 instead of int8, or float32 instead of float16.
-    Weights beyond the range of float16 stay float32.
+    convolutional networks for efficient inference", 2018, sections 2.2 and 3.1). The full range of ±127 is
+    safe, because the weights become floats again before they are multiplied. The layers in ``keep`` get float16 instead
+    of int8, or float32 instead of float16. Weights beyond the range of float16 stay float32.
     """
     graph = model.graph
     axes = {node.inputs[1]: _channel_axis(node) for node in graph if node.op_type in WEIGHTED}
