@@ -7,7 +7,6 @@ function of the seed and the step (``vaekit.training.batches``).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +70,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "setting": dict(checkpoint.setting),
     }
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, _metadata(header))
-    with replacing_file(run / CHECKPOINT) as temporary, open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # before the old one goes: a machine may lose its power, not only a process its life
+    with replacing_file(run / CHECKPOINT) as temporary:
+        temporary.write_bytes(data)
 
 
 def load_checkpoint(run: Path) -> Checkpoint | None:
