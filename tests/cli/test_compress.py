@@ -105,5 +105,5 @@ def test_bad_files_end_in_one_line(in_process: Run, assert_fails: Fails, tiny_bu
     assert_fails(in_process("compress", tiny_bundle, "--int8", "-o", "letter"), 1, "letter", "not a bundle")
     done = in_process("compress", tiny_bundle, "--fp16", *FAST, "-q", "-o", "small")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert_fails(in_process("compress", "small", "--fp16", "-o", "other"), 1, "compressed already")
+    assert_fails(in_process("compress", "small", "--fp16", "-o", "other"), 1, "already compressed")
     assert_fails(in_process("compress", tiny_bundle, "--fp16", "-o", tiny_bundle), 2, "is the bundle itself")

@@ -8,7 +8,6 @@ step (``vaekit.training.batches``).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +81,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.seconds_left is not None:
         header |= {"seconds_left": checkpoint.seconds_left, "knots": checkpoint.knots}
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, _metadata(header))
-    with replacing_file(run / CHECKPOINT) as temporary, open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # before the old one is replaced, in case the power fails
+    with replacing_file(run / CHECKPOINT) as temporary:
+        temporary.write_bytes(data)
 
 
 def load_checkpoint(run: Path) -> Checkpoint | None:

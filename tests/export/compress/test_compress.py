@@ -397,7 +397,7 @@ def test_arguments_that_make_no_sense(small: Path, tmp_path: Path, options: dict
 
 
 def test_a_compressed_bundle_is_not_compressed_again(int8: Compression, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="compressed already, to int8"):
+    with pytest.raises(BundleError, match="already compressed, to int8"):
         squeeze(int8.path, tmp_path / "bundle", precision="fp16")
 
 
