@@ -28,8 +28,6 @@ from PIL import Image
 
 from vaekit.images.shapes import draw_shapes
 
-pytestmark = pytest.mark.xdist_group("commands")  # the pages share one folder, which one process makes
-
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
