@@ -322,7 +322,7 @@ def test_a_rename_that_fails_brings_the_older_bundle_back(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fail_once)
-    monkeypatch.setattr("vaekit.system.files._exchange", lambda one, other: False)  # as where it is not to be had
+    monkeypatch.setattr("vaekit.system.files._exchange", lambda one, other: False)  # as on a system without it
     with pytest.raises(VaekitError, match="cannot write"):
         export_run(tiny_run.path, place)
     assert failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,10 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import numpy as np
 import pytest
 
+from vaekit.errors import RunError
 from vaekit.images.dataset import Images, open_source
 from vaekit.images.shapes import draw_shapes
-from vaekit.training.config import Config
+from vaekit.training.config import CONFIG, Config
 from vaekit.training.trainer import Outcome, Trainer
 
 MakeConfig = Callable[..., Config]
@@ -60,3 +62,29 @@ def trained(images: Images, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     """Return a run of sixty steps, and its outcome."""
     path = tmp_path_factory.mktemp("trained") / "run"
     return path, Trainer(dataclasses.replace(_BASE, steps=60), images, path).run()
+
+
+@pytest.fixture
+def change_config() -> Callable[..., None]:
+    """``change_config(run, latent=3)`` changes values in a run's config.json."""
+
+    def change(run: Path, **changes: Any) -> None:
+        document = json.loads((run / CONFIG).read_text())
+        (run / CONFIG).write_text(json.dumps(document | changes))
+
+    return change
+
+
+@pytest.fixture
+def refused() -> Callable[..., None]:
+    """``refused(load, *words)``: loading raises RunError with one line that contains each of the words."""
+
+    def check(load: Callable[[], object], *words: str) -> None:
+        with pytest.raises(RunError) as caught:
+            load()
+        message = str(caught.value)
+        assert "\n" not in message
+        for word in words:
+            assert word in message, message
+
+    return check

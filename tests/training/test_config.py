@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from vaekit.errors import RunError
 from vaekit.training.config import (
     CONFIG,
     Config,
@@ -34,37 +33,26 @@ def run(tmp_path: Path, make_config: MakeConfig) -> Path:
     return tmp_path
 
 
-def change_config(run: Path, **changes: Any) -> None:
-    document = json.loads((run / CONFIG).read_text())
-    (run / CONFIG).write_text(json.dumps(document | changes))
-
-
-def refused(load: Callable[[], object], *words: str) -> None:
-    """Check that loading raises RunError with one line that contains each of the words."""
-    with pytest.raises(RunError) as caught:
-        load()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-
-
 def test_settings_come_back(run: Path, make_config: MakeConfig) -> None:
     assert load_config(run) == make_config()
 
 
-def test_a_newer_format_asks_for_an_upgrade(run: Path) -> None:
+def test_a_newer_format_asks_for_an_upgrade(
+    run: Path, change_config: Callable[..., None], refused: Callable[..., None]
+) -> None:
     change_config(run, format_version=99)
     refused(lambda: load_config(run), str(run), "newer", "pip install -U vaekit")
 
 
-def test_an_older_format_asks_to_train_again(run: Path) -> None:
+def test_an_older_format_asks_to_train_again(
+    run: Path, change_config: Callable[..., None], refused: Callable[..., None]
+) -> None:
     change_config(run, format_version=1)
     refused(lambda: load_config(run), str(run), "older", "train again")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 2}', '{"format_version": "x"}', "\ud800"])
-def test_a_damaged_config_is_named(run: Path, text: str) -> None:
+def test_a_damaged_config_is_named(run: Path, text: str, refused: Callable[..., None]) -> None:
     (run / CONFIG).write_bytes(text.encode("utf-8", "surrogatepass"))
     refused(lambda: load_config(run), str(run / CONFIG), "damaged")
 
@@ -77,13 +65,15 @@ def test_a_damaged_config_is_named(run: Path, text: str) -> None:
         *({"mc_samples": 0}, {"free_bits": -1}, {"beta_warmup": "slow"}, {"binarize": "twice"}, {"binarize": []}),
     ],
 )
-def test_a_config_with_values_that_are_none_is_named(run: Path, changes: dict[str, Any]) -> None:
+def test_a_config_with_values_that_are_none_is_named(
+    run: Path, changes: dict[str, Any], change_config: Callable[..., None], refused: Callable[..., None]
+) -> None:
     change_config(run, **changes)
     refused(lambda: load_config(run), str(run / CONFIG))
 
 
 @pytest.mark.parametrize("name", ["latent", "lr", "sigma", "source"])
-def test_a_config_without_a_setting_that_all_have_is_named(run: Path, name: str) -> None:
+def test_a_config_without_a_setting_that_all_have_is_named(run: Path, name: str, refused: Callable[..., None]) -> None:
     document = json.loads((run / CONFIG).read_text())
     del document[name]
     (run / CONFIG).write_text(json.dumps(document))
@@ -174,11 +164,15 @@ def test_a_schedule_comes_back_on_one_line(run: Path, make_config: MakeConfig) -
     ],
     ids=str,
 )
-def test_an_impossible_schedule_is_refused(run: Path, schedule: object) -> None:
+def test_an_impossible_schedule_is_refused(
+    run: Path, schedule: object, change_config: Callable[..., None], refused: Callable[..., None]
+) -> None:
     change_config(run, schedule=schedule)
     refused(lambda: load_config(run), CONFIG, "schedule must be a list of pairs")
 
 
-def test_a_schedule_of_another_length_is_refused(run: Path) -> None:
+def test_a_schedule_of_another_length_is_refused(
+    run: Path, change_config: Callable[..., None], refused: Callable[..., None]
+) -> None:
     change_config(run, schedule=[[0, 0.0], [20, 1.0]], steps=30)
     refused(lambda: load_config(run), "schedule ends at step 20, steps is 30")

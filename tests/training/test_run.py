@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import stat
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaekit.errors import RunError, VaekitError
+from vaekit.errors import VaekitError
 from vaekit.maths.prior import Mixture
 from vaekit.training.config import CONFIG, Config, save_config
 from vaekit.training.networks import VAENetwork
@@ -59,21 +58,6 @@ def run(tmp_path: Path, network: VAENetwork, make_config: Callable[..., Config])
     return path
 
 
-def change_config(run: Path, **changes: Any) -> None:
-    document = json.loads((run / CONFIG).read_text())
-    (run / CONFIG).write_text(json.dumps(document | changes))
-
-
-def refused(load: Callable[[], object], *words: str) -> None:
-    """Check that loading raises RunError with one line that contains each of the words."""
-    with pytest.raises(RunError) as caught:
-        load()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-
-
 def test_a_run_comes_back_as_it_was_saved(run: Path, network: VAENetwork, make_config: Callable[..., Config]) -> None:
     loaded = load_run(run)
     assert loaded.config == make_config()
@@ -97,7 +81,9 @@ def test_held_out_images_come_back(run: Path) -> None:
         assert arrays["labels"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_bernoulli_run_without_a_mixture_comes_back(run: Path, network: VAENetwork) -> None:
+def test_a_bernoulli_run_without_a_mixture_comes_back(
+    run: Path, network: VAENetwork, change_config: Callable[..., None]
+) -> None:
     change_config(run, likelihood="bernoulli")
     save_model(run, network, None, None, SUMMARY)
     loaded = load_run(run)
@@ -116,46 +102,50 @@ def test_the_model_may_be_read_by_whoever_may_read_the_rest_of_the_run(run: Path
     assert len(modes) == 1, [oct(mode) for mode in modes]
 
 
-def test_nothing_is_a_run(tmp_path: Path) -> None:
+def test_nothing_is_a_run(tmp_path: Path, refused: Callable[..., None]) -> None:
     refused(lambda: load_run(tmp_path / "none"), "there is no run", str(tmp_path / "none"), "vaekit train")
     refused(lambda: load_run(tmp_path), "is not a run", str(tmp_path), CONFIG)
 
 
-def test_a_run_without_a_model_is_named(run: Path) -> None:
+def test_a_run_without_a_model_is_named(run: Path, refused: Callable[..., None]) -> None:
     (run / MODEL).unlink()
     refused(lambda: load_run(run), str(run), MODEL)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
-def test_a_damaged_model_is_named(run: Path, keep: int) -> None:
+def test_a_damaged_model_is_named(run: Path, keep: int, refused: Callable[..., None]) -> None:
     data = (run / MODEL).read_bytes()
     (run / MODEL).write_bytes(data[:keep])
     refused(lambda: load_run(run), str(run / MODEL), "cannot be read")
 
 
-def test_a_model_that_is_text_is_named(run: Path) -> None:
+def test_a_model_that_is_text_is_named(run: Path, refused: Callable[..., None]) -> None:
     (run / MODEL).write_text("this is no model\n" * 100)
     refused(lambda: load_run(run), str(run / MODEL))
 
 
 @pytest.mark.parametrize("changes", [{"latent": 3}, {"height": 40, "width": 40}, {"channels": 1}])
-def test_weights_that_do_not_fit_the_config_are_named(run: Path, changes: dict[str, int]) -> None:
+def test_weights_that_do_not_fit_the_config_are_named(
+    run: Path, changes: dict[str, int], change_config: Callable[..., None], refused: Callable[..., None]
+) -> None:
     change_config(run, **changes)
     refused(lambda: load_run(run), str(run / MODEL), str(run / CONFIG), "do not fit")
 
 
-def test_a_gaussian_run_without_its_variance_is_named(run: Path, network: VAENetwork) -> None:
+def test_a_gaussian_run_without_its_variance_is_named(
+    run: Path, network: VAENetwork, refused: Callable[..., None]
+) -> None:
     save_model(run, network, None, None, SUMMARY)
     refused(lambda: load_run(run), str(run / MODEL), "variance")
 
 
-def test_missing_held_out_images_are_named(run: Path) -> None:
+def test_missing_held_out_images_are_named(run: Path, refused: Callable[..., None]) -> None:
     (run / HOLDOUT).unlink()
     refused(lambda: load_holdout(load_run(run)), str(run / HOLDOUT), "missing")
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut short", "altered", "another array", "a single array"])
-def test_damaged_held_out_images_are_named(run: Path, damage: str) -> None:
+def test_damaged_held_out_images_are_named(run: Path, damage: str, refused: Callable[..., None]) -> None:
     path = run / HOLDOUT
     data = path.read_bytes()
     if damage == "another array":
@@ -174,7 +164,9 @@ def test_damaged_held_out_images_are_named(run: Path, damage: str) -> None:
     "images",
     [np.zeros((2, 1, 12, 9), np.uint8), np.zeros((2, 3, 12, 9), np.float32), np.zeros((0, 3, 12, 9), np.uint8)],
 )
-def test_held_out_images_that_do_not_fit_are_named(run: Path, images: np.ndarray[Any, Any]) -> None:
+def test_held_out_images_that_do_not_fit_are_named(
+    run: Path, images: np.ndarray[Any, Any], refused: Callable[..., None]
+) -> None:
     save_holdout(run, images, None)
     refused(lambda: load_holdout(load_run(run)), str(run / HOLDOUT), "does not fit")
 
@@ -184,13 +176,13 @@ def test_a_free_place_may_be_written(tmp_path: Path) -> None:
     check_run_target(tmp_path, overwrite=False)  # an empty folder
 
 
-def test_a_run_is_only_replaced_when_asked(run: Path) -> None:
+def test_a_run_is_only_replaced_when_asked(run: Path, refused: Callable[..., None]) -> None:
     refused(lambda: check_run_target(run, overwrite=False), str(run), "--overwrite")
     check_run_target(run, overwrite=True)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_is_no_run_is_never_replaced(tmp_path: Path, overwrite: bool) -> None:
+def test_what_is_no_run_is_never_replaced(tmp_path: Path, overwrite: bool, refused: Callable[..., None]) -> None:
     file, folder = tmp_path / "file", tmp_path / "folder"
     file.write_text("a letter")
     folder.mkdir()
@@ -210,7 +202,7 @@ def test_a_new_run_starts_without_what_the_old_one_left(run: Path) -> None:
     assert not (run / METRICS).exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, refused: Callable[..., None]) -> None:
     (tmp_path / "file").write_text("")
     refused(lambda: start_folder(tmp_path / "file" / "run"), str(tmp_path / "file" / "run"))
 

@@ -22,6 +22,7 @@ from vaekit.output.grid import grid
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
 Fails = Callable[..., None]
+Finished = Callable[["subprocess.Popen[str]"], Result]
 
 SCRIPT = Path(sys.executable).with_name("vaekit")
 
@@ -199,20 +200,10 @@ def test_a_full_disk_leaves_the_old_picture_or_none(
     assert (tmp_path / "old.png").read_text() == "old"
 
 
-def finished(process: subprocess.Popen[str]) -> Result:
-    """Wait for a process in its own session and all of its children; return the result."""
-    try:
-        output, told = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return subprocess.CompletedProcess(process.args, process.returncode, output, told)
-
-
 @posix
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_while_a_folder_is_written_leaves_nothing(
-    assert_fails: Fails, tiny_bundle: Path, tmp_path: Path, name: str
+    assert_fails: Fails, finished: Finished, tiny_bundle: Path, tmp_path: Path, name: str
 ) -> None:
     np.save(tmp_path / "z.npy", np.zeros((100_000, 4), np.float16))
     command: list[str | Path] = [SCRIPT, "decode", "z.npy", "-m", tiny_bundle, "-o", "out"]

@@ -25,6 +25,7 @@ from vaekit.system.machine import usable_cpus
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
 Fails = Callable[..., None]
+Finished = Callable[["subprocess.Popen[str]"], Result]
 
 SCRIPT = Path(sys.executable).with_name("vaekit")
 
@@ -373,20 +374,10 @@ def start_long(folder: Path, bundle: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-def finished(process: subprocess.Popen[str]) -> Result:
-    """Wait for a process in its own session and all of its children; return the result."""
-    try:
-        output, told = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return subprocess.CompletedProcess(process.args, process.returncode, output, told)
-
-
 @posix
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_a_signal_leaves_what_is_done_and_no_process(
-    assert_fails: Fails, tiny_bundle: Path, tmp_path: Path, name: str
+    assert_fails: Fails, finished: Finished, tiny_bundle: Path, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "z.npz").write_text("old")
     process = start_long(tmp_path, tiny_bundle)
@@ -414,7 +405,9 @@ def test_a_signal_leaves_what_is_done_and_no_process(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes in /proc")
 @pytest.mark.skipif(usable_cpus() < 2, reason="one processor gets no other processes")
-def test_ctrl_c_while_processes_start_is_one_line(assert_fails: Fails, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_ctrl_c_while_processes_start_is_one_line(
+    assert_fails: Fails, finished: Finished, tiny_bundle: Path, tmp_path: Path
+) -> None:
     process = start_long(tmp_path, tiny_bundle)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while process.poll() is None and not any(b"spawn_main" in line for line in command_lines(children)):
