@@ -51,6 +51,12 @@ def test_an_older_format_asks_to_train_again(
     refused(lambda: load_config(run), str(run), "older", "train again")
 
 
+def test_a_config_may_begin_with_a_byte_order_mark(run: Path, make_config: MakeConfig) -> None:
+    save_config(run, config := make_config())
+    (run / CONFIG).write_bytes(b"\xef\xbb\xbf" + (run / CONFIG).read_bytes())
+    assert load_config(run) == config
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 2}', '{"format_version": "x"}', "\ud800"])
 def test_a_damaged_config_is_named(run: Path, text: str, refused: Callable[..., None]) -> None:
     (run / CONFIG).write_bytes(text.encode("utf-8", "surrogatepass"))

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from vaekit.errors import VaekitError
-from vaekit.ort.providers import Selection
+from vaekit.ort.providers import ON_GPU, Selection
 from vaekit.system.machine import usable_cpus
 from vaekit.system.workers import SpawnedPool
 from vaekit.types import GraphName
@@ -85,9 +85,14 @@ class Results:
         }
 
 
-def default_threads() -> tuple[int, ...]:
-    """Return 1, 2, 4 … up to the number of usable processors, which is included."""
+def default_threads(provider: str = "cpu") -> tuple[int, ...]:
+    """Return 1, 2, 4 … up to the number of usable processors, which is included.
+
+    On a provider that computes on a GPU, the number of threads hardly matters, and only the last is returned.
+    """
     cpus = usable_cpus()
+    if provider in ON_GPU:
+        return (cpus,)
     return tuple(sorted({*(2**power for power in range(cpus.bit_length()) if 2**power <= cpus), cpus}))
 
 

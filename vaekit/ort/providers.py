@@ -38,6 +38,9 @@ AUTO_ORDER = ("cuda", "coreml", "directml", "openvino")
 """The providers that ``auto`` tries before the CPU, if installed. TensorRT is missing because it compiles for minutes,
 so users must name it."""
 
+ON_GPU = ("cuda", "tensorrt", "directml", "migraphx", "webgpu")
+"""The providers that compute on a GPU."""
+
 INSTALL_HINTS = {
     "cpu": "pip install 'vaekit[cpu]'",
     "cuda": "on a machine with an NVIDIA GPU: pip uninstall onnxruntime; pip install 'vaekit[gpu]'",

@@ -306,7 +306,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     impossible settings.
     """
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
         if settings.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
             raise RunError(f"{path} was written by a newer vaekit: upgrade this one (pip install -U vaekit)")
         if settings.get("format_version", FORMAT_VERSION) < FORMAT_VERSION:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -45,8 +47,22 @@ def to_device(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
 
     They are copied as bytes and converted on the device.
     """
-    moved = move(np.ascontiguousarray(pixels), device)
-    return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
+    return to_float(move(np.ascontiguousarray(pixels), device))
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Convert uint8 images (N, C, H, W) to float32 in [0, 1], in the memory format that convolutions like best."""
+    return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Within this context, cuDNN repeats its results bit for bit, and float32 is not rounded to TF32."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
 
 
 def torch_seed(seed: int) -> int:
@@ -54,17 +70,19 @@ def torch_seed(seed: int) -> int:
     return seed % 2**63
 
 
-def share_threads(processes: int = 1) -> None:
-    """Limit PyTorch's threads to this process's share of the usable CPUs.
+def share_threads(processes: int = 1) -> int:
+    """Limit PyTorch's threads to this process's share of the usable CPUs, and return their number.
 
     ``processes`` is the number of processes on the machine.
     """
-    torch.set_num_threads(max(1, usable_cpus() // processes))
+    threads = max(1, usable_cpus() // processes)
+    torch.set_num_threads(threads)
+    return threads
 
 
-def current_setting() -> dict[str, str]:
+def current_setting(threads: int) -> dict[str, str]:
     """Return the versions and the number of threads.
 
     The last bits of a training's results depend on these, in addition to its config and images.
     """
-    return {"torch": torch.__version__, "numpy": np.__version__, "threads": str(torch.get_num_threads())}
+    return {"torch": torch.__version__, "numpy": np.__version__, "threads": str(threads)}

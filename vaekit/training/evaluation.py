@@ -15,7 +15,7 @@ from torch import Tensor
 from vaekit.errors import VaekitError
 from vaekit.maths import noise
 from vaekit.maths.psnr import psnr
-from vaekit.training.device import share_threads, to_device
+from vaekit.training.device import exact, share_threads, to_device
 from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import TrainingLikelihood, draw_from, kl_gaussians, kl_standard_normal
 from vaekit.training.run import Run
@@ -109,7 +109,8 @@ def evaluate(
         pixels = read(indices[first : first + batch_size])
         binary = binary and bool(np.isin(pixels, (0, 255)).all())
         draws = _noise(seed, first, len(pixels), samples, run.config.latent, batch_size)
-        sums.add(run.network, likelihood, to_device(pixels, place), draws)
+        with exact(place):
+            sums.add(run.network, likelihood, to_device(pixels, place), draws)
         progress(first + len(pixels), len(indices))
     return sums.evaluation(len(indices), samples, run.variance, binary)
 

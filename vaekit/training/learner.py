@@ -14,7 +14,8 @@ from torch import Tensor
 from vaekit.errors import UsageError
 from vaekit.training.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
 from vaekit.training.config import Config
-from vaekit.training.device import move, to_device, torch_seed
+from vaekit.training.cuda_graph import CudaGraph
+from vaekit.training.device import move, to_device, to_float, torch_seed
 from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import Draws, TrainingLikelihood, draw, likelihood_of, objective_of, terms_of
 from vaekit.training.processes import ProcessGroup
@@ -36,7 +37,12 @@ class Learner:
         self.shared_objective = dataclasses.replace(self.objective, mean=group.mean)  # means over all processes
         self.network = network
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-        self.optimiser = torch.optim.AdamW(network.parameters(), config.lr, fused=device.type != "mps")
+        # GradScaler, and the averages over several processes, have not been captured.
+        captures = device.type == "cuda" and group.size == 1 and config.precision != "fp16"
+        self.optimiser = torch.optim.AdamW(
+            network.parameters(), config.lr, fused=device.type != "mps", capturable=captures
+        )
+        self._compute = CudaGraph(self._step_on_device, device) if captures else self._step_on_device
         if config.precision == "fp16" and device.type == "mps":
             raise UsageError("--precision fp16 needs gradient scaling, which PyTorch does not support on mps: use bf16")
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
@@ -50,13 +56,23 @@ class Learner:
     ) -> tuple[Draws, TrainingLikelihood]:
         """Take a training step on this process's rows of a batch.
 
-        ``pixels`` are uint8 (B, C, H, W), ``noise`` is eps (S, B, d). The method does not wait for the device.
+        ``pixels`` are uint8 (B, C, H, W), ``noise`` is eps (S, B, d). The method does not wait for the device. The
+        next step may overwrite the results.
         """
         self.network.train()
+        image, eps = move(np.ascontiguousarray(pixels), self.device), move(noise, self.device)
+        return self._compute(image, eps, learning_rate, kl_weight, step)
+
+    def _step_on_device(
+        self, pixels: Tensor, eps: Tensor, learning_rate: Tensor | float, kl_weight: Tensor | float, step: Tensor | int
+    ) -> tuple[Draws, TrainingLikelihood]:
+        """Take the step; everything here can be captured in a CUDA graph."""
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = learning_rate
-        image, eps = to_device(pixels, self.device), move(noise, self.device)
-        with torch.autocast(self.device.type, _DTYPES.get(self.config.precision), self.config.precision in _DTYPES):
+        image = to_float(pixels)
+        with torch.autocast(
+            self.device.type, _DTYPES.get(self.config.precision), self.config.precision in _DTYPES, cache_enabled=False
+        ):
             draws = draw(self.network, self.likelihood, image, eps)
         likelihood = self.shared_objective.fitted(self.likelihood, draws)
         loss = -self.shared_objective.value(draws, likelihood, kl_weight)
@@ -64,11 +80,11 @@ class Learner:
         # Under fp16, a step whose gradient overflows is skipped and the scale is lowered.
         witness = loss.detach() if self.scaler.is_enabled() else loss.detach() + norm
         bad = (self.diverged < 0) & ~witness.isfinite()
-        self.diverged = torch.where(bad, step, self.diverged)
+        self.diverged.copy_(torch.where(bad, step, self.diverged))
         if likelihood.variance is not None:
-            batch = torch.as_tensor(likelihood.variance, device=self.device)
-            self.variance = torch.where(self.variance == 0, batch, batch.lerp(self.variance, _VARIANCE_DECAY))
-        return draws, likelihood
+            batch = torch.zeros_like(self.variance) + likelihood.variance
+            self.variance.copy_(torch.where(self.variance == 0, batch, batch.lerp(self.variance, _VARIANCE_DECAY)))
+        return Draws(*(part.detach() for part in draws)), likelihood
 
     def _descend(self, loss: Tensor) -> Tensor:
         """Take an optimiser step and return the gradient's norm.

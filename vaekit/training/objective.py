@@ -126,10 +126,10 @@ class Objective:
             variance = optimal_variance(error, likelihood.pixels, self.mean)
         return dataclasses.replace(likelihood, variance=variance)
 
-    def value(self, draws: Draws, likelihood: TrainingLikelihood, kl_weight: float = 1.0) -> Tensor:
+    def value(self, draws: Draws, likelihood: TrainingLikelihood, kl_weight: Tensor | float = 1.0) -> Tensor:
         """Return the mean over the batch in nats, a scalar.
 
-        ``kl_weight`` in [0, 1] multiplies beta.
+        ``kl_weight`` in [0, 1], a scalar, multiplies beta.
         """
         if self.name == "iwae":
             return iwae_bound(draws, likelihood).mean()

@@ -18,11 +18,12 @@ from torch import Tensor
 from vaekit.errors import RunError, VaekitError
 from vaekit.images.dataset import Images
 from vaekit.maths.prior import Mixture
+from vaekit.training.adaptive_threads import AdaptiveThreads
 from vaekit.training.batches import Batches
 from vaekit.training.checkpoint import CHECKPOINT, Checkpoint
 from vaekit.training.config import CONFIG, Config
 from vaekit.training.deadline import FINE_TOLERANCE, Clock, Ending, TimedSchedule, Work, fit_work
-from vaekit.training.device import current_setting, share_threads, torch_seed
+from vaekit.training.device import current_setting, exact, share_threads, torch_seed
 from vaekit.training.holdout import Split, hold_out, read_to_measure
 from vaekit.training.learner import EVALUATION_BATCH, Learner
 from vaekit.training.mixture import fit_mixture
@@ -112,7 +113,7 @@ class Trainer:
             )
         self.split.check(config)
         rows = self.group.rows(config.batch_size)
-        share_threads(self.group.beside)
+        self.threads = share_threads(self.group.beside)
         torch.manual_seed(torch_seed(config.seed))
         network = network or VAENetwork(config.image_shape, config.latent, config.posterior, config.preset)
         self.learner = Learner(config, network, torch.device(device), self.group)
@@ -126,6 +127,8 @@ class Trainer:
             self._restore(checkpoint)
         self.timed = None if deadline is None else self._timed_schedule(deadline, clock)
         self.schedule: Schedule = self.timed or StepSchedule(config)
+        adapts = self.timed is not None and device == "cpu" and self.group.size == 1
+        self.adaptive = AdaptiveThreads(self.threads, clock) if adapts else None
 
     @property
     def network(self) -> VAENetwork:
@@ -138,7 +141,7 @@ class Trainer:
         Each of them may change the last bits of the results.
         """
         before = {} if self.checkpoint is None else self.checkpoint.setting
-        now = current_setting()
+        now = current_setting(self.threads)
         return [f"{name} {value}, now {now[name]}" for name, value in before.items() if now.get(name, value) != value]
 
     def run(self) -> Outcome:
@@ -154,8 +157,11 @@ class Trainer:
         else:
             self.writer.rewind(self.checkpoint.metrics_bytes)
         tracker = self.config.track if self.group.first else None
-        with tracking(tracker, self.path, dataclasses.asdict(self.config), self.kept) as self.writer.track:
+        writing = tracking(tracker, self.path, dataclasses.asdict(self.config), self.kept)
+        with exact(self.learner.device), writing as self.writer.track:
             steps, stopped = self._train(self.kept)
+            if self.adaptive is not None:
+                self.adaptive.reset()
             return self._end(steps, stopped)
 
     def _timed_schedule(self, deadline: float, clock: Clock) -> TimedSchedule:
@@ -199,7 +205,8 @@ class Trainer:
                 return step, True
             noise = self.batches.noise(step, self.learner.objective.samples)
             rate, weight = self.schedule.learning_rate(step), self.schedule.kl_weight(step)
-            draws, likelihood = self.learner.step(step, pixels, noise, rate, weight)
+            with nullcontext() if self.adaptive is None else self.adaptive.step():
+                draws, likelihood = self.learner.step(step, pixels, noise, rate, weight)
             done = step + 1
             if self.schedule.reports_after(done):
                 self._report(done, draws, likelihood)
@@ -336,7 +343,7 @@ class Trainer:
             validated=self.validated,
             metrics_bytes=self.writer.metrics_bytes(),
             fingerprint=self.fingerprint,
-            setting=current_setting(),
+            setting=current_setting(self.threads),
             seconds_left=None if self.timed is None else self.timed.seconds_left(),
             knots=() if self.timed is None else self.timed.recorded(step, FINE_TOLERANCE),
             **self.learner.state(),

@@ -35,7 +35,11 @@ def bench(
     ] = None,
     threads: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="A number of threads; may be repeated.", show_default="1, 2, 4 … all processors"),
+        typer.Option(
+            min=1,
+            help="A number of threads; may be repeated.",
+            show_default="1, 2, 4 … all processors; on a GPU only all",
+        ),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Seconds to time each setting.")] = 1.0,
     as_json: JsonOption = False,
@@ -59,7 +63,7 @@ def bench(
     for name in GRAPHS:
         for reason in vae.graph(name).fell_back:
             say(reason)
-    chosen = settings(batch or DEFAULT_BATCHES, threads or default_threads())
+    chosen = settings(batch or DEFAULT_BATCHES, threads or default_threads(vae.graph("decoder").provider))
     timings: list[Timing] = []
     with progress_bar("timing", len(chosen), quiet or as_json) as progress:
         for timing in run(model, selection, chosen, seconds=seconds):

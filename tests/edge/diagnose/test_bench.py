@@ -68,6 +68,10 @@ def test_threads_double_up_to_all_processors(
     assert default_threads() == threads
 
 
+def test_on_a_gpu_only_all_processors_are_timed() -> None:
+    assert default_threads("cuda") == (usable_cpus(),)
+
+
 def test_threads_of_this_machine_end_with_its_processors() -> None:
     assert default_threads()[0] == 1
     assert default_threads()[-1] == usable_cpus()
