@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vaekit.errors import ExportError
 from vaekit.types import Array
 from vaekit_export.model import Model
-from vaekit_export.parity import BATCH_SIZES, BatchDependenceError, torch_runner
+from vaekit_export.parity import BatchDependenceError, Plan, torch_runner
 
 Clock = Callable[[], float]
 """Returns seconds since an arbitrary start."""
 
 _CHEAP = 0.05  # seconds per row, up to which the gate uses all rows
 _COSTLY = 1.0  # seconds per row, from which each row is run in one batch only
+_MIDDLING_SIZES = (1, 2, 7)  # 64 large images at once take gigabytes
 _FEW_SIZES = (1, 2, 3)
 _FEWEST_ROWS = sum(_FEW_SIZES)
-_SECONDS_OF_ROWS = 6.0  # for one pass over the rows of one kind; the gate makes one for each of four batch sizes
+_SECONDS_OF_ROWS = 3.0  # for one pass over the rows of one kind; the gate makes one for each batch size
 _TIMES = 3
+_BATCH = 64
+_GOLDEN_ROWS, _FEW_GOLDEN_ROWS = 8, 2
+_FEW_SCORED = 3
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,34 @@ class Effort:
 
     seconds: float = 0.0
     """Time of one row through encoder and decoder in PyTorch."""
-    batch_sizes: tuple[int, ...] = BATCH_SIZES
+    plan: Plan = field(default_factory=Plan)
     rows: int | None = None
     """Largest number of rows of one kind; None for all."""
 
     @property
     def once(self) -> bool:
         """Return whether each row is run in one batch only."""
-        return self.batch_sizes == _FEW_SIZES
+        return self.plan.once
+
+    @property
+    def golden_rows(self) -> int:
+        """Return how many golden vectors of a kind the bundle gets; every device computes them in ``verify``."""
+        return _FEW_GOLDEN_ROWS if self.once else _GOLDEN_ROWS
+
+    @property
+    def golden_batch(self) -> int:
+        """Return how many golden vectors PyTorch computes at a time."""
+        return 1 if self.once else _GOLDEN_ROWS
+
+    @property
+    def scored_images(self) -> int | None:
+        """Return how many held-out images are scored; None for all."""
+        return _FEW_SCORED if self.once else None
+
+    @property
+    def batch(self) -> int:
+        """Return how many rows to run at a time where the batch size does not matter."""
+        return _BATCH if self.rows is None else 1
 
     def most(self, count: int) -> int:
         """Return how many of ``count`` rows to use."""
@@ -48,8 +72,9 @@ def effort_for(seconds: float) -> Effort:
     if seconds <= _CHEAP:
         return Effort(seconds)
     if seconds >= _COSTLY:
-        return Effort(seconds, _FEW_SIZES, _FEWEST_ROWS)
-    return Effort(seconds, rows=max(_FEWEST_ROWS, round(_SECONDS_OF_ROWS / seconds)))
+        return Effort(seconds, Plan(_FEW_SIZES, once=True, companions=1), _FEWEST_ROWS)
+    rows = max(_FEWEST_ROWS, round(_SECONDS_OF_ROWS / seconds))
+    return Effort(seconds, Plan(_MIDDLING_SIZES, companions=1), rows)
 
 
 def measure_effort(model: Model, clock: Clock = time.perf_counter) -> Effort:

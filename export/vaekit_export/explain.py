@@ -8,7 +8,8 @@ shows too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,6 +26,13 @@ from vaekit_export.passes import apply, read
 from vaekit_export.passes.outputs import expose
 
 _BATCH = 32
+_MOST_BYTES = 1 << 29  # of the values compared at a time, in each of the two runtimes
+
+_CLOSE = 0.1  # of the allowed difference: layers that differ by more round in another order
+
+_Worst = tuple[float, int, Array, Array]
+"""The largest difference of a row, the row's number, and the output of both runtimes."""
+
 DECADES = range(-10, 3)
 """Powers of ten between which absolute differences are counted."""
 
@@ -94,7 +102,19 @@ class Explanation:
         others = f", or at one of {', '.join(layer.between)} before it" if layer.between else ""
         return (
             f"{self.graph}: the first to differ is node {layer.node} ({layer.operator}, {module}), by "
-            f"{layer.max_abs:.2g}{others}; the last, {last.node}, by {last.max_abs:.2g}"
+            f"{layer.max_abs:.2g}{others}; the last, {last.node}, by {last.max_abs:.2g}{self._rounding()}"
+        )
+
+    def _rounding(self) -> str:
+        """Return advice if only outputs differ, and the layers before them came close to it."""
+        inner = [layer.max_ratio for layer in self.layers if not layer.is_output]
+        largest = max(layer.max_abs for layer in self.layers if layer.is_output)
+        if not inner or not _CLOSE <= max(inner) <= 1 or not math.isfinite(largest):
+            return ""
+        allowed = 10.0 ** math.ceil(math.log10(largest))
+        return (
+            ". Every layer before it agrees on its own scale, so this is rounding that grew from layer to layer: if it "
+            f"is small enough for you, export with --atol {allowed:g}"
         )
 
 
@@ -103,20 +123,48 @@ def explain(graph: ExportedGraph, rows: Array, tolerances: Tolerances, *, opset:
     example = np.resize(rows, (2, *rows.shape[1:]))  # with one row, the exporter would fix the batch size
     captured, modules = _capture(graph, example, opset)
     layers = _layers(graph, modules)
-    run_onnx, run_torch = _with_all_values(graph, layers), torch_runner(graph.module)
-    worst = (-1.0, 0, rows[:0], rows[:0])
-    for first in range(0, len(rows), _BATCH):
-        batch = rows[first : first + _BATCH]
-        found, outputs = run_onnx(batch), dict(zip(graph.output_names, run_torch(batch), strict=True))
-        expected = _Interpreter(captured, set(found) - set(outputs)).values_of(batch) | outputs
-        for layer in layers:
-            _add(layer, found[layer.value], expected[layer.value], tolerances, share=len(batch) / len(rows))
-        a, b = found[graph.output_names[0]], outputs[graph.output_names[0]]
-        off = np.nan_to_num(np.abs(a.astype(np.float64) - b), nan=np.inf).reshape(len(batch), -1).max(axis=1)
-        if off.max() > worst[0]:
-            row = int(off.argmax())
-            worst = (float(off[row]), first + row, a[row], b[row])
+    sizes = _Interpreter(captured, set()).sizes_of(rows[:1])
+    run_torch = torch_runner(graph.module)
+    worst: _Worst = (-1.0, 0, rows[:0], rows[:0])
+    for group in _groups(layers, sizes):
+        run_onnx = _with_values(graph, group)
+        for first, batch in _batches(rows, sum(sizes.get(layer.value, 0) for layer in group)):
+            found, outputs = run_onnx(batch), dict(zip(graph.output_names, run_torch(batch), strict=True))
+            expected = _Interpreter(captured, set(found) - set(outputs)).values_of(batch) | outputs
+            for layer in group:
+                _add(layer, found[layer.value], expected[layer.value], tolerances, share=len(batch) / len(rows))
+            if graph.output_names[0] in found:
+                worst = max(worst, _worst(first, found, outputs, graph.output_names[0]), key=lambda known: known[0])
     return Explanation(graph.name, len(rows), layers, len(read(graph.onnx).graph), *worst[1:])
+
+
+def _groups(layers: list[Layer], sizes: Mapping[str, int]) -> list[list[Layer]]:
+    """Divide the layers so that the values of each group, for one row, take at most _MOST_BYTES."""
+    groups: list[list[Layer]] = [[]]
+    held = 0
+    for layer in layers:
+        size = sizes.get(layer.value, 0)
+        if groups[-1] and held + size > _MOST_BYTES:
+            groups.append([])
+            held = 0
+        groups[-1].append(layer)
+        held += size
+    return groups
+
+
+def _batches(rows: Array, row_bytes: int) -> Iterator[tuple[int, Array]]:
+    """Yield the rows in batches whose values take at most _MOST_BYTES, each with the number of its first row."""
+    size = max(1, min(_BATCH, _MOST_BYTES // max(1, row_bytes)))
+    for first in range(0, len(rows), size):
+        yield first, rows[first : first + size]
+
+
+def _worst(first: int, found: Mapping[str, Array], outputs: Mapping[str, Array], name: str) -> _Worst:
+    """Return the row of a batch whose output differs most; ``first`` is the number of its first row."""
+    a, b = found[name], outputs[name]
+    off = np.nan_to_num(np.abs(a.astype(np.float64) - b), nan=np.inf).reshape(len(a), -1).max(axis=1)
+    row = int(off.argmax())
+    return float(off[row]), first + row, a[row], b[row]
 
 
 class _Interpreter(fx.Interpreter):
@@ -126,6 +174,7 @@ class _Interpreter(fx.Interpreter):
         super().__init__(captured)
         self._wanted = wanted
         self._kept: dict[str, Array] = {}
+        self._sizes: dict[str, int] = {}
 
     def values_of(self, rows: Array) -> dict[str, Array]:
         """Return the results of the given nodes for rows, by name."""
@@ -133,8 +182,15 @@ class _Interpreter(fx.Interpreter):
             self.run(torch.from_numpy(rows))
         return self._kept
 
+    def sizes_of(self, row: Array) -> dict[str, int]:
+        """Return the bytes of each node's result for one row, by name."""
+        self.values_of(row)
+        return self._sizes
+
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self._sizes[n.name] = result.numel() * result.element_size()
         if n.name in self._wanted:
             self._kept[n.name] = result.numpy()
         return result
@@ -192,8 +248,8 @@ def _layers(graph: ExportedGraph, modules: Mapping[str, str]) -> list[Layer]:
     return layers
 
 
-def _with_all_values(graph: ExportedGraph, layers: list[Layer]) -> Callable[[Array], dict[str, Array]]:
-    """Return a function that runs the graph with all layers as outputs."""
+def _with_values(graph: ExportedGraph, layers: list[Layer]) -> Callable[[Array], dict[str, Array]]:
+    """Return a function that runs the graph with these layers as outputs."""
     values = [layer.value for layer in layers]
     session = open_on_cpu(graph.name, apply(graph.onnx, partial(expose, values=values))).session
     return lambda rows: dict(zip(values, session.run(values, {graph.input_name: rows}), strict=True))

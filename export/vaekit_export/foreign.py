@@ -17,7 +17,7 @@ from vaekit.defaults import OPSET
 from vaekit.errors import ExportError, UsageError
 from vaekit.types import Array, GraphName, PosteriorName
 from vaekit_export.description import VAEDescription
-from vaekit_export.model import Model, Say
+from vaekit_export.model import Model, Progress, Say, no_progress
 from vaekit_export.parity import Tolerances
 from vaekit_export.publish import Export, check_request, publish
 from vaekit_export.randomness import find_random_call
@@ -38,6 +38,7 @@ def export_vae(
     explained: bool = False,
     dataset: str = "images given",
     say: Say = lambda message: None,
+    progress: Progress = no_progress,
 ) -> Export:
     """Export an encoder and a decoder, check them, and write a bundle.
 
@@ -47,7 +48,7 @@ def export_vae(
 
     ``images`` (N, C, H, W) are uint8, or floats in [0, 1], and were not used for training. Parity is checked on them.
     The manifest keeps statistics of their latents and percentiles of their scores. ``golden`` and ``explained`` are as
-    for ``export_run``. ``dataset`` names the images in the manifest.
+    for ``export_run``. ``dataset`` names the images in the manifest. ``progress`` follows the parity check.
 
     Raises UsageError for arguments out of range. Raises ExportError for modules that do not match the description, are
     random, cannot be exported at that opset, or are too large for one ONNX file. Raises ParityError if results differ,
@@ -79,7 +80,7 @@ def export_vae(
                 "settings": dataclasses.asdict(description),
             },
         )
-        return publish(model, target, opset, tolerances or Tolerances(), golden, explained, say)
+        return publish(model, target, opset, tolerances or Tolerances(), golden, explained, say, progress)
 
 
 class _Encoder(nn.Module):

@@ -25,6 +25,12 @@ _PIXELS = 1 << 22  # values in all images of one comparison
 
 Say = Callable[[str], None]
 """Reports progress to the user, one line at a time."""
+Progress = Callable[[int, int], object]
+"""Called with the rows of the parity check that are done, and their total."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,9 @@ from vaekit.types import Array
 from vaekit_export.onnx_export import ExportedGraph
 
 BATCH_SIZES = (1, 2, 7, 64)
-"""The first is 1, because a row must give the same result alone and among others."""
-_COMPANIONS = 6  # rows of each range, in the batch that shows whether rows depend on each other
+_AGAIN = 7  # rows that ONNX Runtime runs again, and on one thread
+_RANGES = 5  # in the batch that shows whether rows depend on each other
+_ROUNDING = 3.0  # times the tolerances: PyTorch rounds a row alone and among others differently; verify allows as much
 
 Outputs = tuple[Array, ...]
 Runner = Callable[[Array], Outputs]
@@ -28,6 +30,14 @@ Runner = Callable[[Array], Outputs]
 
 class BatchDependenceError(ParityError):
     """A row's result depends on the other rows of its batch."""
+
+
+class MismatchError(ParityError):
+    """ONNX Runtime's result for a row differs from PyTorch's."""
+
+    def __init__(self, message: str, inputs: str, row: int) -> None:
+        super().__init__(message)
+        self.inputs, self.row = inputs, row
 
 
 @dataclass(frozen=True)
@@ -73,36 +83,51 @@ class Worst:
     torch: float
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The batches in which ``check_parity`` runs the rows."""
+
+    sizes: tuple[int, ...] = BATCH_SIZES
+    """Batch sizes. The first is 1, because a row must give the same result alone and among others."""
+    once: bool = False
+    """Whether ONNX Runtime runs each row in one batch only, and PyTorch each row alone. Otherwise both run all rows at
+    each size, and ONNX Runtime also runs some rows a second time, and on one thread."""
+    companions: int = 6
+    """Rows of each of several ranges, in one batch that shows whether rows depend on each other. 0 leaves it out."""
+
+
 def check_parity(
     graph: ExportedGraph,
     inputs: dict[str, Array],
     tolerances: Tolerances,
-    sizes: Sequence[int] = BATCH_SIZES,
+    plan: Plan = Plan(),
     *,
-    once: bool = False,
+    run_module: Runner | None = None,
+    ran: Callable[[int], object] = lambda rows: None,
 ) -> list[Result]:
     """Compare a graph with its module on each named set of inputs.
 
-    Both run at each of the batch sizes, of which the first is 1. ONNX Runtime also runs a second time on the same rows,
-    and on one thread. For costly rows, ``once`` runs each row in one batch only, and skips these two extra runs.
+    ``run_module`` runs the module, if it is to be other than ``torch_runner``. ``ran`` is called with the number of
+    rows after each run; ``rows_to_run`` returns their sum.
 
     Raises BatchDependenceError if PyTorch's result for a row depends on the other rows of the batch. Raises ParityError
     with the worst element if any output does not agree.
     """
-    run_onnx, run_torch = onnx_runner(graph), torch_runner(graph.module, graph.name)
+    run_torch = _told(run_module or torch_runner(graph.module, graph.name), ran)
+    run_onnx = _told(onnx_runner(graph), ran)
     for name, rows in inputs.items():
-        _check_companions(graph, name, rows[: 1 if once else _COMPANIONS], run_torch, tolerances)
+        _check_companions(graph, name, rows[: plan.companions], run_torch, tolerances)
     results = [
         result
         for name, rows in inputs.items()
-        for result in _compare(graph, name, rows, run_onnx, run_torch, tolerances, _parts(len(rows), sizes, once=once))
+        for result in _compare(graph, name, rows, run_onnx, run_torch, tolerances, plan)
     ]
     _raise_for_worst(results, tolerances)
-    if once:
+    if plan.once:
         return results
     name, rows = next(iter(inputs.items()))
-    few = rows[: sizes[-2]]
-    expected, on_one_thread = run_torch(few), _on_one_thread(graph)
+    few = rows[:_AGAIN]
+    expected, on_one_thread = run_torch(few), _told(_on_one_thread(graph), ran)
     again = [
         result
         for kind, run in ((f"{name} again", run_onnx), (f"{name} on one thread", on_one_thread))
@@ -110,6 +135,28 @@ def check_parity(
     ]
     _raise_for_worst(again, tolerances)
     return results
+
+
+def rows_to_run(inputs: dict[str, Array], plan: Plan = Plan()) -> int:
+    """Return how many rows ``check_parity`` runs through PyTorch and ONNX Runtime together."""
+    total = 0 if plan.once else 3 * min(len(next(iter(inputs.values()))), _AGAIN)
+    for rows in inputs.values():
+        for size, first, end in _parts(len(rows), plan):
+            by_torch = size > 1 and not plan.once
+            total += (end - first) * (2 if by_torch else 1)
+        total += 2 * _RANGES * min(len(rows), plan.companions) + len(rows)
+    return total
+
+
+def _told(run: Runner, ran: Callable[[int], object]) -> Runner:
+    """Return a runner that reports its rows."""
+
+    def telling(rows: Array) -> Outputs:
+        outputs = run(rows)
+        ran(len(rows))
+        return outputs
+
+    return telling
 
 
 def onnx_runner(graph: ExportedGraph) -> Runner:
@@ -139,6 +186,21 @@ def torch_runner(module: nn.Module, name: str = "module") -> Runner:
     return run
 
 
+def remembering(run: Runner) -> Runner:
+    """Return a runner that computes each single row only once."""
+    known: dict[tuple[tuple[int, ...], bytes], Outputs] = {}
+
+    def remembered(rows: Array) -> Outputs:
+        if len(rows) != 1:
+            return run(rows)
+        key = rows.shape, hashlib.sha256(np.ascontiguousarray(rows).data).digest()
+        if key not in known:
+            known[key] = run(rows)
+        return known[key]
+
+    return remembered
+
+
 def _session_runner(graph: ExportedGraph, opened: GraphSession) -> Runner:
     return lambda rows: tuple(opened.run(list(graph.output_names), {graph.input_name: rows}))
 
@@ -165,15 +227,15 @@ def _compare(
     run_onnx: Runner,
     run_torch: Runner,
     tolerances: Tolerances,
-    parts: Sequence[Part],
+    plan: Plan,
 ) -> list[Result]:
     """Return the worst result of each output over all batch sizes."""
     found: dict[str, Result] = {}
     alone = in_batches(run_torch, rows, 1)
-    for size, first, end in parts:
+    for size, first, end in _parts(len(rows), plan):
         part, alone_part = rows[first:end], tuple(output[first:end] for output in alone)
         expected = alone_part
-        if size > 1:
+        if size > 1 and not plan.once:
             expected = in_batches(run_torch, part, size)
             _check_alone(graph, inputs, size, expected, alone_part, tolerances)
         for result in _results(graph, inputs, size, in_batches(run_onnx, part, size), expected, tolerances):
@@ -183,16 +245,13 @@ def _compare(
     return list(found.values())
 
 
-def _parts(count: int, sizes: Sequence[int], *, once: bool) -> list[Part]:
-    """List the batches: all rows at each size.
-
-    With ``once``, each row is in one batch only, and the sizes take turns.
-    """
-    if not once:
-        return [(size, 0, count) for size in sizes]
+def _parts(count: int, plan: Plan) -> list[Part]:
+    """List the batches: all rows at each size, or with ``once`` each row in one batch, in sizes that take turns."""
+    if not plan.once:
+        return [(size, 0, count) for size in plan.sizes]
     parts: list[Part] = []
     while (first := parts[-1][2] if parts else 0) < count:
-        size = sizes[len(parts) % len(sizes)]
+        size = plan.sizes[len(parts) % len(plan.sizes)]
         parts.append((size, first, min(first + size, count)))
     return parts
 
@@ -203,7 +262,7 @@ def _check_companions(graph: ExportedGraph, inputs: str, few: Array, run_torch: 
     The other rows have other ranges, and the order changes. Held-out images alone could be too similar: a statistic
     over the batch, such as the largest pixel, may be the same for every batch of them.
     """
-    if not np.isfinite(few).all():
+    if not len(few) or not np.isfinite(few).all():
         return
     low, high = float(few.min()), float(few.max())
     noise = np.random.default_rng(0).uniform(low, high, few.shape) if low < high else few
@@ -226,7 +285,7 @@ def _check_alone(
                 f"{actual.shape} at batch size {size} and {expected.shape} one row at a time"
             )
         result = _measure(graph.name, output, inputs, size, actual, expected, tolerances)
-        if not (result.max_ratio <= 1.0 or _is_not_finite(result)):
+        if not (result.max_ratio <= _ROUNDING or _is_not_finite(result)):
             worst = result.worst
             raise BatchDependenceError(
                 "parity failed, nothing was published: a row's result depends on the other rows of its batch: "
@@ -258,9 +317,11 @@ def _measure(
     graph: str, output: str, inputs: str, size: int, actual: Array, expected: Array, tolerances: Tolerances
 ) -> Result:
     if actual.shape != expected.shape:
-        raise ParityError(
+        raise MismatchError(
             f"{graph}, output {output}: ONNX Runtime's result has the shape {actual.shape}, PyTorch's "
-            f"{expected.shape}; nothing was published"
+            f"{expected.shape}; nothing was published",
+            inputs,
+            0,
         )
     allowed = tolerances.atol + tolerances.rtol * np.abs(expected.astype(np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -283,7 +344,7 @@ def _measure(
 def _raise_for_worst(results: Sequence[Result], tolerances: Tolerances) -> None:
     worst = max(results, key=lambda result: result.max_ratio)
     if not worst.max_ratio <= 1.0:
-        raise ParityError(_complaint(worst, tolerances))
+        raise MismatchError(_complaint(worst, tolerances), worst.inputs, worst.worst.row)
 
 
 def _complaint(result: Result, tolerances: Tolerances) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,22 +29,25 @@ from vaekit.training.run import load_run
 from vaekit.types import GRAPHS, Array, GraphName, one_of
 from vaekit_export.effort import Clock, Effort, measure_effort, within
 from vaekit_export.explain import Explanation, explain
-from vaekit_export.model import Model, Say, model_of_run, rows_of_images
+from vaekit_export.model import Model, Progress, Say, model_of_run, no_progress, rows_of_images
 from vaekit_export.onnx_export import Axes, ExportedGraph, check_fits, check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
-    BatchDependenceError,
+    MismatchError,
     Outputs,
+    Plan,
     Result,
+    Runner,
     Tolerances,
     check_parity,
     in_batches,
+    remembering,
+    rows_to_run,
     torch_runner,
 )
 from vaekit_export.passes import apply
 from vaekit_export.passes.metadata import describe, set_metadata
 from vaekit_export.report import write_report
 from vaekit_export.statistics import (
-    BATCH,
     golden_vectors,
     latent_spec,
     score_statistics,
@@ -54,10 +57,13 @@ from vaekit_export.statistics import (
 from vaekit_export.undisturbed import undisturbed
 
 _LATENTS = 256  # latents of each kind that the decoder is checked on; fewer if images are large
+_LARGE = 100 << 20  # bytes of weights, from which the user is told about memory
 _FAR = 6.0  # each coordinate of a far latent lies in [-6, 6]
 
-Check = tuple[ExportedGraph, dict[str, Array]]
-"""A graph and the named sets of inputs, each (N, …), that parity is checked on."""
+Check = tuple[ExportedGraph, dict[str, Array], Plan]
+"""A graph, the named sets of inputs, each (N, …), that parity is checked on, and the batches."""
+Modules = Mapping[GraphName, Runner]
+"""Functions that run PyTorch's encoder and decoder."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ def export_run(
     golden: str = "images",
     explained: bool = False,
     say: Say = lambda message: None,
+    progress: Progress = no_progress,
 ) -> Export:
     """Export a run, check it against PyTorch, and write a bundle.
 
@@ -118,7 +125,7 @@ def export_run(
     target = Path(bundle_path)
     check_request(target, opset, golden)
     model = model_of_run(load_run(Path(run_path)))
-    return publish(model, target, opset, tolerances or Tolerances(), golden, explained, say)
+    return publish(model, target, opset, tolerances or Tolerances(), golden, explained, say, progress)
 
 
 def check_request(target: Path, opset: int, golden: str) -> None:
@@ -140,11 +147,12 @@ def publish(
     golden: str,
     explained: bool,
     say: Say,
+    progress: Progress = no_progress,
     clock: Clock = time.perf_counter,
 ) -> Export:
     """Export a model, check it against PyTorch, and write a bundle.
 
-    Raises ExportError and ParityError as ``export_run`` does.
+    ``progress`` follows the parity check. Raises ExportError and ParityError as ``export_run`` does.
     """
     report = Path(f"{os.path.abspath(target)}.parity")
     for name, module, shape in (
@@ -154,6 +162,7 @@ def publish(
         check_fits(one_of(GRAPHS, name, "graph"), module, torch.zeros(1, *shape))
     say(f"exporting encoder and decoder at opset {opset}")
     encoder, decoder = _exported(model, opset)
+    _say_memory([encoder, decoder], say)
     effort = measure_effort(model, clock)
     model = within(model, effort)
     if effort.rows is not None:
@@ -162,17 +171,23 @@ def publish(
             "checked"
         )
     say(f"checking parity on {len(model.images)} held-out images, prior samples and far latents")
-    codes = in_batches(torch_runner(encoder.module), model.images, BATCH)
-    checks: list[Check] = [(encoder, {"held-out images": model.images}), (decoder, _latents(model, codes[0], effort))]
-    others = _at_other_size(model, encoder, decoder, effort)
-    results = _proved([*checks, *others], tolerances, opset, report, effort, say)
+    modules = _modules(encoder, decoder, effort)
+    codes = in_batches(modules["encoder"], model.images, effort.batch)
+    checks: list[Check] = [
+        (encoder, {"held-out images": model.images}, effort.plan),
+        (decoder, _latents(model, codes[0], effort), effort.plan),
+    ]
+    others = _at_other_size(model, modules, encoder, decoder, effort)
+    results = _proved([*checks, *others], modules, tolerances, opset, report, effort, say, progress)
     explanations = []
     if explained:
         say("comparing layer by layer")
-        explanations = [explain(graph, _together(rows), tolerances, opset=opset) for graph, rows in checks]
+        explanations = [explain(graph, _to_explain(rows, effort), tolerances, opset=opset) for graph, rows, _ in checks]
         write_report(report, explanations, tolerances)
-    vectors = golden_vectors(model, encoder, decoder, of_samples=golden == "samples")
-    manifest = _manifest(model, encoder, decoder, codes, vectors, tolerances, results, opset, effort)
+    vectors = golden_vectors(
+        model, modules, rows=effort.golden_rows, batch=effort.golden_batch, of_samples=golden == "samples"
+    )
+    manifest = _manifest(model, modules, encoder, decoder, codes, vectors, tolerances, results, opset, effort)
     files = {ENCODER: encoder.onnx, DECODER: decoder.onnx, GOLDEN: vectors, MANIFEST: _as_json(manifest)}
     write_bundle(target, files)
     return Export(
@@ -236,7 +251,25 @@ def _latents(model: Model, mu: Array, effort: Effort) -> dict[str, Array]:
     return {", ".join(latents): np.concatenate([kind[:each] for kind in latents.values()])}
 
 
-def _at_other_size(model: Model, encoder: ExportedGraph, decoder: ExportedGraph, effort: Effort) -> list[Check]:
+def _say_memory(graphs: Sequence[ExportedGraph], say: Say) -> None:
+    """Tell the memory that the weights of a large model take."""
+    sizes = [len(graph.onnx) for graph in graphs]
+    if sum(sizes) >= _LARGE:
+        say(
+            f"the weights take {sum(sizes) / 1e6:,.0f} MB of memory in PyTorch, as much as ONNX files, and for ONNX "
+            f"Runtime, which opens one file at a time, about {2 * max(sizes) / 1e6:,.0f} MB"
+        )
+
+
+def _modules(encoder: ExportedGraph, decoder: ExportedGraph, effort: Effort) -> Modules:
+    """Return functions that run the modules; those of costly ones compute each row only once."""
+    runners = {graph.name: torch_runner(graph.module, graph.name) for graph in (encoder, decoder)}
+    return {name: remembering(run) for name, run in runners.items()} if effort.once else runners
+
+
+def _at_other_size(
+    model: Model, modules: Modules, encoder: ExportedGraph, decoder: ExportedGraph, effort: Effort
+) -> list[Check]:
     """Return inputs of a larger size for both graphs, if sizes are free.
 
     The images are repeated beyond their edges, further in width than in height.
@@ -248,29 +281,43 @@ def _at_other_size(model: Model, encoder: ExportedGraph, decoder: ExportedGraph,
     rows = effort.most(rows_of_images((channels, height + more[0], width + more[1]), _LATENTS))
     rows = 3 if effort.once else rows  # a batch of one and one of two
     images = np.pad(model.images[:rows], ((0, 0), (0, 0), (0, more[0]), (0, more[1])), "wrap")
-    codes = in_batches(torch_runner(encoder.module), images, BATCH)
+    codes = in_batches(modules["encoder"], images, effort.batch)
+    plan = dataclasses.replace(effort.plan, companions=0) if effort.once else effort.plan
     size = f"at {images.shape[2]}x{images.shape[3]}"
-    return [(encoder, {f"held-out images {size}": images}), (decoder, {f"their mu {size}": codes[0]})]
+    return [(encoder, {f"held-out images {size}": images}, plan), (decoder, {f"their mu {size}": codes[0]}, plan)]
 
 
 def _proved(
-    checks: Sequence[Check], tolerances: Tolerances, opset: int, report: Path, effort: Effort, say: Say
+    checks: Sequence[Check],
+    modules: Modules,
+    tolerances: Tolerances,
+    opset: int,
+    report: Path,
+    effort: Effort,
+    say: Say,
+    progress: Progress,
 ) -> list[Result]:
     """Check parity; if it fails, add the first layer that differs.
 
     Raises ParityError.
     """
     results: list[Result] = []
-    for number, (graph, rows) in enumerate(checks, start=1):
+    done, total = 0, sum(rows_to_run(rows, plan) for _, rows, plan in checks)
+
+    def ran(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(done, total)
+
+    progress(0, total)
+    for number, (graph, rows, plan) in enumerate(checks, start=1):
         if effort.rows is not None:
             say(f"parity, {number} of {len(checks)}: the {graph.name} on {', '.join(rows)}")
         try:
-            results += check_parity(graph, rows, tolerances, effort.batch_sizes, once=effort.once)
-        except BatchDependenceError:  # PyTorch disagrees with itself; no layer of the graph is at fault
-            raise
-        except ParityError as error:
+            results += check_parity(graph, rows, tolerances, plan, run_module=modules[graph.name], ran=ran)
+        except MismatchError as error:
             try:
-                explanation = explain(graph, _together(rows), tolerances, opset=opset)
+                explanation = explain(graph, _to_explain(rows, effort, error), tolerances, opset=opset)
                 write_report(report, [explanation], tolerances)
                 details = f"{explanation.headline()}; see {report}"
             except VaekitError as failure:  # must not hide the parity error
@@ -279,12 +326,18 @@ def _proved(
     return results
 
 
-def _together(rows: dict[str, Array]) -> Array:
-    return np.concatenate(list(rows.values()))
+def _to_explain(rows: dict[str, Array], effort: Effort, mismatch: MismatchError | None = None) -> Array:
+    """Return the rows to compare layer by layer: all, or of costly ones the one that differs, else one of each kind."""
+    if effort.rows is None:
+        return np.concatenate(list(rows.values()))
+    if mismatch is not None and mismatch.inputs in rows:
+        return rows[mismatch.inputs][mismatch.row : mismatch.row + 1]
+    return np.concatenate([kind[:1] for kind in rows.values()])
 
 
 def _manifest(
     model: Model,
+    modules: Modules,
     encoder: ExportedGraph,
     decoder: ExportedGraph,
     codes: Outputs,
@@ -310,7 +363,9 @@ def _manifest(
     )
     if manifest.why_no_elbo is not None:
         return manifest
-    by_torch, by_onnx = scores(encoder, decoder, model.images, model.likelihood)
+    by_torch, by_onnx = scores(
+        modules, encoder, decoder, model.images[: effort.scored_images], model.likelihood, effort.batch
+    )
     elbo = {"elbo": -float(by_torch.mean()), "delta_elbo": float((by_torch - by_onnx).mean())}
     return dataclasses.replace(manifest, parity=manifest.parity | elbo, scores=score_statistics(by_onnx))
 
@@ -333,7 +388,7 @@ def _parity_record(tolerances: Tolerances, results: list[Result], effort: Effort
         "passed": True,
         "atol": tolerances.atol,
         "rtol": tolerances.rtol,
-        "batch_sizes": list(effort.batch_sizes),
+        "batch_sizes": list(effort.plan.sizes),
         "provider": "CPUExecutionProvider",
         "optimisation": "ORT_ENABLE_ALL",
         "elbo": None,

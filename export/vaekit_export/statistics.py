@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,11 @@ from numpy.typing import NDArray
 from vaekit.bundle.manifest import LatentSpec, ScoreStatistics, Tolerance
 from vaekit.bundle.manifest import Tolerances as VerifyTolerances
 from vaekit.maths.elbo import Likelihood, elbo_terms, kl_standard_normal, posterior_sample
-from vaekit.types import Array, ProviderClass
+from vaekit.types import GRAPHS, Array, GraphName, ProviderClass
 from vaekit_export.model import Model
 from vaekit_export.onnx_export import ExportedGraph
-from vaekit_export.parity import Outputs, Runner, Tolerances, in_batches, onnx_runner, torch_runner
+from vaekit_export.parity import Outputs, Runner, Tolerances, in_batches, onnx_runner
 
-BATCH = 64
-"""Number of rows in a batch of a module or graph."""
-
-_GOLDEN_ROWS = 8
 _SCORE_SEED = 0  # the default seed of `vaekit score`
 
 _TIMES: dict[ProviderClass, int] = {"cpu": 3, "accelerator": 10, "reduced": 10}
@@ -41,15 +39,29 @@ def latent_spec(model: Model, codes: Outputs) -> LatentSpec:
 
 
 def scores(
-    encoder: ExportedGraph, decoder: ExportedGraph, images: Array, likelihood: Likelihood
+    modules: Mapping[GraphName, Runner],
+    encoder: ExportedGraph,
+    decoder: ExportedGraph,
+    images: Array,
+    likelihood: Likelihood,
+    batch: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score images (N, C, H, W) by PyTorch and by ONNX Runtime.
+    """Score images (N, C, H, W) by PyTorch and by ONNX Runtime, ``batch`` images at a time.
 
-    Each result is −ELBO in nats, float64 (N,).
+    ``modules`` run PyTorch's encoder and decoder. Each result is −ELBO in nats, float64 (N,).
     """
-    by_torch = _elbo(torch_runner(encoder.module), torch_runner(decoder.module), images, likelihood)
-    by_onnx = _elbo(onnx_runner(encoder), onnx_runner(decoder), images, likelihood)
-    return -by_torch, -by_onnx
+    # One graph after the other, so that only one session takes memory at a time.
+    codes = [in_batches(encode, images, batch) for encode in (modules["encoder"], onnx_runner(encoder))]
+    decoders = zip((modules["decoder"], onnx_runner(decoder)), codes, strict=True)
+    by_torch, by_onnx = (_scores(decode, images, mu, logvar, likelihood, batch) for decode, (mu, logvar) in decoders)
+    return by_torch, by_onnx
+
+
+def _scores(
+    decode: Runner, images: Array, mu: Array, logvar: Array, likelihood: Likelihood, batch: int
+) -> NDArray[np.float64]:
+    (decoded,) = in_batches(decode, posterior_sample(mu, logvar, seed=_SCORE_SEED), batch)
+    return -elbo_terms(images, mu, logvar, decoded, likelihood).elbo
 
 
 def score_statistics(found: NDArray[np.float64]) -> ScoreStatistics:
@@ -74,27 +86,23 @@ def verify_tolerances(gate: Tolerances) -> VerifyTolerances:
     }
 
 
-def golden_vectors(model: Model, encoder: ExportedGraph, decoder: ExportedGraph, *, of_samples: bool) -> bytes:
-    """Return golden.npz: a few images and latents with PyTorch's results.
+def golden_vectors(
+    model: Model, modules: Mapping[GraphName, Runner], *, rows: int, batch: int, of_samples: bool
+) -> bytes:
+    """Return golden.npz: ``rows`` images and as many latents with PyTorch's results.
 
     It has ``image`` with its mu and logvar, and ``z`` with its ``decoded`` images. The images are held-out ones, or
     with ``of_samples`` the model's own samples.
     """
-    draw = model.draw_latents(2 * _GOLDEN_ROWS, model.mixture)
-    z, others = draw[:_GOLDEN_ROWS], draw[_GOLDEN_ROWS:]
-    encode, decode = torch_runner(encoder.module), torch_runner(decoder.module)
-    images = decode(others)[0] if of_samples else model.images[:_GOLDEN_ROWS]
-    codes = dict(zip(encoder.output_names, encode(images), strict=True))
+    draw = model.draw_latents(2 * rows, model.mixture)
+    z, others = draw[:rows], draw[rows:]
+    encode, decode = (partial(in_batches, modules[name], size=batch) for name in GRAPHS)
+    images = decode(others)[0] if of_samples else model.images[:rows]
+    codes = dict(zip(model.encoder_outputs, encode(images), strict=True))
     arrays: dict[str, Any] = {"image": images, **codes, "z": z, "decoded": decode(z)[0]}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
-
-
-def _elbo(run_encoder: Runner, run_decoder: Runner, images: Array, likelihood: Likelihood) -> NDArray[np.float64]:
-    mu, logvar = in_batches(run_encoder, images, BATCH)
-    (decoded,) = in_batches(run_decoder, posterior_sample(mu, logvar, seed=_SCORE_SEED), BATCH)
-    return elbo_terms(images, mu, logvar, decoded, likelihood).elbo
 
 
 def _numbers(array: NDArray[np.float64]) -> tuple[float, ...]:

@@ -18,7 +18,7 @@ from vaekit.errors import ExportError, ParityError
 from vaekit.training.run import Run
 from vaekit.types import Array
 from vaekit_export import publish
-from vaekit_export.explain import explain
+from vaekit_export.explain import Explanation, Layer, explain
 from vaekit_export.onnx_export import ExportedGraph, export_onnx
 from vaekit_export.parity import Tolerances
 from vaekit_export.publish import export_run
@@ -244,6 +244,35 @@ def test_outputs_are_compared_with_the_module_itself() -> None:
     assert found.first is found.layers[-1]
     assert found.first.is_output
     assert "the graph's own output" in found.headline()
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_groups_of_layers_and_small_batches_find_the_same(
+    make_graph: MakeGraph, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = altered(make_graph(name), sabotage(nodes_with_weights(make_graph(name))[1]))
+    whole = explain(graph, ROWS[name], Tolerances(), opset=17)
+    monkeypatch.setattr("vaekit_export.explain._MOST_BYTES", 3000)  # less than one layer for all rows
+    parts = explain(graph, ROWS[name], Tolerances(), opset=17)
+    assert parts.headline() == whole.headline()
+    assert [(layer.value, layer.agrees) for layer in parts.layers] == [
+        (layer.value, layer.agrees) for layer in whole.layers
+    ]
+    assert parts.worst_row == whole.worst_row
+    for one, other in zip(parts.layers, whole.layers, strict=True):
+        assert one.max_abs == pytest.approx(other.max_abs, abs=1e-5)
+        assert sum(one.histogram) == sum(other.histogram)
+
+
+@pytest.mark.parametrize(("ratio", "advised"), [(0.5, True), (0.0, False), (20.0, False)])
+def test_rounding_that_grew_is_told_from_an_error(ratio: float, advised: bool) -> None:
+    layers = [
+        Layer("conv", "n0", "Conv", "conv", False, [], max_abs=8e-6, max_ratio=ratio),
+        Layer("image", "n1", "Clip", "", True, [], max_abs=1.9e-5, max_ratio=1.6),
+    ]
+    nothing = np.zeros(0, np.float32)
+    headline = Explanation("decoder", 1, layers, 2, 0, nothing, nothing).headline()
+    assert ("export with --atol 0.0001" in headline) is advised
 
 
 def test_a_module_that_raises_is_left_as_it_was() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vaekit.errors import ExportError, ParityError, UsageError
 from vaekit.types import Array
 from vaekit_export.onnx_export import ExportedGraph
-from vaekit_export.parity import BATCH_SIZES, BatchDependenceError, Result, Tolerances, check_parity
+from vaekit_export.parity import BATCH_SIZES, BatchDependenceError, Plan, Result, Tolerances, check_parity, rows_to_run
 
 MakeGraph = Callable[..., ExportedGraph]
 
@@ -277,6 +277,26 @@ def test_a_module_whose_rows_hear_each_other_does_not_pass(what: str, count: int
         check_parity(graph, {"images": rows}, Tolerances())
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.9])
+def test_rounding_that_depends_on_the_batch_passes(factor: float) -> None:
+    """PyTorch rounds a row alone and among others differently, up to a few times the tolerance in deep networks."""
+    hearing = Hearing(lambda rows: torch.full_like(rows, factor * 1e-5 if len(rows) > 6 else 0.0))
+    graph = ExportedGraph("decoder", hearing, puppet().onnx, "pairs", ("y",))
+    rows = np.zeros((6, 2, 5), np.float32)
+    check_parity(graph, {"pairs": rows}, Tolerances(1e-5, 0.0), Plan((1, 2)))
+    with pytest.raises(BatchDependenceError):
+        check_parity(graph, {"pairs": rows}, Tolerances(1e-6, 0.0), Plan((1, 2)))
+
+
+@pytest.mark.parametrize("once", [False, True])
+@pytest.mark.parametrize("counts", [(1,), (6, 3), (100, 7)])
+def test_the_rows_to_run_are_known_before(counts: tuple[int, ...], once: bool) -> None:
+    random, plan, ran = np.random.default_rng(0), Plan((1, 2, 3), once=once), list[int]()
+    inputs = {str(count): random.random((count, 1, 4), np.float32).repeat(2, 1) for count in counts}
+    check_parity(puppet(), inputs, Tolerances(), plan, ran=ran.append)
+    assert sum(ran) == rows_to_run(inputs, plan)
 
 
 def test_a_module_that_fails_on_a_single_row_is_explained() -> None:

@@ -15,7 +15,7 @@ from vaekit.defaults import ATOL, OPSET, RTOL
 from vaekit.errors import UsageError
 from vaekit.output.table import text_table
 from vaekit_cli.commands.train import DEFAULT_RUN
-from vaekit_cli.console import command_line, speaker
+from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, QuietOption, parse_size
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Options(TypedDict):
     golden: str
     explained: bool
     say: Callable[[str], None]
+    progress: Callable[[int, int], object]
 
 
 class Golden(StrEnum):
@@ -134,11 +135,14 @@ def export(
         "golden": golden.value,
         "explained": explain,
         "say": say,
+        "progress": lambda rows, total: None,
     }
-    if foreign.images is None:
-        done = export_run(run or DEFAULT_RUN, output, **options)
-    else:
-        done = _export_foreign(foreign, foreign.images, output, options)
+    with progress_bar("checking rows", None, quiet or as_json) as advance:
+        options["progress"] = advance
+        if foreign.images is None:
+            done = export_run(run or DEFAULT_RUN, output, **options)
+        else:
+            done = _export_foreign(foreign, foreign.images, output, options)
     if as_json:
         print(json.dumps(done.to_json()))
         return
