@@ -89,6 +89,10 @@ class Config:
         default="diagonal", metadata=_setting("q(z|x): a variance for each dimension, or one for all.")
     )
     """q(z|x)."""
+    init: str | None = field(
+        default=None, metadata=_setting("Begin from the weights of this run, and with its network.", metavar="RUN")
+    )
+    """The run whose weights the network begins with; None for random weights."""
     likelihood: PixelLikelihood = field(default="gaussian", metadata=_setting("p(x|z)."))
     """p(x|z)."""
     sigma: float | None = field(default=None, metadata=_setting(above_zero=True))
@@ -189,6 +193,9 @@ class Config:
 
 _LARGEST = 3e38  # about the largest float32
 
+NETWORK_SETTINGS = ("latent", "preset", "posterior")
+"""The settings that, with the images' shape, determine the network."""
+_LEFT_OUT = frozenset(("init", "schedule"))  # of config.json, if None: earlier versions do not know them
 _ALWAYS_WRITTEN = (
     *("source", "channels", "height", "width", "latent", "likelihood", "sigma", "beta", "steps", "batch_size"),
     *("lr", "seed"),
@@ -271,11 +278,9 @@ def _number_requirement(setting: Setting, value: object) -> str | None:
 
 
 def as_settings(config: Config) -> dict[str, Any]:
-    """Return the settings by name; a schedule that is None is omitted."""
+    """Return the settings by name, without those of _LEFT_OUT that are None."""
     settings = dataclasses.asdict(config)
-    if config.schedule is None:
-        del settings["schedule"]
-    return settings
+    return {name: value for name, value in settings.items() if value is not None or name not in _LEFT_OUT}
 
 
 def save_config(run: Path, config: Config) -> None:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from vaekit.errors import RunError
 from vaekit.maths.prior import Mixture
@@ -26,6 +27,7 @@ from vaekit.training.networks import VAENetwork
 
 MODEL, METRICS, HOLDOUT, PREVIEWS = "model.safetensors", "metrics.jsonl", "holdout.npz", "previews"
 
+_NAMED_SHAPES = 2  # in messages
 _PRIOR_KEYS = ("prior.weights", "prior.means", "prior.cholesky")
 
 
@@ -164,6 +166,37 @@ def load_run(path: Path) -> Run:
     if config.likelihood == "gaussian" and variance is None:
         raise RunError(f"{model_path} has no likelihood.variance: it was not written by vaekit")
     return Run(path, config, network.eval(), None if variance is None else float(variance), mixture, summary)
+
+
+def load_initial_weights(network: VAENetwork, path: Path) -> None:
+    """Give a network the weights of a run.
+
+    Raises RunError if the folder is not a finished run, or if its network has other shapes.
+    """
+    run = load_run(path)
+    if run.config.channels != network.image_shape[0]:
+        colours = {1: "grey", 3: "RGB"}
+        raise RunError(
+            f"--init {path} was trained on {colours[run.config.channels]} images, and these are "
+            f"{colours[network.image_shape[0]]}: convert them"
+        )
+    weights, own = run.network.state_dict(), network.state_dict()
+    unfit = [
+        f"{name} is {_shape(weights.get(name))} there and {_shape(own.get(name))} here"
+        for name in dict.fromkeys((*own, *weights))
+        if _shape(weights.get(name)) != _shape(own.get(name))
+    ]
+    if unfit:
+        more = f", and {len(unfit) - _NAMED_SHAPES} more" if len(unfit) > _NAMED_SHAPES else ""
+        raise RunError(
+            f"--init {path} has another network: {'; '.join(unfit[:_NAMED_SHAPES])}{more}. Leave out --latent, "
+            "--preset, --posterior and --size, so that they are its own"
+        )
+    network.load_state_dict(weights)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
 
 
 def load_holdout(run: Run) -> NDArray[np.uint8]:

@@ -30,6 +30,7 @@ from vaekit.training.mixture import fit_mixture
 from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import Draws, TrainingLikelihood, likelihood_of
 from vaekit.training.processes import ProcessGroup
+from vaekit.training.run import load_initial_weights
 from vaekit.training.run_writer import RunWriter
 from vaekit.training.schedule import REPORT_EVERY, Schedule, StepSchedule
 from vaekit.training.tracking import tracking
@@ -99,7 +100,7 @@ class Trainer:
 
         Raises UsageError if the batch is larger than the training part, or if the group cannot share it equally.
         Raises SourceError for too few images, or images of another shape than the settings'. Raises RunError if the
-        checkpoint belongs to other images or another network.
+        checkpoint belongs to other images or another network, or the weights to begin with do not fit.
         """
         self.config, self.path, self.checkpoint = config, path, checkpoint
         self.stop, self.report, self.group, self.working = stop, report, group or ProcessGroup(), working
@@ -116,6 +117,8 @@ class Trainer:
         self.threads = share_threads(self.group.beside)
         torch.manual_seed(torch_seed(config.seed))
         network = network or VAENetwork(config.image_shape, config.latent, config.posterior, config.preset)
+        if config.init is not None and checkpoint is None:
+            load_initial_weights(network, Path(config.init))
         self.learner = Learner(config, network, torch.device(device), self.group)
         self.batches = Batches(self.split.images, config, self.split.training, rows)
         self.holdout_images = self.split.read_holdout(config.binarize)

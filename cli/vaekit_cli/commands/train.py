@@ -93,6 +93,8 @@ def train(
         return
     asked = _asked_for(context, settings | {"sigma": sigma, "epochs": epochs})
     _check_options(asked)
+    if asked.get("init") is not None:
+        size = _take_network(context, Path(asked["init"]), asked) or size
     image_size, asked["sigma"] = parse_size(size), parse_sigma(asked.get("sigma", "optimal"))
     check_extra()
 
@@ -118,6 +120,21 @@ def _asked_for(context: typer.Context, options: Mapping[str, Any]) -> dict[str, 
     gone = overridden(context, unfit, (*_LENGTHS, "schedule"))
     options = {**options, "schedule": (context.default_map or {}).get("schedule")}  # has no option of its own
     return {name: value for name, value in options.items() if value is not None and name not in gone}
+
+
+def _take_network(context: typer.Context, init: Path, asked: dict[str, Any]) -> str | None:
+    """Set the settings of the network to those of a run, where they are not given; return its images' size likewise."""
+    from vaekit.training.config import NETWORK_SETTINGS, load_config
+
+    given_before = load_config(init)
+
+    def is_free(name: str) -> bool:
+        found = context.get_parameter_source(name)
+        return found is None or found.name == "DEFAULT"
+
+    asked |= {name: getattr(given_before, name) for name in NETWORK_SETTINGS if is_free(name)}
+    asked["init"] = str(init)
+    return f"{given_before.height}x{given_before.width}" if is_free("size") else None
 
 
 def _read_images(source: str, size: tuple[int, int] | None, asked: Mapping[str, Any], quiet: bool) -> Split:
