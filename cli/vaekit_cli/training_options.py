@@ -80,16 +80,17 @@ def _option(known: dataclasses.Field[Any]) -> inspect.Parameter:
     )
 
 
-def read_source(source: str, size: tuple[int, int] | None, quiet: bool) -> Images:
-    """Open a source with a progress bar."""
+def read_source(source: str, size: tuple[int, int] | None, quiet: bool, *, crop: bool = False) -> Images:
+    """Open a source, or crops of its images, with a progress bar."""
+    from vaekit.images.crops import open_crops
     from vaekit.images.dataset import open_source
 
     with progress_bar(f"reading {source}", None, quiet) as progress:
-        return open_source(source, size=size, progress=progress)
+        return (open_crops if crop else open_source)(source, size=size, progress=progress)
 
 
-def read_validation(val: str | None, shape: tuple[int, int, int], quiet: bool) -> Images | None:
-    """Open the source that ``--val`` names, resized like the training images.
+def read_validation(val: str | None, shape: tuple[int, int, int], quiet: bool, *, crop: bool = False) -> Images | None:
+    """Open the source that ``--val`` names, resized or cropped like the training images.
 
     Returns None if ``--val`` is a share or was not given.
     """
@@ -98,7 +99,7 @@ def read_validation(val: str | None, shape: tuple[int, int, int], quiet: bool) -
 
     if val is None or share_of(val) is not None:
         return None
-    images = read_source(val, shape[1:], quiet)
+    images = read_source(val, shape[1:], quiet, crop=crop)
     if images.shape != shape:
         colours = {1: "grey", 3: "RGB"}
         raise SourceError(

@@ -25,11 +25,11 @@ _PIXELS = 1 << 22  # values in all images of one comparison
 
 Say = Callable[[str], None]
 """Reports progress to the user, one line at a time."""
-Progress = Callable[[int, int], object]
-"""Called with the rows of the parity check that are done, and their total."""
+Progress = Callable[[int, int | None], object]
+"""Called with the rows of the parity check that are done, and their total, which is None until it is known."""
 
 
-def no_progress(done: int, total: int) -> None:
+def no_progress(done: int, total: int | None) -> None:
     """Report nothing."""
 
 

@@ -113,8 +113,8 @@ def check_parity(
     Raises BatchDependenceError if PyTorch's result for a row depends on the other rows of the batch. Raises ParityError
     with the worst element if any output does not agree.
     """
-    run_torch = _told(run_module or torch_runner(graph.module, graph.name), ran)
-    run_onnx = _told(onnx_runner(graph), ran)
+    run_torch = told(run_module or torch_runner(graph.module, graph.name), ran)
+    run_onnx = told(onnx_runner(graph), ran)
     for name, rows in inputs.items():
         _check_companions(graph, name, rows[: plan.companions], run_torch, tolerances)
     results = [
@@ -127,7 +127,7 @@ def check_parity(
         return results
     name, rows = next(iter(inputs.items()))
     few = rows[:_AGAIN]
-    expected, on_one_thread = run_torch(few), _told(_on_one_thread(graph), ran)
+    expected, on_one_thread = run_torch(few), told(_on_one_thread(graph), ran)
     again = [
         result
         for kind, run in ((f"{name} again", run_onnx), (f"{name} on one thread", on_one_thread))
@@ -148,7 +148,7 @@ def rows_to_run(inputs: dict[str, Array], plan: Plan = Plan()) -> int:
     return total
 
 
-def _told(run: Runner, ran: Callable[[int], object]) -> Runner:
+def told(run: Runner, ran: Callable[[int], object]) -> Runner:
     """Return a runner that reports its rows."""
 
     def telling(rows: Array) -> Outputs:

@@ -42,6 +42,7 @@ from vaekit_export.parity import (
     in_batches,
     remembering,
     rows_to_run,
+    told,
     torch_runner,
 )
 from vaekit_export.passes import apply
@@ -64,6 +65,24 @@ Check = tuple[ExportedGraph, dict[str, Array], Plan]
 """A graph, the named sets of inputs, each (N, …), that parity is checked on, and the batches."""
 Modules = Mapping[GraphName, Runner]
 """Functions that run PyTorch's encoder and decoder."""
+
+
+class Meter:
+    """Counts the rows that have run through PyTorch and ONNX Runtime."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._done = progress, 0
+        self._total: int | None = None
+
+    def add(self, rows: int) -> None:
+        """Report that so many rows more are done."""
+        self._done += rows
+        self._progress(self._done, self._total)
+
+    def expect(self, rows: int) -> None:
+        """Report that so many rows remain."""
+        self._total = self._done + rows
+        self._progress(self._done, self._total)
 
 
 @dataclass(frozen=True)
@@ -172,13 +191,14 @@ def publish(
         )
     say(f"checking parity on {len(model.images)} held-out images, prior samples and far latents")
     modules = _modules(encoder, decoder, effort)
-    codes = in_batches(modules["encoder"], model.images, effort.batch)
+    meter = Meter(progress)
+    codes = in_batches(told(modules["encoder"], meter.add), model.images, effort.batch)
     checks: list[Check] = [
         (encoder, {"held-out images": model.images}, effort.plan),
         (decoder, _latents(model, codes[0], effort), effort.plan),
     ]
-    others = _at_other_size(model, modules, encoder, decoder, effort)
-    results = _proved([*checks, *others], modules, tolerances, opset, report, effort, say, progress)
+    others = _at_other_size(model, modules, encoder, decoder, effort, meter)
+    results = _proved([*checks, *others], modules, tolerances, opset, report, effort, say, meter)
     explanations = []
     if explained:
         say("comparing layer by layer")
@@ -268,7 +288,7 @@ def _modules(encoder: ExportedGraph, decoder: ExportedGraph, effort: Effort) -> 
 
 
 def _at_other_size(
-    model: Model, modules: Modules, encoder: ExportedGraph, decoder: ExportedGraph, effort: Effort
+    model: Model, modules: Modules, encoder: ExportedGraph, decoder: ExportedGraph, effort: Effort, meter: Meter
 ) -> list[Check]:
     """Return inputs of a larger size for both graphs, if sizes are free.
 
@@ -281,7 +301,7 @@ def _at_other_size(
     rows = effort.most(rows_of_images((channels, height + more[0], width + more[1]), _LATENTS))
     rows = 3 if effort.once else rows  # a batch of one and one of two
     images = np.pad(model.images[:rows], ((0, 0), (0, 0), (0, more[0]), (0, more[1])), "wrap")
-    codes = in_batches(modules["encoder"], images, effort.batch)
+    codes = in_batches(told(modules["encoder"], meter.add), images, effort.batch)
     plan = dataclasses.replace(effort.plan, companions=0) if effort.once else effort.plan
     size = f"at {images.shape[2]}x{images.shape[3]}"
     return [(encoder, {f"held-out images {size}": images}, plan), (decoder, {f"their mu {size}": codes[0]}, plan)]
@@ -295,26 +315,19 @@ def _proved(
     report: Path,
     effort: Effort,
     say: Say,
-    progress: Progress,
+    meter: Meter,
 ) -> list[Result]:
     """Check parity; if it fails, add the first layer that differs.
 
     Raises ParityError.
     """
     results: list[Result] = []
-    done, total = 0, sum(rows_to_run(rows, plan) for _, rows, plan in checks)
-
-    def ran(rows: int) -> None:
-        nonlocal done
-        done += rows
-        progress(done, total)
-
-    progress(0, total)
+    meter.expect(sum(rows_to_run(rows, plan) for _, rows, plan in checks))
     for number, (graph, rows, plan) in enumerate(checks, start=1):
         if effort.rows is not None:
             say(f"parity, {number} of {len(checks)}: the {graph.name} on {', '.join(rows)}")
         try:
-            results += check_parity(graph, rows, tolerances, plan, run_module=modules[graph.name], ran=ran)
+            results += check_parity(graph, rows, tolerances, plan, run_module=modules[graph.name], ran=meter.add)
         except MismatchError as error:
             try:
                 explanation = explain(graph, _to_explain(rows, effort, error), tolerances, opset=opset)

@@ -63,6 +63,10 @@ class ArrayImages:
     def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
         return self._fitted(self._mapped[numbers], shape)
 
+    def read_whole(self, number: int, channels: int) -> Pixels:
+        whole: Pixels = self._fitted(self._mapped[number : number + 1], (channels, *self._size))[0]
+        return whole
+
     def chunks(
         self,
         shape: Shape,
@@ -116,6 +120,9 @@ class DrawnShapes:
 
     def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
         return convert_channels(render(self._factors[numbers], shape[1:]), shape[0])
+
+    def read_whole(self, number: int, channels: int) -> Pixels:  # noqa: ARG002 — the Part protocol's
+        raise SourceError("shapes are drawn at any size, so there is nothing to crop: use --size without --crop")
 
     def chunks(
         self,

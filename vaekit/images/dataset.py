@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from array import array as packed_array
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,9 @@ class Images:
     _name_of: Callable[[int], str] | None = field(default=None, repr=False)
     _digest: str = ""
     """Hash of all pixels, if opening has read them."""
+    pictures: NDArray[np.int64] | None = None
+    """(N,) numbers of the pictures that the images are crops of; None if images are not crops."""
+    _read_crops: Callable[[NDArray[np.int64], NDArray[np.float64]], Pixels] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return self._count
@@ -75,7 +79,7 @@ class Images:
         if self._digest:
             return form + self._digest
         count = len(self) if self.in_memory else min(len(self), _PRINTED)
-        digest = _new_digest()
+        digest = new_digest()
         for first in range(0, count, _BLOCK):
             chosen = np.arange(first, min(first + _BLOCK, count), dtype=np.int64) * len(self) // count
             digest.update(np.ascontiguousarray(self.read(chosen)).data)
@@ -84,6 +88,15 @@ class Images:
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
         """Read images by number: uint8 (n, C, H, W)."""
         return self._read(np.asarray(indices, np.int64))
+
+    def read_crops(self, indices: NDArray[np.int64], places: NDArray[np.float64]) -> Pixels:
+        """Read crops at any places of the pictures that the images belong to: uint8 (n, C, H, W).
+
+        ``places`` (n, 2) in [0, 1] say how far down and how far to the right each crop lies, from the first possible
+        place to the last. Only images that are crops have them.
+        """
+        assert self._read_crops is not None
+        return self._read_crops(np.asarray(indices, np.int64), places)
 
 
 def open_source(source: str, *, size: tuple[int, int] | None = None, progress: Progress | None = None) -> Images:
@@ -106,11 +119,11 @@ def open_source(source: str, *, size: tuple[int, int] | None = None, progress: P
 
 def _open_pictures(source: str, part: Part, shape: Shape, form: Form, progress: Progress | None) -> Images:
     """Open pictures; decode each once to find and skip unreadable ones."""
-    in_memory = _fits(len(part), shape)
+    in_memory = len(part) * math.prod(shape) < memory_for_images()
     held = np.empty((len(part) if in_memory else 0, *shape), np.uint8)
     good = packed_array("q")
     skipped: list[str] = []
-    digest = _new_digest()
+    digest = new_digest()
     for number in range(len(part)):
         try:
             image = part.read(np.array([number]), shape)
@@ -123,7 +136,7 @@ def _open_pictures(source: str, part: Part, shape: Shape, form: Form, progress: 
         if progress:
             progress(number + 1, len(part))
     if not good:
-        raise _nothing_readable(source, skipped[0])
+        raise nothing_readable(source, skipped[0])
     numbers = np.frombuffer(good, np.int64)
     labels = part.labels
     return Images(
@@ -145,7 +158,7 @@ def _open_pictures(source: str, part: Part, shape: Shape, form: Form, progress: 
 
 def _open_rows(source: str, part: Part, shape: Shape, form: Form) -> Images:
     """Open images of one size. If one can be read, all can."""
-    in_memory = _fits(len(part), shape)
+    in_memory = len(part) * math.prod(shape) < memory_for_images()
     if not in_memory:
         part.read(np.empty(0, np.int64), shape)  # a truncated file fails now, not hours later
     labels = part.labels
@@ -173,7 +186,8 @@ def _hold(part: Part, shape: Shape) -> Pixels:
     return pixels
 
 
-def _nothing_readable(source: str, first: str) -> SourceError:
+def nothing_readable(source: str, first: str) -> SourceError:
+    """Return the error for a source of which no image can be read; ``first`` is the reason for the first."""
     if os.path.isfile(source) and not is_picture_name(os.fsencode(source)):
         return no_source(source)
     return SourceError(f"{source} holds no readable image; the first: {first}")
@@ -193,10 +207,11 @@ def _resized_from(found: Mapping[tuple[int, int], int], size: tuple[int, int]) -
     return " and ".join(filter(None, (", ".join(named[:-1]), *named[-1:])))
 
 
-def _new_digest() -> hashlib.blake2b:
+def new_digest() -> hashlib.blake2b:
+    """Return the hash of a fingerprint, of no pixels yet."""
     return hashlib.blake2b(digest_size=16)
 
 
-def _fits(count: int, shape: Shape) -> bool:
-    channels, height, width = shape
-    return count * channels * height * width < available_memory() / 2
+def memory_for_images() -> int:
+    """Return how many bytes of pixels are held in memory at most: half of what is available."""
+    return available_memory() // 2

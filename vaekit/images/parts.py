@@ -103,6 +103,13 @@ class Part(Protocol):
         """
         ...
 
+    def read_whole(self, number: int, channels: int) -> Pixels:
+        """Read an image at its own size: (C, h, w).
+
+        Raises SourceError if it cannot be read, or if images have no size of their own.
+        """
+        ...
+
     def chunks(self, shape: Shape, start: int = 0, every: int = 1, *, resize: bool = True) -> Iterator[Chunk]:
         """Read images number ``start``, ``start + every`` and so on.
 

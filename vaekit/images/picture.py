@@ -44,21 +44,21 @@ def preprocessing_rule(channels: int, height: int, width: int) -> str:
 
 
 def read_image(
-    path: str | Path | IO[bytes], channels: int, size: tuple[int, int], *, resize: bool = True, name: str = ""
+    path: str | Path | IO[bytes], channels: int, size: tuple[int, int] | None, *, resize: bool = True, name: str = ""
 ) -> NDArray[np.uint8]:
     """Read a picture by the rule, as uint8 (channels, height, width).
 
-    ``size`` is (height, width). ``name`` is used in messages for a picture that is not a file. Raises SourceError if
-    the picture cannot be read. Without ``resize``, raises it for a picture of another size, and for grey instead of
-    colour or colour instead of grey.
+    ``size`` is (height, width), or None for the picture's own. ``name`` is used in messages for a picture that is not
+    a file. Raises SourceError if the picture cannot be read. Without ``resize``, raises it for a picture of another
+    size, and for grey instead of colour or colour instead of grey.
     """
     try:
         with _open(path) as picture:
             black_and_white = _black_and_white(picture)
             upright = ImageOps.exif_transpose(picture)
-            if not resize:
+            if size is not None and not resize:
                 check_form((upright.height, upright.width), 1 if _is_grey(upright) else 3, channels, size)
-            return fit(_convert(upright, channels, *black_and_white), size)
+            return fit(_convert(upright, channels, *black_and_white), size or (upright.height, upright.width))
     except _READ_ERRORS as error:
         raise SourceError(f"{name or path}: {_reason(error)}") from error
 

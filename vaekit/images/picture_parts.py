@@ -67,6 +67,9 @@ class PictureFiles:
         pictures = [read_image(self.name(int(number)), shape[0], shape[1:]) for number in numbers]
         return np.array(pictures, np.uint8).reshape(-1, *shape)
 
+    def read_whole(self, number: int, channels: int) -> Pixels:
+        return read_image(self.name(number), channels, None)
+
     def chunks(self, shape: Shape, start: int = 0, every: int = 1, *, resize: bool = True) -> Iterator[Chunk]:
         paths, count = self._paths.every(every, start), chunk_images(shape)
         batches = iter(lambda: tuple(itertools.islice(paths, count)), ())
@@ -116,6 +119,9 @@ class HubImages:
     def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
         pictures = [self._read_one(int(number), shape) for number in numbers]
         return np.array(pictures, np.uint8).reshape(-1, *shape)
+
+    def read_whole(self, number: int, channels: int) -> Pixels:
+        return read_image(self._pictures.open(number), channels, None, name=self.name(number))
 
     def chunks(self, shape: Shape, start: int = 0, every: int = 1, *, resize: bool = True) -> Iterator[Chunk]:
         read = functools.partial(self._read_one, shape=shape, resize=resize)

@@ -17,7 +17,7 @@ from vaekit.training.config import Config
 from vaekit.training.holdout import read_to_measure
 
 # Numbers of the random streams. The stream that shuffles the images has no number.
-_BINARISE, _NOISE, _FLIP = 1, 2, 3
+_BINARISE, _NOISE, _FLIP, _CROP = 1, 2, 3, 4
 
 
 class Batches:
@@ -61,8 +61,17 @@ class Batches:
         if self._config.binarize == "dynamic":
             random = np.random.default_rng((self._config.seed, step, _BINARISE))
             random.random((self._rows.start or 0, *self._config.image_shape))  # skip the numbers of earlier rows
-            return self._augmented(step, binarise_dynamic(self._images.read(indices), random))
+            return self._augmented(step, binarise_dynamic(self._read(step, indices), random))
+        if self._config.crop:
+            return self._augmented(step, self._read(step, indices))
         return self._augmented(step, read_to_measure(self._images, indices, self._config.binarize))
+
+    def _read(self, step: int, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Read images, or random crops of them."""
+        if not self._config.crop:
+            return self._images.read(indices)
+        places = np.random.default_rng((self._config.seed, step, _CROP)).random((self._config.batch_size, 2))
+        return self._images.read_crops(indices, places[self._rows])
 
     def _augmented(self, step: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self._config.augment == "none":

@@ -146,6 +146,11 @@ class Config:
     """
     augment: Augment = field(default="none", metadata=_setting("flip: swap left and right in half of the images."))
     """With ``flip``, a random half of the images is mirrored, chosen anew each time they are seen."""
+    crop: bool = field(
+        default=False,
+        metadata=_setting("Train on random crops of --size, at the images' own resolution, instead of resizing them."),
+    )
+    """Whether images are random crops, new ones each time, instead of whole images that are resized."""
     val: str | None = field(
         default=None,
         metadata=_setting("Images to measure.", metavar="SHARE|SOURCE", shown=f"a tenth, at most {HOLDOUT_IMAGES}"),
@@ -195,7 +200,7 @@ _LARGEST = 3e38  # about the largest float32
 
 NETWORK_SETTINGS = ("latent", "preset", "posterior")
 """The settings that, with the images' shape, determine the network."""
-_LEFT_OUT = frozenset(("init", "schedule"))  # of config.json, if None: earlier versions do not know them
+_LEFT_OUT = frozenset(("crop", "init", "schedule"))  # of config.json, if off: earlier versions do not know them
 _ALWAYS_WRITTEN = (
     *("source", "channels", "height", "width", "latent", "likelihood", "sigma", "beta", "steps", "batch_size"),
     *("lr", "seed"),
@@ -242,7 +247,7 @@ def requirement(name: str, value: object) -> str | None:
         return _whole_number_requirement(setting, value)
     if kind is float:
         return _number_requirement(setting, value)
-    return None if isinstance(value, str) else "text"
+    return None if isinstance(value, kind) else {str: "text", bool: "true or false"}[kind]
 
 
 def _schedule_requirement(value: object) -> str | None:
@@ -278,9 +283,9 @@ def _number_requirement(setting: Setting, value: object) -> str | None:
 
 
 def as_settings(config: Config) -> dict[str, Any]:
-    """Return the settings by name, without those of _LEFT_OUT that are None."""
+    """Return the settings by name, without those of _LEFT_OUT that are None or off."""
     settings = dataclasses.asdict(config)
-    return {name: value for name, value in settings.items() if value is not None or name not in _LEFT_OUT}
+    return {name: value for name, value in settings.items() if value or name not in _LEFT_OUT}
 
 
 def save_config(run: Path, config: Config) -> None:

@@ -76,11 +76,22 @@ def hold_out(images: Images, seed: int, val: str | None = None, validation: Imag
     held-out images come from that source. At most HOLDOUT_IMAGES are held out, evenly spaced. Raises the errors of
     ``split_numbers``.
     """
-    if validation is None:
+    if validation is None and images.pictures is not None:
+        training, holdout = _split_crops(images.pictures, seed, share_of(val))
+    elif validation is None:
         training, holdout = split_numbers(len(images), seed, share_of(val))
     else:
         training, holdout = spread(len(images), None), spread(len(validation), None)
     return Split(images, training, validation or images, holdout[spread(len(holdout), HOLDOUT_IMAGES)])
+
+
+def _split_crops(
+    pictures: NDArray[np.int64], seed: int, share: float | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split crops, so that all crops of a picture are on the same side; ``pictures`` are their numbers."""
+    _, holdout = split_numbers(int(pictures[-1]) + 1, seed, share)
+    held_out = np.isin(pictures, holdout)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def split_numbers(count: int, seed: int, share: float | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

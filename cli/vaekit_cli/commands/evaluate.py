@@ -100,9 +100,10 @@ def _open_images(run: Run, source: str | None, size: tuple[int, int] | None, qui
         if test_part is None:
             held_out = load_holdout(run)
             return "its held-out images", len(held_out), held_out.__getitem__
-        test_images = read_source(test_part, (config.height, config.width), quiet)
+        test_images = read_source(test_part, (config.height, config.width), quiet, crop=config.crop)
         return f"the test part of {config.source}", len(test_images), test_images.read
-    images = read_source(source, size, quiet)
+    own_size = (config.height, config.width)
+    images = read_source(source, size or (own_size if config.crop else None), quiet, crop=config.crop)
     _check_fit(source, images.shape, run)
     return source, len(images), images.read
 

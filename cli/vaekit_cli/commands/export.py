@@ -31,7 +31,7 @@ class Options(TypedDict):
     golden: str
     explained: bool
     say: Callable[[str], None]
-    progress: Callable[[int, int], object]
+    progress: Callable[[int, int | None], object]
 
 
 class Golden(StrEnum):

@@ -141,9 +141,9 @@ def _read_images(source: str, size: tuple[int, int] | None, asked: Mapping[str, 
     """Open the images and hold some out."""
     from vaekit.training.holdout import hold_out
 
-    images = read_source(source, size, quiet)
-    val = asked.get("val")
-    return hold_out(images, asked["seed"], val, read_validation(val, images.shape, quiet))
+    crop, val = asked["crop"], asked.get("val")
+    images = read_source(source, size, quiet, crop=crop)
+    return hold_out(images, asked["seed"], val, read_validation(val, images.shape, quiet, crop=crop))
 
 
 def _settle(source: str, split: Split, asked: Mapping[str, Any]) -> Config:
@@ -229,8 +229,8 @@ def _resume(run: Path, source: str | None, device: DeviceChoice | None, quiet: b
         return
     checkpoint = load_checkpoint(run)
     config = dataclasses.replace(config, source=source or config.source, device=choose_device(device or config.device))
-    images = read_source(config.source, (config.height, config.width), quiet)
-    validation = read_validation(config.val, config.image_shape, quiet)
+    images = read_source(config.source, (config.height, config.width), quiet, crop=config.crop)
+    validation = read_validation(config.val, config.image_shape, quiet, crop=config.crop)
     if checkpoint is None:
         say(f"{run} has no checkpoint yet: starting again from its config.json")
     else:
