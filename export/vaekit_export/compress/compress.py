@@ -7,6 +7,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,77 +95,84 @@ def compress_bundle(
     limits = _limits(precision, prune, dead_below, min_psnr, max_delta_elbo, seconds)
     parent = read_bundle(bundle_path)
     _check_parent(parent, target, prune)
-    calibration, measured, measured_on = _images(parent, source, say)
+    request = _Request(precision, prune, dead_below, weights_only, keep_transposed, seconds, say)
+    images = _images(parent, source, say)
     with Trial() as trial:
-        return _compressed(
-            parent,
-            target,
-            Judge(_opened(parent), measured, limits, trial),
-            calibration,
-            measured,
-            measured_on,
-            precision=precision,
-            prune=prune,
-            dead_below=dead_below,
-            weights_only=weights_only,
-            keep_transposed=keep_transposed,
-            seconds=seconds,
-            say=say,
-        )
+        return _compressed(request, parent, images, Judge(_opened(parent), images.measured, limits, trial), target)
 
 
-def _compressed(
-    parent: Bundle,
-    target: Path,
-    judge: Judge,
-    calibration: Array,
-    measured: Array,
-    measured_on: str,
-    *,
-    precision: LowPrecision | None,
-    prune: bool,
-    dead_below: float,
-    weights_only: bool | None,
-    keep_transposed: bool,
-    seconds: float,
-    say: Say,
-) -> Compression:
+@dataclass(frozen=True)
+class _Request:
+    """How to compress: the arguments of ``compress_bundle``."""
+
+    precision: LowPrecision | None
+    prune: bool
+    dead_below: float
+    weights_only: bool | None
+    keep_transposed: bool
+    seconds: float
+    say: Say
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images (n, C, H, W) that calibrate INT8, and images that the ELBO is measured on."""
+
+    calibration: Array
+    measured: Array
+    source: str
+    """In words."""
+
+
+def _compressed(request: _Request, parent: Bundle, images: _Images, judge: Judge, target: Path) -> Compression:
     """Try the candidates, choose one for each graph, and write the bundle."""
-    limits, graphs = judge.limits, judge.parent
-    if prune:
-        graphs = prune_dead(judge, parent.manifest, dead_below, say, alone=precision is None)
-    candidates: list[Candidate] = [{name: Change(graphs.get(name)) for name in GRAPHS}]
-    if precision is not None:
-        kinds = (True, False) if weights_only is None and seconds > 0 else (bool(weights_only),)
-        say(_what_is_lowered(precision, kinds, len(calibration), measured_on))
-        broken: list[GraphName] = []
-        candidates = [
-            lower_weights_only(precision, graphs, judge, say)
-            if kind
-            else lower_arithmetic(precision, graphs, calibration, judge, say, broken, keep_transposed=keep_transposed)
-            for kind in kinds
-        ]
-        stays = [name for name in broken if candidates[-1][name].precision == "fp32"]
-        if stays and weights_only is None and kinds == (False,):
-            weights = lower_weights_only(precision, graphs, judge, say)
-            candidates = [{name: weights[name] if name in stays else candidates[0][name] for name in GRAPHS}]
-        _say_what_stays(candidates, precision, limits, say)
-    rows: dict[GraphName, Array] = {"encoder": measured, "decoder": judge.z[:, graphs.kept]}
-    speeds = _speeds(parent, candidates, graphs.kept, rows, seconds, say)
+    graphs, say = judge.parent, request.say
+    if request.prune:
+        graphs = prune_dead(judge, parent.manifest, request.dead_below, say, alone=request.precision is None)
+    candidates = _candidates(request, images, graphs, judge)
+    rows: dict[GraphName, Array] = {"encoder": images.measured, "decoder": judge.z[:, graphs.kept]}
+    speeds = _speeds(parent, candidates, graphs.kept, rows, request.seconds, say)
     chosen = {name: _chosen([c[name] for c in candidates], [s[name] for s in speeds]) for name in GRAPHS}
     changes = {name: candidates[index][name] for name, index in chosen.items()}
 
     psnr, delta = judge.check(Graphs(changes["encoder"].onnx, changes["decoder"].onnx, graphs.kept))
     pruned = tuple(sorted(set(judge.parent.kept) - set(graphs.kept)))
-    record = _record(parent, changes, limits) | quality_record(psnr, delta)
-    record |= {"pruned": list(pruned), "measured_on": measured_on}
+    record = _record(parent, changes, judge.limits) | quality_record(psnr, delta)
+    record |= {"pruned": list(pruned), "measured_on": images.source}
     files, manifest = assemble(parent, changes, graphs.kept, rows, record)
     write_bundle(target, files, _check_replay)
     reports = {
         name: _report(parent, name, files[GRAPH_FILES[name]], candidates, speeds, index)
         for name, index in chosen.items()
     }
-    return Compression(target, manifest, reports, pruned, psnr, delta, measured_on)
+    return Compression(target, manifest, reports, pruned, psnr, delta, images.source)
+
+
+def _candidates(request: _Request, images: _Images, graphs: Graphs, judge: Judge) -> list[Candidate]:
+    """Lower both graphs in each way that was asked for; without a precision they stay as they are.
+
+    Raises CheckError if neither graph can be lowered.
+    """
+    precision, seconds, say = request.precision, request.seconds, request.say
+    if precision is None:
+        return [{name: Change(graphs.get(name)) for name in GRAPHS}]
+    kinds = (True, False) if request.weights_only is None and seconds > 0 else (bool(request.weights_only),)
+    say(_what_is_lowered(precision, kinds, len(images.calibration), images.source))
+    broken: list[GraphName] = []
+    candidates: list[Candidate] = [
+        lower_weights_only(precision, graphs, judge, say)
+        if kind
+        else lower_arithmetic(
+            precision, graphs, images.calibration, judge, say, broken, keep_transposed=request.keep_transposed
+        )
+        for kind in kinds
+    ]
+    stays = [name for name in broken if candidates[-1][name].precision == "fp32"]
+    if stays and request.weights_only is None and kinds == (False,):
+        weights = lower_weights_only(precision, graphs, judge, say)
+        candidates = [{name: weights[name] if name in stays else candidates[0][name] for name in GRAPHS}]
+    _say_what_stays(candidates, precision, judge.limits, say)
+    return candidates
 
 
 def _limits(
@@ -221,18 +229,15 @@ def _opened(bundle: Bundle) -> VAE:
     return VAE(bundle, selection=Selection("cpu"))
 
 
-def _images(parent: Bundle, source: str | None, say: Say) -> tuple[Array, Array, str]:
-    """Read images to calibrate on and images to measure the ELBO on.
-
-    Both are (n, C, H, W). The third item says in words what they are.
-    """
+def _images(parent: Bundle, source: str | None, say: Say) -> _Images:
+    """Read the images of a source, or draw the bundle's own samples."""
     shape = parent.manifest.image.shape
     if source is None:
         images = _opened(parent).sample(rows_in_memory(shape, _IMAGES))
-        return images[::2], images[1::2], "the bundle's own samples"
+        return _Images(images[::2], images[1::2], "the bundle's own samples")
     images = read_images(source, shape, rows_in_memory(shape, _IMAGES), say)
     measured = images[1::2] if len(images) > 1 else images
-    return images[::2], measured, Path(source).resolve().name
+    return _Images(images[::2], measured, Path(source).resolve().name)
 
 
 def _what_is_lowered(precision: LowPrecision, kinds: tuple[bool, ...], calibrating: int, measured_on: str) -> str:
