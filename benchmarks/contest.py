@@ -31,9 +31,20 @@ _BATCH = 500
 
 def pair(encoder: nn.Module, decoder: nn.Module) -> VAENetwork:
     """Combine an encoder and a decoder, so that they can be used like vaekit's own network."""
-    network = nn.Module()
-    network.encoder, network.decoder = encoder, decoder
+    network = _Pair(encoder, decoder)
     return cast(VAENetwork, network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]  # stub lacks it
+
+
+class _Pair(nn.Module):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def encode(self, image: Tensor) -> Any:
+        return self.encoder(image)
+
+    def logits(self, z: Tensor) -> Any:
+        return self.decoder.logits(z)  # type: ignore[operator]  # a decoder has them
 
 
 class Heads(nn.Module):

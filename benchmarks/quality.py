@@ -115,14 +115,14 @@ def trained(candidate: Candidate, minutes: float, folder: Path) -> dict[str, Any
     }
 
 
-def latencies(path: Path) -> dict[str, float]:
+def latencies(path: Path, latent_shape: tuple[int, ...] = (LATENT,)) -> dict[str, float]:
     """Return a decoder's median milliseconds for 1 and for 64 images."""
     from vaekit.ort.session import open_on_cpu
 
     graph = open_on_cpu("decoder", path.read_bytes())
     found = {}
     for batch in (1, 64):
-        z = np.random.default_rng(0).standard_normal((batch, LATENT)).astype(np.float32)
+        z = np.random.default_rng(0).standard_normal((batch, *latent_shape)).astype(np.float32)
         spent = []
         for _ in range(10 + _TIMED_RUNS):
             started = time.perf_counter()
@@ -163,7 +163,8 @@ def doubling_by(other: Callable[[nn.ConvTranspose2d], nn.Module]) -> Callable[[]
 
     def make() -> VAENetwork:
         network = VAENetwork((1, 28, 28), LATENT)
-        stack = network.decoder.doublings
+        stack = network.decoder.get_submodule("doublings")
+        assert isinstance(stack, nn.Sequential)
         for number, stage in enumerate(stack):
             if isinstance(stage, nn.ConvTranspose2d):
                 stack[number] = other(stage)

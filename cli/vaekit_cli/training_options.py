@@ -69,11 +69,12 @@ def _option(known: dataclasses.Field[Any]) -> inspect.Parameter:
     if setting.empty:
         kind, default = Optional[kind], None  # noqa: UP045 — ``|`` does not work for a Literal with one value
     option = typer.Option(
+        *((f"--{known.name}",) if kind is bool else ()),  # no --no-… beside it
         help=setting.help,
         metavar=setting.metavar,
         min=None if setting.share else setting.least,
         max=setting.most,
-        show_default=setting.shown.format(known.default) or True,
+        show_default=setting.shown.format(known.default) or kind is not bool,
     )
     return inspect.Parameter(
         known.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]

@@ -89,13 +89,13 @@ def model_of_run(run: Run) -> Model:
     """
     settings = as_settings(run.config)
     settings["source"] = Path(run.config.source).resolve().name  # a bundle must not contain paths of this machine
-    settings["val"] = run.config.val and Path(run.config.val).resolve().name
+    settings |= {name: Path(settings[name]).resolve().name for name in ("val", "init") if settings.get(name)}
     return Model(
         encoder=run.network.encoder,
         decoder=run.network.decoder,
         image_shape=run.config.image_shape,
-        latent_shape=(run.config.latent,),
-        multiple_of=None,
+        latent_shape=run.config.latent_shape,
+        multiple_of=run.config.downscale,
         posterior=run.config.posterior,
         likelihood=Likelihood(run.config.likelihood, None if run.variance is None else run.variance**0.5),
         scaling=None,

@@ -34,7 +34,7 @@ def test_each_setting_has_its_option_with_help_and_default(text: str) -> None:
         option = re.search(rf" --{known.name.replace('_', '-')} .*? ({re.escape(setting.help)}.*?)(?= --[a-z]|$)", text)
         assert option, known.name
         default = setting.shown.format(known.default) if setting.empty else str(known.default)
-        if known.default is not None and default:
+        if known.default not in (None, False) and default:
             assert default in option[1].partition("[default: ")[2]
         named += 1
     assert named > 15

@@ -110,6 +110,8 @@ def test_no_more_kl_lies_in_the_codes_as_a_whole_than_there_is(
 ) -> None:
     figures = run_on(linear_run(make_config), pixels, samples=1)
     shifted = run_on(linear_run(make_config), np.clip(pixels + 60, 0, 255).astype(np.uint8), samples=1)
+    assert figures.aggregate_kl is not None
+    assert shifted.aggregate_kl is not None
     assert 0 <= figures.aggregate_kl <= figures.kl
     assert figures.aggregate_kl < shifted.aggregate_kl <= shifted.kl
 

@@ -260,7 +260,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 def test_a_diverged_training_names_the_step_the_images_and_the_good_checkpoint(tmp_path: Path, images: Images) -> None:
     def poison(progress: Progress) -> None:
         if progress.step == 60:
-            trainer.network.decoder.doublings[-1].bias.data.fill_(torch.nan)  # type: ignore[operator]
+            trainer.network.decoder.get_parameter("doublings.0.bias").data.fill_(torch.nan)
 
     trainer = Trainer(_CONFIG, images, tmp_path / "run", report=poison)
     with pytest.raises(VaekitError, match="diverged") as caught:

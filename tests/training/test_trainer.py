@@ -294,7 +294,7 @@ def test_a_divergence_after_a_checkpoint_leaves_the_checkpoint(
     def poison(progress: Progress) -> None:
         with torch.no_grad():
             if progress.step >= 100:
-                trainer.network.decoder.doublings[-1].bias.fill_(math.nan)  # type: ignore[operator]
+                trainer.network.decoder.get_parameter("doublings.0.bias").fill_(math.nan)
 
     trainer = Trainer(make_config(steps=200), images, tmp_path / "run", report=poison)
     with pytest.raises(VaekitError, match=f"diverged.*{tmp_path / 'run'}"):

@@ -51,7 +51,7 @@ class Batches:
 
         It is the same on every device.
         """
-        shape = (samples, self._config.batch_size, self._config.latent)
+        shape = (samples, self._config.batch_size, self._config.latent_numbers)
         random = np.random.default_rng((self._config.seed, step, _NOISE))
         return np.ascontiguousarray(random.standard_normal(shape, np.float32)[:, self._rows])
 

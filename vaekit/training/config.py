@@ -81,8 +81,20 @@ class Config:
     """In pixels, after resizing."""
     width: int = field(metadata=_setting(least=8))
     """In pixels, after resizing."""
-    latent: int = field(default=16, metadata=_setting("Dimensions of the latent.", least=1))
-    """d."""
+    latent: int = field(
+        default=16, metadata=_setting("Dimensions of the latent; with --downscale, channels of its map.", least=1)
+    )
+    """d, or the channels of a map."""
+    downscale: int | None = field(
+        default=None,
+        metadata=_setting(
+            "Latents are maps, this many times smaller than the image: 2, 4, 8, 16 or 32.",
+            shown="latents are vectors",
+            least=2,
+            most=32,
+        ),
+    )
+    """How many times smaller than the image's sides those of the latent are, a power of two; None for vectors."""
     preset: PresetName = field(default="small", metadata=_setting("How large the network is."))
     """A key of ``vaekit.training.networks.PRESETS``."""
     posterior: PosteriorKind = field(
@@ -191,6 +203,18 @@ class Config:
         return self.channels, self.height, self.width
 
     @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Return (d,), or (c, h, w) for maps."""
+        if self.downscale is None:
+            return (self.latent,)
+        return self.latent, self.height // self.downscale, self.width // self.downscale
+
+    @property
+    def latent_numbers(self) -> int:
+        """Return the count of numbers in a latent."""
+        return math.prod(self.latent_shape)
+
+    @property
     def pixels(self) -> int:
         """Return D = C·H·W, the count of numbers in an image."""
         return math.prod(self.image_shape)
@@ -198,9 +222,10 @@ class Config:
 
 _LARGEST = 3e38  # about the largest float32
 
-NETWORK_SETTINGS = ("latent", "preset", "posterior")
+NETWORK_SETTINGS = ("latent", "downscale", "preset", "posterior")
 """The settings that, with the images' shape, determine the network."""
-_LEFT_OUT = frozenset(("crop", "init", "schedule"))  # of config.json, if off: earlier versions do not know them
+# Of config.json, if they are off: earlier versions do not know them.
+_LEFT_OUT = frozenset(("crop", "downscale", "init", "schedule"))
 _ALWAYS_WRITTEN = (
     *("source", "channels", "height", "width", "latent", "likelihood", "sigma", "beta", "steps", "batch_size"),
     *("lr", "seed"),

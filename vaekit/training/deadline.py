@@ -74,8 +74,8 @@ class Ending:
     """The largest number of training images that are evaluated."""
     holdout_images: int
     """The number of held-out images. They are evaluated twice: in the last validation and with the final variance."""
-    dimensions: int
-    """The dimensions of the latents that the prior is fitted to."""
+    dimensions: int | None
+    """The dimensions of the latents that the prior is fitted to; None if none is fitted."""
 
 
 class TimedSchedule(Schedule):
@@ -257,6 +257,8 @@ class TimedSchedule(Schedule):
         return min(_LARGEST_SHARE * self._whole, self._ending.statistics_images * self._cost("evaluation"))
 
     def _fit_seconds(self, images: int) -> float:
+        if self._ending.dimensions is None:
+            return 0.0
         amount = fit_work(images, self._ending.dimensions)
         return min(_LARGEST_SHARE * self._whole, amount * self._cost("fit")) if amount else 0.0
 

@@ -47,16 +47,18 @@ class Evaluation:
     nll_samples: int
     """Draws per image."""
     active_units: int | None
-    """The number of active dimensions; None for a single image, which has no variance."""
+    """The number of active dimensions, or of a map's active channels; None for a single image, without a variance."""
     kl_per_dimension: tuple[float, ...]
-    aggregate_kl: float = field(metadata=_NOT_IN_JSON)
+    """Of maps, the KL of each channel, summed over the positions."""
+    aggregate_kl: float | None = field(metadata=_NOT_IN_JSON)
     """KL from the Gaussian with the mean and covariance of the aggregate posterior to N(0, I).
 
     No distribution with these moments has a smaller KL. So this is a lower bound on the part of ``kl`` that is due to
-    the mismatch between the aggregate posterior and the prior (Hoffman and Johnson, "ELBO surgery", 2016).
+    the mismatch between the aggregate posterior and the prior (Hoffman and Johnson, "ELBO surgery", 2016). It is None
+    for maps.
     """
     mu_variance: tuple[float, ...] = field(metadata=_NOT_IN_JSON)
-    """Var_x(E_q[z_j]) of each dimension."""
+    """Var_x(E_q[z_j]) of each dimension; of maps, of each channel, averaged over the positions."""
     psnr: float
     """In dB, at z = mu."""
     mse: float
@@ -104,11 +106,11 @@ def evaluate(
     place = torch.device(device)
     run.network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     likelihood = TrainingLikelihood(run.config.likelihood, run.config.pixels, run.variance)
-    sums, binary = _Sums(run.config.latent), True
+    sums, binary = _Sums(run.config.latent_shape), True
     for first in range(0, len(indices), batch_size):
         pixels = read(indices[first : first + batch_size])
         binary = binary and bool(np.isin(pixels, (0, 255)).all())
-        draws = _noise(seed, first, len(pixels), samples, run.config.latent, batch_size)
+        draws = _noise(seed, first, len(pixels), samples, run.config.latent_numbers, batch_size)
         with exact(place):
             sums.add(run.network, likelihood, to_device(pixels, place), draws)
         progress(first + len(pixels), len(indices))
@@ -130,18 +132,19 @@ def _noise(seed: int, first: int, images: int, samples: int, dimensions: int, ro
 class _Sums:
     """Running sums over images, in float64 on the CPU."""
 
-    def __init__(self, dimensions: int) -> None:
-        zeros = torch.zeros(dimensions, dtype=torch.float64)
+    def __init__(self, latent_shape: tuple[int, ...]) -> None:
+        self.channels = latent_shape[0] if len(latent_shape) > 1 else None  # of maps
+        zeros = torch.zeros(math.prod(latent_shape), dtype=torch.float64)
         self.reconstruction = self.log_evidence = self.mse = zeros.sum()
         self.psnr = 0.0
         self.kl = self.mu = self.variance = zeros
-        self.mu_products = torch.outer(zeros, zeros)
+        self.mu_products = zeros if self.channels else torch.outer(zeros, zeros)  # of maps, only the squares
 
     def add(self, network: VAENetwork, likelihood: TrainingLikelihood, image: Tensor, noise: Iterator[Tensor]) -> None:
         """Add images (B, C, H, W), given the noise of all their draws."""
-        mu, logvar = network.encoder(image)
+        mu, logvar = network.encode(image)
         reconstruction, log_evidence = _estimates(network, likelihood, image, mu, logvar, noise)
-        mse = (network.decoder(mu) - image).square().flatten(1).mean(1).cpu().double()
+        mse = (torch.sigmoid(network.logits(mu)) - image).square().flatten(1).mean(1).cpu().double()
         mu, logvar = mu.cpu().double(), logvar.cpu().double()
         self.reconstruction = self.reconstruction + reconstruction.sum()
         self.log_evidence = self.log_evidence + log_evidence.sum()
@@ -150,7 +153,7 @@ class _Sums:
         self.kl = self.kl + kl_standard_normal(mu, logvar).sum(0)
         self.mu = self.mu + mu.sum(0)
         self.variance = self.variance + logvar.exp().sum(0)
-        self.mu_products = self.mu_products + mu.T @ mu
+        self.mu_products = self.mu_products + (mu.square().sum(0) if self.channels else mu.T @ mu)
 
     def evaluation(self, images: int, samples: int, variance: float | None, binary: bool) -> Evaluation:
         """Return the means. Raises VaekitError if they are not finite."""
@@ -158,9 +161,16 @@ class _Sums:
         kl, mean = self.kl / images, self.mu / images
         if not math.isfinite(reconstruction + nll + kl.sum().item()):
             raise VaekitError("the model's results are not finite: its weights are damaged, train it again")
-        mu_covariance = self.mu_products / images - torch.outer(mean, mean)
-        covariance = mu_covariance + torch.diag(self.variance / images)  # law of total covariance
-        mu_variance = tuple(mu_covariance.diag().tolist())
+        if self.channels:
+            kl_of_units = kl.reshape(self.channels, -1).sum(1)
+            mu_variance = (self.mu_products / images - mean.square()).reshape(self.channels, -1).mean(1)
+            aggregate_kl = None
+        else:
+            kl_of_units, covariance = kl, self.mu_products / images - torch.outer(mean, mean)
+            mu_variance = covariance.diag()
+            covariance = covariance + torch.diag(self.variance / images)  # law of total covariance
+            standard = torch.zeros_like(mean), torch.eye(len(mean)).double()
+            aggregate_kl = kl_gaussians(mean, covariance, *standard).item()
         return Evaluation(
             images=images,
             elbo=reconstruction - kl.sum().item(),
@@ -168,10 +178,10 @@ class _Sums:
             kl=kl.sum().item(),
             nll=nll,
             nll_samples=samples,
-            active_units=None if images < 2 else sum(map(is_active, mu_variance)),
-            kl_per_dimension=tuple(kl.tolist()),
-            aggregate_kl=kl_gaussians(mean, covariance, torch.zeros_like(mean), torch.eye(len(mean)).double()).item(),
-            mu_variance=mu_variance,
+            active_units=None if images < 2 else sum(map(is_active, mu_variance.tolist())),
+            kl_per_dimension=tuple(kl_of_units.tolist()),
+            aggregate_kl=aggregate_kl,
+            mu_variance=tuple(mu_variance.tolist()),
             psnr=self.psnr / images,
             mse=self.mse.item() / images,
             sigma=None if variance is None else math.sqrt(variance),

@@ -131,7 +131,9 @@ class Learner:
 
     def _eps(self, images: int, noise: torch.Generator) -> Tensor:
         """Draw noise for images, (S, images, d)."""
-        return torch.randn(self.objective.samples, images, self.config.latent, device=self.device, generator=noise)
+        return torch.randn(
+            self.objective.samples, images, self.config.latent_numbers, device=self.device, generator=noise
+        )
 
     @torch.inference_mode()
     def figures(self, draws: Draws, likelihood: TrainingLikelihood) -> dict[str, float]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.training.config import Config, PosteriorKind, PresetName
+from vaekit.training.map_networks import MapDecoder, MapEncoder
 
 _SMALLEST_SIDE = 4  # pixels; the approximate side of the smallest feature map
 _LOGVAR_BOUND = 10.0  # keeps exp(logvar) finite for any input; standard deviations from 0.0067 to 148
@@ -94,7 +95,11 @@ class Decoder(nn.Module):
 
 
 class VAENetwork(nn.Module):
-    """The encoder and decoder, trained together."""
+    """The encoder and decoder, trained together.
+
+    Training sees every latent as a vector of d numbers. Where latents are maps, these are its channels and positions,
+    d = c·h·w, and only the encoder and decoder themselves have the map's shape.
+    """
 
     def __init__(
         self,
@@ -102,11 +107,35 @@ class VAENetwork(nn.Module):
         latent: int,
         posterior: PosteriorKind = "diagonal",
         preset: PresetName = Config.preset,
+        downscale: int | None = None,
     ) -> None:
         super().__init__()
+        channels, height, width = image_shape
         self.image_shape, self.latent = image_shape, latent
-        self.encoder = Encoder(image_shape, latent, posterior, preset)
-        self.decoder = Decoder(image_shape, latent, preset)
+        self.latent_shape: tuple[int, ...] = (latent,)
+        self.encoder: Encoder | MapEncoder
+        self.decoder: Decoder | MapDecoder
+        if downscale is None:
+            self.encoder = Encoder(image_shape, latent, posterior, preset)
+            self.decoder = Decoder(image_shape, latent, preset)
+        else:
+            self.latent_shape = (latent, height // downscale, width // downscale)
+            self.encoder = MapEncoder(channels, latent, downscale, posterior, preset)
+            self.decoder = MapDecoder(channels, latent, downscale, preset)
+
+    @classmethod
+    def of(cls, config: Config) -> VAENetwork:
+        """Build the network that the settings describe."""
+        return cls(config.image_shape, config.latent, config.posterior, config.preset, config.downscale)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu and logvar of images (B, C, H, W), each (B, d)."""
+        mu, logvar = self.encoder(image)
+        return mu.flatten(1), logvar.flatten(1)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Return the images before the sigmoid, (B, C, H, W), of z (B, d)."""
+        return self.decoder.logits(z.reshape(-1, *self.latent_shape))
 
 
 def reparameterise(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ def draw(network: VAENetwork, likelihood: TrainingLikelihood, image: Tensor, eps
 
     The noise eps (S, B, d) comes from N(0, I).
     """
-    mu, logvar = map(_full_precision, network.encoder(image))
+    mu, logvar = map(_full_precision, network.encode(image))
     return draw_from(network, likelihood, image, mu, logvar, eps)
 
 
@@ -177,7 +177,7 @@ def draw_from(
 ) -> Draws:
     """Draw z and decode, as ``draw`` does, from given mu and logvar (B, d)."""
     z = reparameterise(mu, logvar, eps)
-    logits = _full_precision(network.decoder.logits(z.flatten(0, 1)))
+    logits = _full_precision(network.logits(z.flatten(0, 1)))
     logits = logits.reshape(*z.shape[:2], *image.shape[1:])  # (S, B, C, H, W)
     # log N(z | 0, I) − log N(z | mu, sigma²); the constants cancel.
     log_ratio = 0.5 * (eps.square() + logvar - z.square()).sum(2)

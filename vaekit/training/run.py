@@ -157,7 +157,7 @@ def load_run(path: Path) -> Run:
         raise RunError(f"{model_path} cannot be read: {error}") from error
     variance = tensors.pop("likelihood.variance", None)
     prior = [tensors.pop(key, None) for key in _PRIOR_KEYS]
-    network = VAENetwork(config.image_shape, config.latent, config.posterior, config.preset)
+    network = VAENetwork.of(config)
     try:
         network.load_state_dict(tensors)
         mixture = None if prior[0] is None else Mixture(*(part.numpy() for part in prior if part is not None))

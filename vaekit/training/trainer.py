@@ -116,7 +116,7 @@ class Trainer:
         rows = self.group.rows(config.batch_size)
         self.threads = share_threads(self.group.beside)
         torch.manual_seed(torch_seed(config.seed))
-        network = network or VAENetwork(config.image_shape, config.latent, config.posterior, config.preset)
+        network = network or VAENetwork.of(config)
         if config.init is not None and checkpoint is None:
             load_initial_weights(network, Path(config.init))
         self.learner = Learner(config, network, torch.device(device), self.group)
@@ -172,7 +172,8 @@ class Trainer:
 
         It begins with the schedule recorded in the checkpoint, if there is one.
         """
-        ending = Ending(len(self.split.for_statistics()), len(self.split.holdout), self.config.latent)
+        fitted = None if self.config.downscale else self.config.latent
+        ending = Ending(len(self.split.for_statistics()), len(self.split.holdout), fitted)
         knots = self.checkpoint.knots if self.checkpoint is not None else ()
         device = self.learner.device
         agree = None if self.group.size == 1 else lambda numbers: self.group.from_first(numbers, device)
@@ -321,6 +322,8 @@ class Trainer:
             yield read_to_measure(self.split.images, part, self.config.binarize)
 
     def _fit_prior(self, draws: Draws, goes_on: Callable[[], bool] | None = None) -> Mixture | None:
+        if self.config.downscale is not None:  # a mixture knows nothing of neighbouring positions
+            return None
         z = draws.z[0].cpu().numpy()
         with self._aside("fit", fit_work(*z.shape)):
             return fit_mixture(z, seed=self.config.seed, goes_on=goes_on)

@@ -141,13 +141,17 @@ def _rows(figures: Evaluation) -> list[tuple[str, str]]:
 
     dimensions = len(figures.kl_per_dimension)
     active = "unknown for one image" if figures.active_units is None else f"{figures.active_units} of {dimensions}"
+    aggregate = []
+    if figures.aggregate_kl is not None:
+        told = f"{figures.aggregate_kl:.2f} or more of the KL separates all codes together from N(0, I)"
+        aggregate = [("aggregate KL", told)]
     return [
         ("images", f"{figures.images:,}; the results are means over them, in nats per image"),
         ("ELBO", f"{figures.elbo:.2f} = reconstruction {figures.reconstruction:.2f} - KL {figures.kl:.2f}"),
         ("NLL", f"{figures.nll:.2f}, -log p(x) by {figures.nll_samples} importance samples per image"),
         ("active units", f"{active} (the mean of q(z_j|x) has a variance over images above {ACTIVE_VARIANCE:g})"),
         ("KL of each", " ".join(f"{kl:.2f}" for kl in figures.kl_per_dimension)),
-        ("aggregate KL", f"{figures.aggregate_kl:.2f} or more of the KL separates all codes together from N(0, I)"),
+        *aggregate,
         ("at z = mu", f"PSNR {figures.psnr:.2f} dB, MSE {figures.mse:.3g} per pixel"),
         ("sigma", "none: Bernoulli" if figures.sigma is None else f"{figures.sigma:.4f}"),
     ]

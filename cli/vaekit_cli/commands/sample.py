@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vaekit.vae import VAE
 
 _CHUNK = 256  # images drawn and decoded at a time
+_MAPS = "these latents are maps, and N(0, I) does not know which neighbours go together: expect textures, not pictures"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def sample(
     vae = runtime.load()
     check_pictures_target(output, count, columns, vae.image_shape)
     prior = prior or vae.priors[0]
+    if len(vae.latent_shape) > 1:
+        say(_MAPS)
     batches = _samples(vae, count, seed, prior, temperature)
     with progress_bar("sampling", count, quiet or as_json) as progress:
         write_pictures(batches, count, output, columns, progress)

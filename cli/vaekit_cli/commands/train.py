@@ -150,12 +150,13 @@ def _settle(source: str, split: Split, asked: Mapping[str, Any]) -> Config:
     """Make the settings: options, and defaults that depend on images and objective."""
     from vaekit.training.schedule import steps_of
 
+    channels, height, width = split.images.shape
+    _check_downscale(asked.get("downscale"), height, width)
     count = len(split.training)
     batch_size = asked.get("batch_size") or min(Config.batch_size, count)
     length = {"steps": steps_of(count, batch_size, epochs=asked.get("epochs"), steps=asked.get("steps"))}
     chosen = {name: value for name, value in asked.items() if name != "epochs"}
     settled = objective_defaults(asked["objective"]) | chosen | length | {"batch_size": batch_size}
-    channels, height, width = split.images.shape
     return Config(source=source, channels=channels, height=height, width=width, **settled)
 
 
@@ -298,6 +299,23 @@ def _check_objective(objective: ObjectiveName, asked: Collection[str]) -> None:
             raise UsageError(f"{_option_name(name)} belongs to {names}, not to {objective}")
 
 
+def _check_downscale(downscale: int | None, height: int, width: int) -> None:
+    """Raise UsageError for a downscale that is no power of two, or does not divide the size."""
+    if downscale is None:
+        return
+    if downscale.bit_count() != 1:
+        raise UsageError(f"--downscale must be 2, 4, 8, 16 or 32, not {downscale}")
+    if height % downscale or width % downscale:
+        below, above = (
+            "x".join(str(max(8, downscale, (side + more) // downscale * downscale)) for side in (height, width))
+            for more in (0, downscale - 1)
+        )
+        raise UsageError(
+            f"--downscale {downscale} does not divide {height}x{width}: resize the images with --size {above}"
+            + (f" or {below}" if below != above else "")
+        )
+
+
 def _option_name(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -401,6 +419,8 @@ def _summarise(outcome: Outcome, run: Path, say: Callable[[str], None]) -> None:
     prior = (
         f"mixture of {outcome.components} Gaussians" if outcome.components else "N(0, I): too few images for a mixture"
     )
+    if outcome.config.downscale is not None:
+        prior = "N(0, I): no mixture is fitted to maps"
     stopped = "stopped early, " if outcome.interrupted else ""
     say(
         f"{run}: {stopped}{outcome.steps} steps; held out: ELBO {outcome.elbo:.1f} = reconstruction "
