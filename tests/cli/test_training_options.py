@@ -31,7 +31,9 @@ def test_each_setting_has_its_option_with_help_and_default(text: str) -> None:
         setting = setting_of(known.name)
         if not setting.help:
             continue
-        option = re.search(rf" --{known.name.replace('_', '-')} .*? ({re.escape(setting.help)}.*?)(?= --[a-z]|$)", text)
+        option = re.search(
+            rf" --{known.name.replace('_', '-')} (?:.*? )?({re.escape(setting.help)}.*?)(?= --[a-z]|$)", text
+        )
         assert option, known.name
         default = setting.shown.format(known.default) if setting.empty else str(known.default)
         if known.default not in (None, False) and default:

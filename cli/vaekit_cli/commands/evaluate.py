@@ -139,8 +139,9 @@ def _binarised(read: Read, mode: Binarize, seed: int) -> Read:
 def _rows(figures: Evaluation) -> list[tuple[str, str]]:
     from vaekit.training.evaluation import ACTIVE_VARIANCE
 
-    dimensions = len(figures.kl_per_dimension)
-    active = "unknown for one image" if figures.active_units is None else f"{figures.active_units} of {dimensions}"
+    units = len(figures.kl_per_dimension)
+    named = "" if figures.aggregate_kl is not None else " channels"
+    active = "unknown for one image" if figures.active_units is None else f"{figures.active_units} of {units}{named}"
     aggregate = []
     if figures.aggregate_kl is not None:
         told = f"{figures.aggregate_kl:.2f} or more of the KL separates all codes together from N(0, I)"
