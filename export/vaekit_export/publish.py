@@ -58,7 +58,7 @@ from vaekit_export.statistics import (
 from vaekit_export.undisturbed import undisturbed
 
 _LATENTS = 256  # latents of each kind that the decoder is checked on; fewer if images are large
-_LARGE = 100 << 20  # bytes of weights, from which the user is told about memory
+_LARGE = 100 << 20  # bytes of weights, from which their memory is reported
 _FAR = 6.0  # each coordinate of a far latent lies in [-6, 6]
 
 Check = tuple[ExportedGraph, dict[str, Array], Plan]
@@ -75,12 +75,12 @@ class Meter:
         self._total: int | None = None
 
     def add(self, rows: int) -> None:
-        """Report that so many rows more are done."""
+        """Report that ``rows`` more are done."""
         self._done += rows
         self._progress(self._done, self._total)
 
     def expect(self, rows: int) -> None:
-        """Report that so many rows remain."""
+        """Report that ``rows`` remain."""
         self._total = self._done + rows
         self._progress(self._done, self._total)
 

@@ -1,4 +1,4 @@
-"""`vaekit train --init RUN`: training goes on from another run's weights."""
+"""`vaekit train --init RUN`: training begins with another run's weights."""
 
 from __future__ import annotations
 
