@@ -56,7 +56,7 @@ class CudaGraph(Generic[Result]):
                 place.fill_(value)
 
     def _ordinary_call(self) -> Result:
-        """Call the function on the stream of the capture, where autograd's nodes must be born."""
+        """Call the function on the capture's stream, because autograd's nodes stay on the stream that made them."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             result = self._function(*self._inputs)

@@ -37,7 +37,7 @@ class Learner:
         self.shared_objective = dataclasses.replace(self.objective, mean=group.mean)  # means over all processes
         self.network = network
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-        # GradScaler, and the averages over several processes, have not been captured.
+        # A capture was tried neither with GradScaler nor with several processes.
         captures = device.type == "cuda" and group.size == 1 and config.precision != "fp16"
         self.optimiser = torch.optim.AdamW(
             network.parameters(), config.lr, fused=device.type != "mps", capturable=captures
