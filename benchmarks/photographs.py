@@ -67,16 +67,16 @@ class PreActivation(nn.Module):
         return result
 
 
-class WithoutNormalisation(nn.Module):
-    """A residual block of three convolutions with ReLU, as in TAESD."""
+class Normalised(nn.Module):
+    """A residual block of two convolutions with batch normalisation and SiLU (He et al., 2016)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        convolutions = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3)]
-        self.inner = nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU(), convolutions[2])
+        last = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.inner = nn.Sequential(convolution(channels, channels), last, nn.BatchNorm2d(channels))
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.relu(features + self.inner(features))
+        return torch.nn.functional.silu(features + self.inner(features))
 
 
 def nothing(network: VAENetwork) -> None:
@@ -91,7 +91,7 @@ def blocks_by(make: Callable[[int], nn.Module]) -> Alteration:
             assert isinstance(stack, nn.Sequential)
             for number, stage in enumerate(stack):
                 if isinstance(stage, ResidualBlock):
-                    stack[number] = make(stage.inner[1].in_channels)  # type: ignore[arg-type]  # an int
+                    stack[number] = make(stage.inner[0].in_channels)  # type: ignore[arg-type]  # an int
 
     return alter
 
@@ -121,12 +121,16 @@ def transposed(ins: int, outs: int) -> nn.Module:
     return nn.Sequential(nn.ConvTranspose2d(ins, outs, 4, 2, 1, bias=False), nn.BatchNorm2d(outs), nn.SiLU())
 
 
-def relu(network: VAENetwork) -> None:
-    """Replace every SiLU by a ReLU."""
-    for module in network.modules():
-        for name, inner in module.named_children():
-            if isinstance(inner, nn.SiLU):
-                setattr(module, name, nn.ReLU())
+def activation_by(old: type[nn.Module], new: type[nn.Module]) -> Alteration:
+    """Return an alteration that replaces activations of one kind by another."""
+
+    def alter(network: VAENetwork) -> None:
+        for module in network.modules():
+            for name, inner in module.named_children():
+                if isinstance(inner, old):
+                    setattr(module, name, new())
+
+    return alter
 
 
 def full_resolution(network: VAENetwork) -> None:
@@ -149,9 +153,10 @@ def transposed_image(network: VAENetwork) -> None:
 
 CANDIDATES: dict[str, Alteration] = {
     "vaekit": nothing,
-    "ReLU": relu,
+    "ReLU everywhere": activation_by(nn.SiLU, nn.ReLU),
+    "SiLU everywhere": activation_by(nn.ReLU, nn.SiLU),
     "pre-activation blocks": blocks_by(PreActivation),
-    "TAESD's blocks": blocks_by(WithoutNormalisation),
+    "normalised blocks": blocks_by(Normalised),
     "no blocks": blocks_by(lambda channels: nn.Identity()),
     "pixel shuffle": upsampling_by(pixel_shuffle),
     "transposed": upsampling_by(transposed),
