@@ -16,7 +16,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 GraphName = Literal["encoder", "decoder"]
 PosteriorName = Literal["diagonal", "isotropic", "deterministic"]
-LikelihoodName = Literal["gaussian", "bernoulli", "none"]
+LikelihoodName = Literal["gaussian", "laplace", "bernoulli", "none"]
 PrecisionName = Literal["fp32", "fp16", "int8", "fp16-weights", "int8-weights"]
 PriorName = Literal["mixture", "normal"]
 ProviderClass = Literal["cpu", "accelerator", "reduced"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from vaekit.maths.elbo import Terms, elbo_terms, posterior_sample
 from vaekit.maths.latents import channel_shift, interpolate, traversal
 from vaekit.maths.numbers import as_integer, is_number
 from vaekit.maths.prior import draw_mixture, draw_normal
+from vaekit.maths.tiles import Run, Tiling, count_tiles, run_in_tiles
 from vaekit.ort.providers import Selection
 from vaekit.ort.session import Feeds, GraphSession, open_graph
 from vaekit.types import PRIORS, Array, Floats, GraphName, PriorName
@@ -26,7 +29,12 @@ if TYPE_CHECKING:
     from vaekit.verify import Verification
 
 DEFAULT_BATCH_SIZE = 64
+DEFAULT_TILE = 512
+"""Side in pixels of the tiles in which large images are computed."""
+LARGE_IMAGE = 1 << 20
+"""Pixels, C·H·W / C, above which an image is computed in tiles if tiles give the same result."""
 
+_PIXELS_AT_ONCE = 1 << 22  # in all images of one batch, so that few large ones take no more memory than many small
 _WIDEST_SPAN = 1e30  # standard deviations; a wider traversal would overflow float32
 
 
@@ -34,9 +42,13 @@ class VAE:
     """A variational auto-encoder in a bundle, run by ONNX Runtime.
 
     Images are float32 (N, C, H, W) in [0, 1]. Latents are float32 (N, d) for models whose latent is a vector, and
-    float32 (N, c, h, w) for models whose latent is a map. The graphs process ``batch_size`` rows at a time, so memory
-    use, apart from the result, does not grow with N.
+    float32 (N, c, h, w) for models whose latent is a map. The graphs process ``batch_size`` rows at a time, or fewer
+    large ones, so memory use, apart from the result, does not grow with N.
+
+    ``follow`` is called with the number of tiles that are done and their total, where an image is computed in tiles.
     """
+
+    follow: Callable[[int, int], object] = staticmethod(lambda done, total: None)
 
     def __init__(
         self,
@@ -46,6 +58,7 @@ class VAE:
         threads: int | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         spinning: bool = True,
+        tile: int | None = None,
     ) -> None:
         threads = None if threads is None else as_integer(threads, "number of threads")
         batch_size = as_integer(batch_size, "batch size")
@@ -53,20 +66,24 @@ class VAE:
             raise UsageError(f"threads must be 1 or more, not {threads}")
         if batch_size < 1:
             raise UsageError(f"the batch size must be 1 or more, not {batch_size}")
+        if tile is not None and as_integer(tile, "tile") < 0:
+            raise UsageError(f"the tile must be 0 or more pixels, not {tile}")
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.batch_size = batch_size
         self._selection = selection or Selection()
         self._threads = threads
         self._spinning = spinning
+        self._tile = tile
         self._graphs: dict[GraphName, GraphSession] = {}
         self._at_own_size = self
 
     def at(self, height: int, width: int) -> VAE:
         """Return the same model for images of another size.
 
-        The bundle must have been exported with free sizes. The new object shares this one's graphs. Raises UsageError
-        for a size that the model does not accept.
+        The bundle must have been exported with free sizes. An image whose height or width is no multiple of
+        ``manifest.image.multiple_of`` is padded by reflection at the bottom and on the right, and decoded images are
+        cropped. The new object shares this one's graphs. Raises UsageError for a size that the model does not accept.
         """
         manifest = self._at_own_size.manifest.at_size(as_integer(height, "height"), as_integer(width, "width"))
         other = copy.copy(self)
@@ -109,7 +126,7 @@ class VAE:
         names = list(self.manifest.encoder_outputs)
         outputs = [np.empty((len(checked), *self.latent_shape), np.float32) for _ in names]
         for part in self._batches(len(checked)):
-            for output, rows in zip(outputs, self.graph("encoder").run(names, {"image": checked[part]}), strict=True):
+            for output, rows in zip(outputs, self._encoded(names, self._padded(checked[part])), strict=True):
                 output[part] = rows
         return outputs[0], outputs[1] if len(outputs) > 1 else None
 
@@ -130,8 +147,9 @@ class VAE:
         """
         checked = self._checked_latents(z)
         images = np.empty((len(checked), *self.image_shape), np.float32)
+        _, height, width = self.image_shape
         for part in self._batches(len(checked)):
-            (images[part],) = self.graph("decoder").run(["image"], {"z": checked[part]})
+            images[part] = self._decoded(checked[part])[:, :, :height, :width]
         return images
 
     def reconstruct(self, images: Floats) -> Array:
@@ -199,6 +217,7 @@ class VAE:
         span: float = 2.5,
         seed: int = 0,
         latents: bool | None = None,
+        at: tuple[int, int] | None = None,
     ) -> Array:
         """Vary each latent dimension in turn, float32 (dimensions, steps, C, H, W).
 
@@ -208,9 +227,9 @@ class VAE:
 
         A dimension of a vector covers its mean ± ``span`` · max(std, 1), where mean and std are those of mu over the
         held-out images. A channel of a map (c, h, w) is shifted by the same amounts at all positions, around the
-        base's own values.
+        base's own values; ``at`` a row and column, only there.
 
-        Raises UsageError for unknown dimensions, fewer than two steps, or a span that is not positive.
+        Raises UsageError for unknown dimensions or positions, fewer than two steps, or a span that is not positive.
         """
         chosen = self.dimensions if dimensions is None else _as_dimensions(dimensions)
         steps = as_integer(steps, "number of steps")
@@ -219,10 +238,23 @@ class VAE:
             raise UsageError(f"the latent's dimensions are 0 to {d - 1}, not {', '.join(map(str, chosen)) or 'none'}")
         if steps < 2 or not (is_number(span) and 0 < span < _WIDEST_SPAN):
             raise UsageError(f"a traversal needs 2 steps or more and a positive span, not {steps} and {span}")
+        place = None if at is None else self._as_position(at)
         latent = self.sample_latents(1, seed=seed)[0] if base is None else self._as_latent(base, latents)
-        move = channel_shift if self.manifest.latent.is_map else traversal
+        move = functools.partial(channel_shift, at=place) if self.manifest.latent.is_map else traversal
         rows = [move(latent, j, self.traversed_values(j, steps, span)) for j in chosen]
         return self.decode(np.concatenate(rows)).reshape(len(chosen), steps, *self.image_shape)
+
+    def _as_position(self, at: tuple[int, int]) -> tuple[int, int]:
+        if not self.manifest.latent.is_map:
+            raise UsageError(f"the latents of {self.bundle.path} are vectors, which have no positions")
+        row, column = (as_integer(place, "position") for place in at)
+        _, height, width = self.latent_shape
+        if not (0 <= row < height and 0 <= column < width):
+            raise UsageError(
+                f"the positions of a latent are 0,0 to {height - 1},{width - 1} (row, column) at this size, not "
+                f"{row},{column}"
+            )
+        return row, column
 
     def traversed_values(self, dimension: int, steps: int, span: float) -> NDArray[np.float64]:
         """Return the values that ``traverse`` uses for a dimension, float64 (steps,).
@@ -292,13 +324,74 @@ class VAE:
             )
         return self._graphs[name]
 
+    def tiling(self) -> Tiling | None:
+        """Return how images are cut into tiles, or None if they are computed whole.
+
+        Raises UsageError for a tile that is too small, or for a model whose sizes are fixed.
+        """
+        image = self.manifest.image
+        if not self._tile and (self._tile == 0 or image.context is None or image.height * image.width <= LARGE_IMAGE):
+            return None
+        if image.multiple_of is None:
+            raise UsageError(f"{self.bundle.path} takes images of one size only, which are not computed in tiles")
+        cell, tile = image.multiple_of, self._tile or DEFAULT_TILE
+        margin = -(-(image.context or 0) // cell)
+        ramp = 0 if image.context is not None else tile // cell // 4
+        least = 2 * margin + max(1, 2 * ramp)
+        if tile % cell or tile // cell < least:
+            raise UsageError(
+                f"a tile must be a multiple of {cell} pixels, from {cell * least}, for this model, not {tile}: what it "
+                f"computes in one place depends on {image.context or 0} pixels around it"
+            )
+        return Tiling(tile // cell, margin, ramp)
+
+    def _encoded(self, names: list[str], images: Array) -> list[Array]:
+        """Return the encoder's outputs for images whose sides are multiples."""
+        tiling, graph = self.tiling(), self.graph("encoder")
+        if tiling is None:
+            return graph.run(names, {"image": images})
+
+        def run(part: Array) -> Array:
+            return np.concatenate(graph.run(names, {"image": part}), axis=1)
+
+        channels = self.latent_shape[0]
+        both = self._in_tiles(run, images, tiling, len(names) * channels, encoding=True)
+        return [both[:, first : first + channels] for first in range(0, both.shape[1], channels)]
+
+    def _decoded(self, z: Array) -> Array:
+        """Return the decoder's images, with their padding."""
+        tiling, graph = self.tiling(), self.graph("decoder")
+        if tiling is None:
+            return graph.run(["image"], {"z": z})[0]
+        return self._in_tiles(
+            lambda part: graph.run(["image"], {"z": part})[0], z, tiling, self.image_shape[0], encoding=False
+        )
+
+    def _in_tiles(self, run: Run, rows: Array, tiling: Tiling, channels: int, *, encoding: bool) -> Array:
+        own = self._at_own_size.manifest
+        cell = own.image.multiple_of
+        assert cell is not None
+        scales = cell, cell * own.latent.shape[1] // own.image.height  # pixels and latents in a cell
+        before, after = scales if encoding else scales[::-1]
+        cells = rows.shape[2] // before, rows.shape[3] // before
+        total, done = len(rows) * count_tiles(cells, tiling), itertools.count(1)
+        return run_in_tiles(run, rows, cells, tiling, channels, (before, after), lambda: self.follow(next(done), total))
+
+    def _padded(self, images: Array) -> Array:
+        """Pad images (N, C, H, W) by reflection to the next multiple."""
+        below, beside = self.manifest.image.padding
+        return np.pad(images, ((0, 0), (0, 0), (0, below), (0, beside)), "reflect") if below or beside else images
+
     def _probe(self, name: GraphName) -> Feeds:
+        own = self._at_own_size
         if name == "encoder":
-            return {"image": np.full((1, *self.image_shape), 0.5, np.float32)}
-        return {"z": np.zeros((1, *self.latent_shape), np.float32)}
+            return {"image": np.full((1, *own.image_shape), 0.5, np.float32)}
+        return {"z": np.zeros((1, *own.latent_shape), np.float32)}
 
     def _batches(self, count: int) -> list[slice]:
-        return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]
+        _, height, width = self.image_shape
+        rows = min(self.batch_size, max(1, _PIXELS_AT_ONCE // (height * width)))
+        return [slice(first, first + rows) for first in range(0, count, rows)]
 
     def _as_latent(self, value: Floats, is_latent: bool | None) -> Array:
         """Encode an image (C, H, W) to mu, or return a latent unchanged.
@@ -341,6 +434,7 @@ def load(
     threads: int | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
     spinning: bool = True,
+    tile: int | None = None,
 ) -> VAE:
     """Load a bundle from a folder or a .zip file.
 
@@ -352,11 +446,17 @@ def load(
     ``threads`` defaults to the number of processors that this process may use. ``spinning=False`` stops waiting threads
     from using processor time.
 
+    ``tile`` is the side in pixels of the tiles in which images of a model with free sizes are computed; 0 computes them
+    whole. By default, images of more than ``LARGE_IMAGE`` pixels are computed in tiles of ``DEFAULT_TILE``, if the
+    manifest's ``image.context`` says that the result is the same but for rounding. Otherwise tiles are blended.
+
     Raises BundleError if a file is missing, altered, of a newer format or unsafe, and UsageError for arguments out of
     range.
     """
     selection = Selection(provider, dict(provider_options or {}), allow_fallback)
-    return VAE(read_bundle(path), selection=selection, threads=threads, batch_size=batch_size, spinning=spinning)
+    return VAE(
+        read_bundle(path), selection=selection, threads=threads, batch_size=batch_size, spinning=spinning, tile=tile
+    )
 
 
 def _as_dimensions(dimensions: Sequence[int]) -> tuple[int, ...]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vaekit.errors import UsageError
+from vaekit_cli.console import progress_bar
 from vaekit_cli.options import (
     DEFAULT_MODEL,
+    OWN_SIZE,
     BatchSizeOption,
     FallbackOption,
     ImageSizeOption,
@@ -18,6 +22,7 @@ from vaekit_cli.options import (
     ProviderOption,
     ProviderOptionsOption,
     ThreadsOption,
+    TileOption,
     parse_provider_options,
     parse_size,
 )
@@ -40,17 +45,22 @@ class Runtime:
     threads: int | None
     batch_size: int
     size: str | None
+    tile: int | None
 
     @property
     def again(self) -> tuple[tuple[str, object, object], ...]:
         """Return the options that choose the model, for ``command_line``."""
-        return ("-m", self.model, DEFAULT_MODEL), ("--size", self.size, None)
+        return ("-m", self.model, DEFAULT_MODEL), ("--size", self.size, None), ("--tile", self.tile, None)
 
-    def load(self, *, spinning: bool = True) -> VAE:
-        """Load the bundle. Use ``spinning=False`` if other processes need the processors."""
+    def load(self, images: Sequence[str] = (), *, spinning: bool = True) -> VAE:
+        """Load the bundle, for images of the size that the options ask for.
+
+        ``images`` are the sources whose size ``--size own`` takes. Use ``spinning=False`` if other processes need the
+        processors. Raises UsageError for a size that the bundle does not accept.
+        """
         from vaekit.vae import load
 
-        size = parse_size(self.size)
+        size = own_size(images) if self.size == OWN_SIZE else parse_size(self.size)
         vae = load(
             self.model,
             provider=self.provider,
@@ -59,6 +69,7 @@ class Runtime:
             threads=self.threads,
             batch_size=self.batch_size,
             spinning=spinning,
+            tile=self.tile,
         )
         return vae if size is None else vae.at(*size)
 
@@ -71,8 +82,37 @@ def _runtime_options(
     threads: ThreadsOption = None,
     batch_size: BatchSizeOption = 64,
     size: ImageSizeOption = None,
+    tile: TileOption = None,
 ) -> Runtime:
-    return Runtime(model, provider, provider_option, allow_fallback, threads, batch_size, size)
+    return Runtime(model, provider, provider_option, allow_fallback, threads, batch_size, size, tile)
+
+
+def own_size(images: Sequence[str]) -> tuple[int, int]:
+    """Return the size (height, width) that all images of these sources have.
+
+    Raises UsageError without sources, or if the sizes differ.
+    """
+    from vaekit.images.source import open_part
+
+    if not images:
+        raise UsageError("--size own is the size of pictures that the command line names: name them, or give HxW")
+    forms = [open_part(source).form() for source in images]
+    found = dict.fromkeys(size for form in forms for size in form.found or (form.size,))
+    if len(found) > 1:
+        first, second = ("x".join(map(str, size)) for size in list(found)[:2])
+        raise UsageError(f"--size own needs pictures of one size, and these are {first}, {second} and so on: give HxW")
+    return next(iter(found))
+
+
+@contextmanager
+def tiles_shown(vae: VAE, quiet: bool) -> Iterator[None]:
+    """Show a progress bar where the model computes images in tiles."""
+    if vae.tiling() is None:
+        yield
+        return
+    with progress_bar("tiles", None, quiet) as advance:
+        vae.follow = advance
+        yield
 
 
 def runs_a_bundle(command: Callable[..., None]) -> Callable[..., None]:

@@ -44,11 +44,23 @@ ImageSizeOption = Annotated[
     str | None,
     typer.Option(
         "--size",
-        metavar="N|HxW",
-        help="Size of the images, for a bundle that allows several sizes.",
+        metavar="N|HxW|own",
+        help="Size of the images, for a bundle that allows several sizes; own keeps the pictures' size.",
         show_default="the bundle's",
     ),
 ]
+TileOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="PIXELS",
+        help="Compute large images in tiles with sides of this many pixels; 0 computes them whole.",
+        show_default="512 above 1,048,576 pixels, if the result is the same",
+    ),
+]
+
+OWN_SIZE = "own"
+"""The value of --size that keeps the pictures' own size."""
 
 PriorOption = Annotated[
     str | None,

@@ -31,9 +31,9 @@ class VAEDescription:
     """The modules' values of black and white, such as (-1, 1). The bundle's images are in [0, 1]; the conversions
     become part of the graphs."""
     likelihood: LikelihoodName = "none"
-    """p(x|z): ``gaussian``, ``bernoulli``, or ``none`` if it is not known; then images have no score."""
+    """p(x|z): ``gaussian``, ``laplace``, ``bernoulli``, or ``none`` if it is not known; then images have no score."""
     sigma: float | None = None
-    """Standard deviation of the Gaussian, for pixels in [0, 1]."""
+    """Standard deviation of the Gaussian or Laplace distribution, for pixels in [0, 1]."""
     scaling: Scaling | None = None
     """How models trained on the latents scale them. It is kept in the manifest and not applied in the graphs."""
     multiple_of: int | None = None

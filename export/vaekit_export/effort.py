@@ -24,7 +24,7 @@ _SECONDS_OF_ROWS = 3.0  # for one pass over the rows of one kind; the gate makes
 _TIMES = 3
 _BATCH = 64
 _GOLDEN_ROWS, _FEW_GOLDEN_ROWS = 8, 2
-_FEW_SCORED = 3
+_FEW_SCORED = 2
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def effort_for(seconds: float) -> Effort:
     if seconds <= _CHEAP:
         return Effort(seconds)
     if seconds >= _COSTLY:
-        return Effort(seconds, Plan(_FEW_SIZES, once=True, companions=1), _FEWEST_ROWS)
+        return Effort(seconds, Plan(_FEW_SIZES, once=True, companions=1, others=1), _FEWEST_ROWS)
     rows = max(_FEWEST_ROWS, round(_SECONDS_OF_ROWS / seconds))
     return Effort(seconds, Plan(_MIDDLING_SIZES, companions=1), rows)
 

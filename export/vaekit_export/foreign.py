@@ -109,16 +109,15 @@ class _Decoder(nn.Module):
         super().__init__()
         self.decoder, self.low, self.high = decoder, low, high
 
-    def unclipped(self, z: Tensor) -> Tensor:
-        """Decode z and move the pixel range to [0, 1], without clipping."""
-        image: Tensor = self.decoder(z)
+    def to_unit(self, image: Tensor) -> Tensor:
+        """Move an image from the pixel range to [0, 1], without clipping."""
         if (self.low, self.high) != (0.0, 1.0):
             width = self.high - self.low
             image = image * (1 / width) - self.low / width
         return image
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.unclipped(z).clamp(0.0, 1.0)
+        return self.to_unit(self.decoder(z)).clamp(0.0, 1.0)
 
 
 def _checked_images(images: NDArray[Any], shape: tuple[int, int, int]) -> Array:
@@ -169,9 +168,9 @@ def _check_modules(
         _check_output("encoder", name, code, (2, *description.latent_shape), "latent_shape")
     (image,) = _run("decoder", decoder.decoder, codes[0])
     _check_output("decoder", "image", image, (2, *description.image_shape), "image_shape")
-    _check_deterministic("encoder", encoder, two)
-    _check_deterministic("decoder", decoder, codes[0])
-    image = decoder.unclipped(codes[0])
+    _check_deterministic("encoder", encoder, two, codes)
+    _check_deterministic("decoder", decoder.decoder, codes[0], (image,))
+    image = decoder.to_unit(image)
     outside = (image < 0) | (image > 1)
     if outside.any():
         beyond = float(torch.maximum(-image, image - 1).max())
@@ -208,9 +207,12 @@ def _check_output(what: GraphName, name: str, output: Tensor, shape: tuple[int, 
         raise ExportError(f"the {what} gives NaN or infinity in {name}: are its weights loaded?")
 
 
-def _check_deterministic(what: GraphName, module: nn.Module, rows: Tensor) -> None:
-    """Raise ExportError if a module is random, naming the random call."""
-    call = find_random_call(lambda example: _run(what, module, example), rows)
+def _check_deterministic(what: GraphName, module: nn.Module, rows: Tensor, first: tuple[Tensor, ...]) -> None:
+    """Raise ExportError if a module is random, naming the random call.
+
+    ``first`` are its outputs for the rows.
+    """
+    call = find_random_call(lambda: _run(what, module, rows), first)
     if call is None:
         return
     place = f" in {call.place}" if call.place else ""

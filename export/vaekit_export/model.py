@@ -54,11 +54,18 @@ class Model:
     """Held-out images (N, C, H, W) in [0, 1], for parity, statistics, scores and golden vectors."""
     provenance: dict[str, Any]
     """The manifest's provenance, without the versions of the tools."""
+    context: int | None = None
+    """The manifest's ``image.context``."""
 
     @property
     def image_spec(self) -> ImageSpec:
         """Return the manifest's description of the images."""
-        return ImageSpec(*self.image_shape, preprocessing_rule(*self.image_shape), self.multiple_of)
+        return ImageSpec(
+            *self.image_shape,
+            preprocessing_rule(*self.image_shape, self.multiple_of),
+            self.multiple_of,
+            self.context,
+        )
 
     @property
     def encoder_outputs(self) -> tuple[str, ...]:

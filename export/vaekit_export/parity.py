@@ -20,7 +20,6 @@ from vaekit_export.onnx_export import ExportedGraph
 
 BATCH_SIZES = (1, 2, 7, 64)
 _AGAIN = 7  # rows that ONNX Runtime runs again, and on one thread
-_RANGES = 5  # in the batch that shows whether rows depend on each other
 _ROUNDING = 3.0  # times the tolerances: PyTorch rounds a row alone and among others differently; verify allows as much
 
 Outputs = tuple[Array, ...]
@@ -93,7 +92,9 @@ class Plan:
     """Whether ONNX Runtime runs each row in one batch only, and PyTorch each row alone. Otherwise both run all rows at
     each size, and ONNX Runtime also runs some rows a second time, and on one thread."""
     companions: int = 6
-    """Rows of each of several ranges, in one batch that shows whether rows depend on each other. 0 leaves it out."""
+    """Rows of each range in the batch that shows whether rows depend on each other. 0 leaves it out."""
+    others: int = 4
+    """Number of other ranges in that batch, from 1 to 4."""
 
 
 def check_parity(
@@ -116,7 +117,7 @@ def check_parity(
     run_torch = told(run_module or torch_runner(graph.module, graph.name), ran)
     run_onnx = told(onnx_runner(graph), ran)
     for name, rows in inputs.items():
-        _check_companions(graph, name, rows[: plan.companions], run_torch, tolerances)
+        _check_companions(graph, name, rows[: plan.companions], plan.others, run_torch, tolerances)
     results = [
         result
         for name, rows in inputs.items()
@@ -144,7 +145,7 @@ def rows_to_run(inputs: dict[str, Array], plan: Plan = Plan()) -> int:
         for size, first, end in _parts(len(rows), plan):
             by_torch = size > 1 and not plan.once
             total += (end - first) * (2 if by_torch else 1)
-        total += 2 * _RANGES * min(len(rows), plan.companions) + len(rows)
+        total += 2 * (1 + plan.others) * min(len(rows), plan.companions) + len(rows)
     return total
 
 
@@ -256,10 +257,12 @@ def _parts(count: int, plan: Plan) -> list[Part]:
     return parts
 
 
-def _check_companions(graph: ExportedGraph, inputs: str, few: Array, run_torch: Runner, tolerances: Tolerances) -> None:
-    """Check that rows give the same result alone and among other rows.
+def _check_companions(
+    graph: ExportedGraph, inputs: str, few: Array, others: int, run_torch: Runner, tolerances: Tolerances
+) -> None:
+    """Check that rows give the same result alone and among rows of ``others`` other ranges.
 
-    The other rows have other ranges, and the order changes. Held-out images alone could be too similar: a statistic
+    The order changes too. Held-out images alone could be too similar: a statistic
     over the batch, such as the largest pixel, may be the same for every batch of them.
     """
     if not len(few) or not np.isfinite(few).all():
@@ -267,10 +270,11 @@ def _check_companions(graph: ExportedGraph, inputs: str, few: Array, run_torch: 
     low, high = float(few.min()), float(few.max())
     noise = np.random.default_rng(0).uniform(low, high, few.shape) if low < high else few
     middle = (low + high) / 2
-    others = [low + (few - low) / 4, high - (high - few) / 4, middle + (noise - middle) / 8, noise]
-    mixed = np.ascontiguousarray(np.concatenate([few, *others])[::-1], np.float32)
+    # The first has other extremes, another mean and another contrast than ``few``.
+    ranges = [low + (noise - low) / 4 + (middle - low) / 8, low + (few - low) / 4, high - (high - few) / 4, noise]
+    mixed = np.ascontiguousarray(np.concatenate([few, *ranges[:others]])[::-1], np.float32)
     alone, among = in_batches(run_torch, mixed, 1), run_torch(mixed)
-    kind = f"{inputs} among darker, brighter and noisy ones"
+    kind = f"{inputs} among rows of other ranges"
     _check_alone(graph, kind, len(mixed), among, alone, tolerances)
 
 

@@ -27,6 +27,7 @@ from vaekit.defaults import OPSET
 from vaekit.errors import ExportError, ParityError, UsageError, VaekitError
 from vaekit.training.run import load_run
 from vaekit.types import GRAPHS, Array, GraphName, one_of
+from vaekit_export.context import context_of
 from vaekit_export.effort import Clock, Effort, measure_effort, within
 from vaekit_export.explain import Explanation, explain
 from vaekit_export.model import Model, Progress, Say, model_of_run, no_progress, rows_of_images
@@ -183,7 +184,7 @@ def publish(
     encoder, decoder = _exported(model, opset)
     _say_memory([encoder, decoder], say)
     effort = measure_effort(model, clock)
-    model = within(model, effort)
+    model = dataclasses.replace(within(model, effort), context=context_of(model, effort))
     if effort.rows is not None:
         say(
             f"an image takes {effort.seconds:.2g} s in PyTorch, so {effort.rows} images and latents of each kind are "
@@ -299,7 +300,7 @@ def _at_other_size(
     channels, height, width = model.image_shape
     more = (model.multiple_of, 2 * model.multiple_of)
     rows = effort.most(rows_of_images((channels, height + more[0], width + more[1]), _LATENTS))
-    rows = 3 if effort.once else rows  # a batch of one and one of two
+    rows = 2 if effort.once else rows
     images = np.pad(model.images[:rows], ((0, 0), (0, 0), (0, more[0]), (0, more[1])), "wrap")
     codes = in_batches(told(modules["encoder"], meter.add), images, effort.batch)
     plan = dataclasses.replace(effort.plan, companions=0) if effort.once else effort.plan

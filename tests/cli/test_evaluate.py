@@ -26,7 +26,7 @@ FASHION_MNIST = Path(os.environ.get("VAEKIT_DATA") or "/usr/share/datasets", "fa
 SHORT = ("--latent", "2", "--steps", "3", "--batch-size", "32", "--quiet")
 KEYS = [
     *("images", "elbo", "reconstruction", "kl", "nll", "nll_samples"),
-    *("active_units", "kl_per_dimension", "psnr", "mse", "sigma"),
+    *("active_units", "kl_per_dimension", "psnr", "mse", "sigma", "bits_per_dimension"),
 ]
 
 
@@ -53,7 +53,15 @@ def test_a_run_is_evaluated_and_what_comes_next_is_said(vaekit: Run, shapes: Pat
     assert vaekit("train", shapes.name, *SHORT).returncode == 0
     result = vaekit("evaluate", "vae", "--iwae-samples", "4")
     assert result.returncode == 0, result.stderr
-    for words in ("ELBO", "reconstruction", "by 4 importance samples", "of 2 (", "PSNR", "sigma"):
+    for words in (
+        "ELBO",
+        "reconstruction",
+        "by 4 importance samples",
+        "of 2 (",
+        "PSNR",
+        "sigma",
+        "bits, if the density",
+    ):
         assert words in result.stdout
     assert "vae on its held-out images: 15 images" in result.stderr
     assert result.stderr.splitlines()[-1] == "next: vaekit export"

@@ -14,6 +14,7 @@ from PIL import Image
 
 import vaekit
 from vaekit.images.shapes import draw_shapes
+from vaekit.output.grid import save_picture
 from vaekit.training.config import load_config
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -71,6 +72,34 @@ def test_a_run_with_maps_repeats_resumes_and_is_evaluated(in_process: Run, here:
     assert "channels" in in_process("evaluate", "a", "--iwae-samples", "1").stdout
     done = in_process("train", "images.npy", *SHORT[:-1], "-o", "told")
     assert "prior: N(0, I): no mixture is fitted to maps" in done.stderr
+
+
+def test_a_large_photograph_is_reconstructed_in_tiles(in_process: Run, here: Path) -> None:
+    save_picture(np.moveaxis(draw_shapes(1, (90, 151)).images[0], 0, 2), here / "photo.png")
+    for tile, output in (("0", "whole.png"), ("64", "tiled.png")):
+        done = in_process("reconstruct", "photo.png", "-m", "bundle", "--tile", tile, "-o", output)
+        assert done.returncode == 0, done.stderr
+    with Image.open(here / "whole.png") as whole, Image.open(here / "tiled.png") as tiled:
+        assert whole.size[1] >= 2 * 90
+        difference = np.asarray(whole).astype(int) - np.asarray(tiled)
+    assert np.abs(difference).max() <= 1
+    done = in_process("reconstruct", "photo.png", "-m", "bundle", "--tile", "16")
+    assert done.returncode == 2
+    assert "a tile must be a multiple of 4 pixels, from" in done.stderr
+
+
+def test_a_laplace_likelihood_goes_from_training_to_the_edge(in_process: Run, here: Path) -> None:
+    done = in_process("train", "images.npy", *SHORT[:-1], "--likelihood", "laplace", "-o", "laplace")
+    assert done.returncode == 0, done.stderr
+    assert "sqrt(2)/sigma x absolute error" in done.stderr
+    assert in_process("export", "laplace", "-o", "robust").returncode == 0
+    manifest = json.loads((here / "robust" / "manifest.json").read_text())
+    assert manifest["likelihood"]["name"] == "laplace"
+    assert manifest["likelihood"]["sigma"] > 0
+    assert abs(manifest["parity"]["delta_elbo"]) < 1e-2
+    assert vaekit.load(here / "robust", provider="cpu").score(draw_shapes(3, (16, 12)).images / np.float32(255)).shape
+    figures = json.loads(in_process("evaluate", "laplace", "--iwae-samples", "2", "--json").stdout)
+    assert figures["elbo"] == pytest.approx(manifest["parity"]["elbo"], rel=0.1)
 
 
 def test_the_bundle_takes_every_multiple_of_the_downscale(made: Path) -> None:

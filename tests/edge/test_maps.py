@@ -115,7 +115,7 @@ DAMAGES: dict[str, Change] = {
     "an empty latent": lambda document: document["latent"].update(shape=[2, 0, 3]),
     "statistics of one channel": lambda document: document["latent"].update(mean=[0.0]),
     "another posterior": lambda document: document.update(posterior="deterministic"),
-    "an unknown likelihood": lambda document: document["likelihood"].update(name="laplace"),
+    "an unknown likelihood": lambda document: document["likelihood"].update(name="cauchy"),
     "a gaussian without sigma": lambda document: document["likelihood"].update(sigma=None),
     "scores without a likelihood": lambda document: document.update(likelihood={"name": "none", "sigma": None}),
     "a scaling without its shift": lambda document: document["latent"]["scaling"].pop("shift"),

@@ -178,8 +178,11 @@ def test_the_document_has_its_keys(trained: tuple[Path, Outcome], images: Images
     document = run_on(load_run(trained[0]), images.read(range(5)), samples=2).to_json()
     assert list(document) == [
         *("images", "elbo", "reconstruction", "kl", "nll", "nll_samples"),
-        *("active_units", "kl_per_dimension", "psnr", "mse", "sigma"),
+        *("active_units", "kl_per_dimension", "psnr", "mse", "sigma", "bits_per_dimension"),
     ]
+    numbers = 3 * 12 * 9
+    in_nats = -document["elbo"] + numbers * math.log(256)  # of the code for 8 bits
+    assert document["bits_per_dimension"] == pytest.approx(in_nats / math.log(2) / numbers)
 
 
 def test_weights_that_are_not_finite_are_named(trained: tuple[Path, Outcome], images: Images) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Bernoulli, Laplace, MultivariateNormal, Normal, kl_divergence
 
 from vaekit.maths import elbo as scoring
 from vaekit.maths import noise
@@ -31,7 +31,9 @@ from vaekit.training.objective import (
     iwae_variance,
     kl_gaussians,
     kl_standard_normal,
+    laplace_log_likelihood,
     optimal_variance,
+    reconstruction_error,
     terms_of,
 )
 from vaekit.types import LIKELIHOODS, one_of
@@ -137,6 +139,25 @@ def test_gaussian_log_likelihood_is_that_of_torch_distributions(sigma: float) ->
     )
 
 
+@pytest.mark.parametrize("sigma", [0.02, 0.3, 2.0])
+def test_laplace_log_likelihood_is_that_of_torch_distributions(sigma: float) -> None:
+    image, mean = torch.rand(6, 3, 4, 5), torch.rand(6, 3, 4, 5)
+    expected = Laplace(mean, sigma / 2**0.5).log_prob(image).flatten(1).sum(1)  # type: ignore[no-untyped-call]
+    error = (image - mean).abs().flatten(1).sum(1)
+    torch.testing.assert_close(laplace_log_likelihood(error, 60, sigma**2), expected, rtol=1e-5, atol=1e-3)
+    logits = torch.logit(mean)[None]
+    likelihood = TrainingLikelihood("laplace", 60, sigma**2)
+    found = likelihood.log_density(reconstruction_error(likelihood, image, logits))
+    torch.testing.assert_close(found, expected[None], rtol=1e-4, atol=1e-2)
+
+
+def test_laplace_density_integrates_to_one_and_has_the_variance() -> None:
+    x = torch.linspace(-20, 20, 400_001, dtype=torch.float64)
+    density = laplace_log_likelihood((x - 0.3).abs(), 1, 0.25).exp()
+    assert torch.trapezoid(density, x).item() == pytest.approx(1.0, abs=1e-6)
+    assert torch.trapezoid(density * (x - 0.3).square(), x).item() == pytest.approx(0.25, abs=1e-6)
+
+
 def test_gaussian_density_integrates_to_one() -> None:
     x = torch.linspace(-5, 6, 20_001, dtype=torch.float64)
     density = gaussian_log_likelihood((x - 0.3).square(), 1, 0.25).exp()
@@ -154,12 +175,14 @@ def test_bernoulli_log_likelihood_is_finite_where_the_decoder_is_sure_and_wrong(
 
 
 @pytest.mark.parametrize("factor", [0.9, 0.99, 1.01, 1.1])
-def test_optimal_variance_is_the_most_likely_one(factor: float) -> None:
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_optimal_variance_is_the_most_likely_one(name: PixelLikelihood, factor: float) -> None:
     error = torch.rand(32, dtype=torch.float64) * 4 + 0.1
-    best = optimal_variance(error, 50)
-    assert best.item() == pytest.approx(error.mean().item() / 50)
-    likelihood = gaussian_log_likelihood(error, 50, best).mean()
-    assert gaussian_log_likelihood(error, 50, best * factor).mean() < likelihood
+    best = optimal_variance(error, 50, likelihood=name)
+    of_each = error.mean().item() / 50
+    assert best.item() == pytest.approx(of_each if name == "gaussian" else 2 * of_each**2)
+    highest = TrainingLikelihood(name, 50, best).log_density(error).mean()
+    assert TrainingLikelihood(name, 50, best * factor).log_density(error).mean() < highest
 
 
 def test_optimal_variance_has_a_floor_for_perfect_reconstructions() -> None:
@@ -233,13 +256,15 @@ def test_a_set_variance_is_kept_and_bernoulli_has_none(likelihood: TrainingLikel
 
 
 @pytest.mark.parametrize("factor", [0.8, 0.97, 1.03, 1.25])
-def test_the_iwae_variance_is_where_the_bound_is_highest(factor: float) -> None:
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_the_iwae_variance_is_where_the_bound_is_highest(name: PixelLikelihood, factor: float) -> None:
     error, log_ratio = torch.rand(8, 16).double() * 4 + 3, torch.randn(8, 16).double()
-    best = iwae_variance(error, log_ratio, 20)
+    best = iwae_variance(error, log_ratio, 20, likelihood=name)
     draws = _draws(error)._replace(log_ratio=log_ratio)
-    highest = iwae_bound(draws, TrainingLikelihood("gaussian", 20, best)).mean()
-    assert iwae_bound(draws, TrainingLikelihood("gaussian", 20, best * factor)).mean() < highest
-    assert best < optimal_variance(error, 20)  # the draws with the largest weights fit best
+    assert Objective("iwae", samples=8).fitted(TrainingLikelihood(name, 20), draws).variance == best
+    highest = iwae_bound(draws, TrainingLikelihood(name, 20, best)).mean()
+    assert iwae_bound(draws, TrainingLikelihood(name, 20, best * factor)).mean() < highest
+    assert best < optimal_variance(error, 20, likelihood=name)  # the draws with the largest weights fit best
 
 
 def test_the_iwae_gradient_with_the_fitted_variance_held_is_that_of_the_bound_at_its_highest() -> None:

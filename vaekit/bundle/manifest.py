@@ -71,7 +71,11 @@ class ImageSpec:
     """A description of how any picture is converted to such an image."""
     multiple_of: int | None = None
     """If height and width are free, they may be any multiples of this number, and ``height`` and ``width`` above are
-    the defaults. None if sizes are fixed."""
+    the defaults. None if sizes are fixed. An image of another size is padded to the next multiple."""
+    context: int | None = None
+    """How many pixels around a part of an image its latent depends on at most, and as many around a part of the latent
+    its image does. None if that is not known, or if everything depends on everything. It says how large images can be
+    computed in tiles."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -82,6 +86,12 @@ class ImageSpec:
     def axes(self) -> tuple[int | str, ...]:
         """Return (C, H, W) as graphs declare it, with names for free sizes."""
         return self.shape if self.multiple_of is None else (self.channels, *IMAGE_AXES)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Return the rows and columns that an image lacks to the next multiple."""
+        step = self.multiple_of or 1
+        return -self.height % step, -self.width % step
 
 
 @dataclass(frozen=True)
@@ -232,7 +242,7 @@ class Manifest:
         return None
 
     def at_size(self, height: int, width: int) -> Manifest:
-        """Return the manifest for images of another size.
+        """Return the manifest for images of another size, with the latent's shape for the padded image.
 
         It has no scores, because those were measured at the default size. Raises UsageError for a size that the model
         does not accept.
@@ -245,13 +255,18 @@ class Manifest:
                 f"the model's images are {self.image.height} x {self.image.width}; only a bundle that was exported "
                 "with free sizes accepts other sizes"
             )
-        if min(height, width) < step or height % step or width % step:
-            raise UsageError(f"heights and widths must be multiples of {step} for this model, not {height}x{width}")
-        channels, high, wide = self.latent.shape
-        latent = (channels, height * high // self.image.height, width * wide // self.image.width)
+        if min(height, width) < step:
+            raise UsageError(f"heights and widths must be {step} or more for this model, not {height}x{width}")
+        image = dataclasses.replace(self.image, height=height, width=width)
+        (channels, high, wide), (below, beside) = self.latent.shape, image.padding
+        latent = (
+            channels,
+            (height + below) * high // self.image.height,
+            (width + beside) * wide // self.image.width,
+        )
         return dataclasses.replace(
             self,
-            image=dataclasses.replace(self.image, height=height, width=width),
+            image=image,
             latent=dataclasses.replace(self.latent, shape=latent),
             scores=None,
         )
@@ -327,14 +342,17 @@ def _formatted(value: Any, indent: str) -> str:
 
 
 def _image_from_json(document: Mapping[str, Any]) -> ImageSpec:
-    step = document.get("multiple_of")
+    step, context = document.get("multiple_of"), document.get("context")
     image = ImageSpec(
         int(document["channels"]),
         int(document["height"]),
         int(document["width"]),
         str(document["preprocessing"]),
         None if step is None else int(step),
+        None if context is None else int(context),
     )
+    if context is not None and context < 0:
+        raise ValueError(f"the image's context must not be negative, not {context}")
     if step is not None and (step < 1 or image.height % step or image.width % step):
         raise ValueError(f"image size {image.height} x {image.width} is not a multiple of {step}")
     return image

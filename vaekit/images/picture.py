@@ -33,13 +33,22 @@ _WHITE_IS_ZERO = 0
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def preprocessing_rule(channels: int, height: int, width: int) -> str:
-    """Describe the rule of ``read_image`` in words, for manifests and people."""
+def preprocessing_rule(channels: int, height: int, width: int, multiple_of: int | None = None) -> str:
+    """Describe the rule of ``read_image`` in words, for manifests and people.
+
+    ``multiple_of`` is that of a model with free sizes, which pads images to it.
+    """
     colours = "grey (ITU-R 601-2 luma)" if channels == 1 else "RGB"
-    return (
+    rule = (
         "first frame; EXIF orientation applied; transparency over white; 16 bits scaled to 8; "
         f"converted to {colours}; resized with Pillow's bicubic filter to cover {height}x{width} (height x width) "
         "and centre-cropped; divided by 255"
+    )
+    if multiple_of is None or multiple_of == 1:
+        return rule
+    return (
+        f"{rule}; at a size that is no multiple of {multiple_of}, padded to the next one by reflection (without "
+        "repeating the edge) at the bottom and on the right, and results cropped"
     )
 
 

@@ -19,9 +19,9 @@ from vaekit.types import LIKELIHOODS, Array, LikelihoodName, one_of
 
 @dataclass(frozen=True)
 class Likelihood:
-    """p(x|z): ``gaussian`` with one variance sigma² for all pixels, ``bernoulli``, or ``none`` if unknown.
+    """p(x|z): ``gaussian`` or ``laplace`` with one standard deviation sigma for all pixels, or ``bernoulli``.
 
-    Only ``gaussian`` has a sigma.
+    The others have no sigma. ``none`` means that p(x|z) is not known.
     """
 
     name: LikelihoodName
@@ -29,9 +29,10 @@ class Likelihood:
 
     def __post_init__(self) -> None:
         one_of(LIKELIHOODS, self.name, "likelihood")
-        if self.name == "gaussian" and not (self.sigma is not None and 0 < self.sigma < math.inf):
-            raise ValueError(f"the sigma of a gaussian likelihood must be a positive number, not {self.sigma}")
-        if self.name != "gaussian" and self.sigma is not None:
+        scaled = self.name in ("gaussian", "laplace")
+        if scaled and not (self.sigma is not None and 0 < self.sigma < math.inf):
+            raise ValueError(f"the sigma of a {self.name} likelihood must be a positive number, not {self.sigma}")
+        if not scaled and self.sigma is not None:
             raise ValueError(f"the likelihood {self.name} has no sigma")
 
 
@@ -77,7 +78,7 @@ def kl_standard_normal(mu: Array, logvar: Array) -> NDArray[np.float64]:
 def log_likelihood(images: Array, means: Array, likelihood: Likelihood) -> NDArray[np.float64]:
     """Compute log p(x|z) in nats, float64 (N,).
 
-    ``images`` and ``means``, the decoder's output, are (N, C, H, W). The likelihood is gaussian or bernoulli.
+    ``images`` and ``means``, the decoder's output, are (N, C, H, W). The likelihood is not ``none``.
     """
     x = images.reshape(len(images), -1).astype(np.float64)
     mean = means.reshape(len(means), -1).astype(np.float64)
@@ -85,6 +86,10 @@ def log_likelihood(images: Array, means: Array, likelihood: Likelihood) -> NDArr
         mean = np.clip(mean, 1e-7, 1.0 - 1e-7)  # a float32 sigmoid can round to 0 or 1
         cross_entropy: NDArray[np.float64] = (x * np.log(mean) + (1.0 - x) * np.log1p(-mean)).sum(axis=1)
         return cross_entropy
+    if likelihood.name == "laplace":
+        scale = likelihood.sigma / math.sqrt(2)
+        absolute_error: NDArray[np.float64] = np.abs(x - mean).sum(axis=1)
+        return -x.shape[1] * math.log(2 * scale) - absolute_error / scale
     variance = likelihood.sigma**2
     squared_error: NDArray[np.float64] = ((x - mean) ** 2).sum(axis=1)
     return -0.5 * (x.shape[1] * math.log(2 * math.pi * variance) + squared_error / variance)

@@ -48,13 +48,16 @@ def traversal(base: Latent, dimension: int, values: Latent) -> NDArray[np.float3
     return latents
 
 
-def channel_shift(base: Latent, channel: int, offsets: Latent) -> NDArray[np.float32]:
+def channel_shift(
+    base: Latent, channel: int, offsets: Latent, at: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
     """Copy a latent (c, h, w) with each offset (n,) added to one channel.
 
-    An offset is added at all positions. The result is float32 (n, c, h, w).
+    An offset is added at all positions, or only ``at`` a row and column. The result is float32 (n, c, h, w).
     """
     latents = np.repeat(np.asarray(base, np.float32)[None], len(offsets), axis=0)
-    latents[:, channel] += np.asarray(offsets, np.float32)[:, None, None]
+    row, column = (slice(None), slice(None)) if at is None else (slice(place, place + 1) for place in at)
+    latents[:, channel, row, column] += np.asarray(offsets, np.float32)[:, None, None]
     return latents
 
 

@@ -29,7 +29,7 @@ HOLDOUT_IMAGES = 1000
 
 PresetName = Literal["tiny", "small", "base"]
 PosteriorKind = Literal["diagonal", "isotropic"]
-PixelLikelihood = Literal["gaussian", "bernoulli"]
+PixelLikelihood = Literal["gaussian", "laplace", "bernoulli"]
 ObjectiveName = Literal["elbo", "iwae", "autoencoder", "prior-only"]
 Binarize = Literal["none", "fixed", "dynamic"]
 Augment = Literal["none", "flip"]
@@ -108,7 +108,7 @@ class Config:
     likelihood: PixelLikelihood = field(default="gaussian", metadata=_setting("p(x|z)."))
     """p(x|z)."""
     sigma: float | None = field(default=None, metadata=_setting(above_zero=True))
-    """Standard deviation of the Gaussian likelihood; None if it is fitted (``--sigma optimal``)."""
+    """Standard deviation of the Gaussian or Laplace likelihood; None if it is fitted (``--sigma optimal``)."""
     objective: ObjectiveName = field(
         default="elbo",
         metadata=_setting("elbo; iwae, its importance-weighted kin; the reconstruction alone; or the KL alone."),
@@ -175,9 +175,21 @@ class Config:
     schedule: tuple[Knot, ...] | None = None
     """The share of the time that a training with a time limit had used at each step, as knots of a piecewise linear
     function. It replaces the share of the steps in the learning rate and in ``beta_warmup``, and ends at ``steps``."""
-    batch_size: int = field(default=128, metadata=_setting("Images a step.", shown="{}, or all if fewer", least=2))
+    batch_size: int = field(
+        default=128, metadata=_setting("Images a step.", shown="{}, or all if fewer; 32 with --downscale", least=2)
+    )
     """Images a step, over all processes together."""
-    lr: float = field(default=1e-2, metadata=_setting("Learning rate at its peak.", above_zero=True))
+    accumulate: int = field(
+        default=1,
+        metadata=_setting(
+            "Split each batch into this many parts, for batches that do not fit in memory.", metavar="N", least=1
+        ),
+    )
+    """Parts in which a step computes its batch; batch normalisation sees each part alone."""
+    lr: float = field(
+        default=1e-2,
+        metadata=_setting("Learning rate at its peak.", shown="{:g}; 0.002 with --downscale", above_zero=True),
+    )
     """Learning rate at its peak (``vaekit.training.schedule.learning_rate``)."""
     seed: int = field(default=0, metadata=_setting("The same seed gives the same model.", least=0, most=2**64 - 1))
     """Seed of all random numbers: initial weights, batches, noise and the held-out split."""
@@ -251,6 +263,14 @@ def objective_defaults(objective: ObjectiveName) -> dict[str, Any]:
     if objective == "iwae":
         return {"iwae_samples": IWAE_SAMPLES}
     return {"beta": 0.0} if objective == "autoencoder" else {}
+
+
+def map_defaults(downscale: int | None) -> dict[str, Any]:
+    """Return the defaults that differ from the fields' own for latents that are maps.
+
+    Their networks take many times longer for an image, so batches are smaller (see benchmarks/photographs.py).
+    """
+    return {} if downscale is None else {"batch_size": 32, "lr": 2e-3}
 
 
 def requirement(name: str, value: object) -> str | None:

@@ -65,6 +65,11 @@ class Evaluation:
     """Mean squared error per pixel, at z = mu."""
     sigma: float | None
     """The Gaussian likelihood's standard deviation, fixed at the end of training. None for Bernoulli."""
+    bits_per_dimension: float | None
+    """−ELBO in bits for each of an image's D numbers, as a code for pixels of 8 bits: (D ln 256 − ELBO) / (D ln 2).
+
+    It assumes that the density is the same everywhere within a 256th. None for Bernoulli, which has no density.
+    """
     binary: bool = field(metadata=_NOT_IN_JSON)
     """Whether all pixels were 0 or 1."""
 
@@ -114,7 +119,7 @@ def evaluate(
         with exact(place):
             sums.add(run.network, likelihood, to_device(pixels, place), draws)
         progress(first + len(pixels), len(indices))
-    return sums.evaluation(len(indices), samples, run.variance, binary)
+    return sums.evaluation(len(indices), samples, run.variance, run.config.pixels, binary)
 
 
 def _noise(seed: int, first: int, images: int, samples: int, dimensions: int, rows: int) -> Iterator[Tensor]:
@@ -155,8 +160,8 @@ class _Sums:
         self.variance = self.variance + logvar.exp().sum(0)
         self.mu_products = self.mu_products + (mu.square().sum(0) if self.channels else mu.T @ mu)
 
-    def evaluation(self, images: int, samples: int, variance: float | None, binary: bool) -> Evaluation:
-        """Return the means. Raises VaekitError if they are not finite."""
+    def evaluation(self, images: int, samples: int, variance: float | None, pixels: int, binary: bool) -> Evaluation:
+        """Return the means. ``pixels`` is D. Raises VaekitError if they are not finite."""
         reconstruction, nll = self.reconstruction.item() / images, -self.log_evidence.item() / images
         kl, mean = self.kl / images, self.mu / images
         if not math.isfinite(reconstruction + nll + kl.sum().item()):
@@ -171,9 +176,10 @@ class _Sums:
             covariance = covariance + torch.diag(self.variance / images)  # law of total covariance
             standard = torch.zeros_like(mean), torch.eye(len(mean)).double()
             aggregate_kl = kl_gaussians(mean, covariance, *standard).item()
+        elbo = reconstruction - kl.sum().item()
         return Evaluation(
             images=images,
-            elbo=reconstruction - kl.sum().item(),
+            elbo=elbo,
             reconstruction=reconstruction,
             kl=kl.sum().item(),
             nll=nll,
@@ -185,6 +191,7 @@ class _Sums:
             psnr=self.psnr / images,
             mse=self.mse.item() / images,
             sigma=None if variance is None else math.sqrt(variance),
+            bits_per_dimension=None if variance is None else 8 - elbo / (pixels * math.log(2)),
             binary=binary,
         )
 

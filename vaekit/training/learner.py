@@ -17,7 +17,15 @@ from vaekit.training.config import Config
 from vaekit.training.cuda_graph import CudaGraph
 from vaekit.training.device import move, to_device, to_float, torch_seed
 from vaekit.training.networks import VAENetwork
-from vaekit.training.objective import Draws, TrainingLikelihood, draw, likelihood_of, objective_of, terms_of
+from vaekit.training.objective import (
+    Draws,
+    TrainingLikelihood,
+    draw,
+    kl_standard_normal,
+    likelihood_of,
+    objective_of,
+    terms_of,
+)
 from vaekit.training.processes import ProcessGroup
 
 EVALUATION_BATCH = 250
@@ -69,16 +77,12 @@ class Learner:
         """Take the step; everything here can be captured in a CUDA graph."""
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = learning_rate
-        image = to_float(pixels)
-        with torch.autocast(
-            self.device.type, _DTYPES.get(self.config.precision), self.config.precision in _DTYPES, cache_enabled=False
-        ):
-            draws = draw(self.network, self.likelihood, image, eps)
-        likelihood = self.shared_objective.fitted(self.likelihood, draws)
-        loss = -self.shared_objective.value(draws, likelihood, kl_weight)
-        norm = self._descend(loss)
+        self.optimiser.zero_grad(set_to_none=True)
+        compute = self._whole_batch if self.config.accumulate == 1 else self._batch_in_parts
+        draws, likelihood, loss = compute(to_float(pixels), eps, kl_weight)
+        norm = self._descend()
         # Under fp16, a step whose gradient overflows is skipped and the scale is lowered.
-        witness = loss.detach() if self.scaler.is_enabled() else loss.detach() + norm
+        witness = loss if self.scaler.is_enabled() else loss + norm
         bad = (self.diverged < 0) & ~witness.isfinite()
         self.diverged.copy_(torch.where(bad, step, self.diverged))
         if likelihood.variance is not None:
@@ -86,13 +90,50 @@ class Learner:
             self.variance.copy_(torch.where(self.variance == 0, batch, batch.lerp(self.variance, _VARIANCE_DECAY)))
         return Draws(*(part.detach() for part in draws)), likelihood
 
-    def _descend(self, loss: Tensor) -> Tensor:
-        """Take an optimiser step and return the gradient's norm.
+    def _whole_batch(
+        self, image: Tensor, eps: Tensor, kl_weight: Tensor | float
+    ) -> tuple[Draws, TrainingLikelihood, Tensor]:
+        """Compute the gradient from all images at once; return draws, likelihood and loss."""
+        draws = self._draw(image, eps)
+        likelihood = self.shared_objective.fitted(self.likelihood, draws)
+        loss = -self.shared_objective.value(draws, likelihood, kl_weight)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return draws, likelihood, loss.detach()
+
+    def _batch_in_parts(
+        self, image: Tensor, eps: Tensor, kl_weight: Tensor | float
+    ) -> tuple[Draws, TrainingLikelihood, Tensor]:
+        """Compute the gradient part by part, as ``_whole_batch`` does but for batch normalisation.
+
+        The variance and the free bits depend on the whole batch, so all parts are computed twice: first without a
+        gradient.
+        """
+        count = self.config.accumulate
+        parts = list(zip(image.chunk(count), eps.chunk(count, dim=1), strict=True))
+        with torch.no_grad():
+            draws = Draws.joined([self._draw(*part) for part in parts])
+        likelihood = self.shared_objective.fitted(self.likelihood, draws)
+        whole_kl = self.shared_objective.mean(kl_standard_normal(draws.mu, draws.logvar).mean(0))
+        objective = dataclasses.replace(self.objective, mean=lambda _: whole_kl)
+        loss = torch.zeros((), device=self.device)
+        for part in parts:
+            of_part = -objective.value(self._draw(*part), likelihood, kl_weight) / count
+            self.scaler.scale(of_part).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            loss = loss + of_part.detach()
+        return draws, likelihood, loss
+
+    def _draw(self, image: Tensor, eps: Tensor) -> Draws:
+        """Encode and decode in the training's precision."""
+        with torch.autocast(
+            self.device.type, _DTYPES.get(self.config.precision), self.config.precision in _DTYPES, cache_enabled=False
+        ):
+            return draw(self.network, self.likelihood, image, eps)
+
+    def _descend(self) -> Tensor:
+        """Take an optimiser step with the gradient and return its norm.
 
         The gradient is the mean over the processes.
         """
-        self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.group.average(parameter.grad for parameter in self.network.parameters() if parameter.grad is not None)
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)

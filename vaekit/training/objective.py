@@ -36,17 +36,17 @@ class TrainingLikelihood:
     pixels: int
     """D = C·H·W, the count of numbers in an image."""
     variance: Tensor | float | None = None
-    """The Gaussian's variance, shared by all pixels. None for Bernoulli, and until ``Objective.fitted`` sets it."""
+    """Variance of each pixel, the same for all. None for Bernoulli, and until ``Objective.fitted`` sets it."""
 
     def log_density(self, reconstruction_error: Tensor) -> Tensor:
         """Return log p(x|z) in nats from ``Draws.reconstruction_error``, same shape.
 
-        A Gaussian likelihood must have a variance.
+        All likelihoods but Bernoulli must have a variance.
         """
         if self.name == "bernoulli":
             return -reconstruction_error
         assert self.variance is not None
-        return gaussian_log_likelihood(reconstruction_error, self.pixels, self.variance)
+        return _LOG_LIKELIHOODS[self.name](reconstruction_error, self.pixels, self.variance)
 
     def float_variance(self) -> float | None:
         """Return the variance as a number, or None."""
@@ -65,7 +65,7 @@ class Draws(NamedTuple):
     log_ratio: Tensor
     """log p(z) − log q(z|x) in nats, (S, B)."""
     reconstruction_error: Tensor
-    """(S, B): ‖x − mean‖² for a Gaussian likelihood, the negative log-likelihood for Bernoulli."""
+    """(S, B): ‖x − mean‖² for a Gaussian likelihood, Σ|x − mean| for Laplace, −log p(x|z) for Bernoulli."""
 
     @classmethod
     def joined(cls, parts: Sequence[Draws]) -> Draws:
@@ -114,16 +114,16 @@ class Objective:
         """Return the likelihood with its optimal variance for these draws.
 
         A Bernoulli likelihood, or one that already has a variance, is returned unchanged. The optimal variance
-        maximises the bound: E_q‖x − mean‖² / D for the ELBO, ``iwae_variance`` for ``iwae``. It has no gradient and
-        needs none, because the bound's derivative with respect to the variance is zero at the maximum.
+        maximises the bound: ``optimal_variance`` does for the ELBO, ``iwae_variance`` for ``iwae``. It has no gradient
+        and needs none, because the bound's derivative with respect to the variance is zero at the maximum.
         """
         if likelihood.name == "bernoulli" or likelihood.variance is not None:
             return likelihood
         error, log_ratio = draws.reconstruction_error.detach(), draws.log_ratio.detach()
         if self.name == "iwae":
-            variance = iwae_variance(error, log_ratio, likelihood.pixels, self.mean)
+            variance = iwae_variance(error, log_ratio, likelihood.pixels, self.mean, likelihood.name)
         else:
-            variance = optimal_variance(error, likelihood.pixels, self.mean)
+            variance = optimal_variance(error, likelihood.pixels, self.mean, likelihood.name)
         return dataclasses.replace(likelihood, variance=variance)
 
     def value(self, draws: Draws, likelihood: TrainingLikelihood, kl_weight: Tensor | float = 1.0) -> Tensor:
@@ -196,7 +196,8 @@ def reconstruction_error(likelihood: TrainingLikelihood, image: Tensor, logits: 
     """
     if likelihood.name == "bernoulli":
         return -bernoulli_log_likelihood(image.expand_as(logits), logits)
-    return (torch.sigmoid(logits) - image).square().flatten(2).sum(2)
+    difference = torch.sigmoid(logits) - image
+    return (difference.abs() if likelihood.name == "laplace" else difference.square()).flatten(2).sum(2)
 
 
 def terms_of(draws: Draws, likelihood: TrainingLikelihood) -> BatchTerms:
@@ -255,6 +256,22 @@ def gaussian_log_likelihood(squared_error: Tensor, pixels: int, variance: Tensor
     return -0.5 * (pixels * (math.log(2 * math.pi) + log_variance) + squared_error / variance)
 
 
+def laplace_log_likelihood(absolute_error: Tensor, pixels: int, variance: Tensor | float) -> Tensor:
+    """Compute Σ log Laplace(x | mean, scale) in nats from Σ|x − mean|.
+
+    The scale, √(variance / 2), is the same for all D = ``pixels`` dimensions. The density of one is
+    exp(−|x − mean| / scale) / (2·scale). The result has the shape of ``absolute_error``.
+    """
+    scale = torch.sqrt(torch.as_tensor(variance) / 2)
+    return -pixels * torch.log(2 * scale) - absolute_error / scale
+
+
+_LOG_LIKELIHOODS: dict[str, Callable[[Tensor, int, Tensor | float], Tensor]] = {
+    "gaussian": gaussian_log_likelihood,
+    "laplace": laplace_log_likelihood,
+}
+
+
 def bernoulli_log_likelihood(image: Tensor, logits: Tensor) -> Tensor:
     """Compute Σ x ln p + (1 − x) ln(1 − p) with p = sigmoid(logits).
 
@@ -264,25 +281,35 @@ def bernoulli_log_likelihood(image: Tensor, logits: Tensor) -> Tensor:
     return -F.binary_cross_entropy_with_logits(logits, image, reduction="none").flatten(-3).sum(-1)
 
 
-def optimal_variance(squared_error: Tensor, pixels: int, mean: Mean = lambda tensor: tensor) -> Tensor:
-    """Return the maximum-likelihood variance E‖x − mean‖² / D, a scalar.
+def optimal_variance(
+    error: Tensor, pixels: int, mean: Mean = lambda tensor: tensor, likelihood: PixelLikelihood = "gaussian"
+) -> Tensor:
+    """Return the maximum-likelihood variance, a scalar.
 
-    ``squared_error`` has any shape. Source: Rybkin, Daniilidis and Levine, "Simple and Effective VAE Training with
-    Calibrated Decoders", 2021, equation 5. Holding this variance constant gives the same gradient of the likelihood as
-    differentiating through it, −D/2 · d ln variance.
+    ``error`` is ``Draws.reconstruction_error`` in any shape. A Gaussian's is E‖x − mean‖² / D (Rybkin, Daniilidis and
+    Levine, "Simple and Effective VAE Training with Calibrated Decoders", 2021, equation 5). A Laplace's most likely
+    scale is E Σ|x − mean| / D, and its variance is 2·scale². Holding the variance constant gives the same gradient of
+    the likelihood as differentiating through it: −D/2 · d ln variance.
     """
-    return (mean(squared_error.mean()) / pixels).clamp_min(VARIANCE_FLOOR)
+    of_each = mean(error.mean()) / pixels
+    return (2 * of_each.square() if likelihood == "laplace" else of_each).clamp_min(VARIANCE_FLOOR)
 
 
-def iwae_variance(squared_error: Tensor, log_ratio: Tensor, pixels: int, mean: Mean = lambda tensor: tensor) -> Tensor:
+def iwae_variance(
+    error: Tensor,
+    log_ratio: Tensor,
+    pixels: int,
+    mean: Mean = lambda tensor: tensor,
+    likelihood: PixelLikelihood = "gaussian",
+) -> Tensor:
     """Return the variance that maximises the mean IWAE bound, a scalar.
 
-    ``squared_error`` and ``log_ratio`` are (K, B). At the maximum, the variance is the mean squared error per pixel,
-    weighted by the normalised importance weights, which depend on the variance. The EM algorithm finds this fixed
-    point, starting from the unweighted mean.
+    ``error``, ``Draws.reconstruction_error``, and ``log_ratio`` are (K, B). At the maximum, the variance is that of
+    ``optimal_variance`` for errors weighted by the normalised importance weights, which depend on the variance. The EM
+    algorithm finds this fixed point, starting from the unweighted mean.
     """
-    variance = optimal_variance(squared_error, pixels, mean)
+    variance = optimal_variance(error, pixels, mean, likelihood)
     for _ in range(_EM_STEPS):
-        weights = torch.softmax(gaussian_log_likelihood(squared_error, pixels, variance) + log_ratio, 0)
-        variance = optimal_variance((weights * squared_error).sum(0), pixels, mean)
+        weights = torch.softmax(_LOG_LIKELIHOODS[likelihood](error, pixels, variance) + log_ratio, 0)
+        variance = optimal_variance((weights * error).sum(0), pixels, mean, likelihood)
     return variance

@@ -163,7 +163,7 @@ def load_run(path: Path) -> Run:
         mixture = None if prior[0] is None else Mixture(*(part.numpy() for part in prior if part is not None))
     except (RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"the weights in {model_path} do not fit {path / CONFIG}: {_first_line(error)}") from error
-    if config.likelihood == "gaussian" and variance is None:
+    if config.likelihood != "bernoulli" and variance is None:
         raise RunError(f"{model_path} has no likelihood.variance: it was not written by vaekit")
     return Run(path, config, network.eval(), None if variance is None else float(variance), mixture, summary)
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaekit.errors import RunError, VaekitError
+from vaekit.errors import RunError, UsageError, VaekitError
 from vaekit.images.dataset import Images
 from vaekit.maths.prior import Mixture
 from vaekit.training.adaptive_threads import AdaptiveThreads
@@ -98,9 +98,10 @@ class Trainer:
         its share of every batch, and the first process writes the files. Long work without progress reports runs
         within ``working(WHAT)``.
 
-        Raises UsageError if the batch is larger than the training part, or if the group cannot share it equally.
-        Raises SourceError for too few images, or images of another shape than the settings'. Raises RunError if the
-        checkpoint belongs to other images or another network, or the weights to begin with do not fit.
+        Raises UsageError if the batch is larger than the training part, or if neither the group nor the parts of
+        ``accumulate`` can share it equally. Raises SourceError for too few images, or images of another shape than the
+        settings'. Raises RunError if the checkpoint belongs to other images or another network, or the weights to begin
+        with do not fit.
         """
         self.config, self.path, self.checkpoint = config, path, checkpoint
         self.stop, self.report, self.group, self.working = stop, report, group or ProcessGroup(), working
@@ -114,6 +115,7 @@ class Trainer:
             )
         self.split.check(config)
         rows = self.group.rows(config.batch_size)
+        _check_parts(config, rows.stop - rows.start)
         self.threads = share_threads(self.group.beside)
         torch.manual_seed(torch_seed(config.seed))
         network = network or VAENetwork.of(config)
@@ -161,7 +163,7 @@ class Trainer:
             self.writer.rewind(self.checkpoint.metrics_bytes)
         tracker = self.config.track if self.group.first else None
         writing = tracking(tracker, self.path, dataclasses.asdict(self.config), self.kept)
-        with exact(self.learner.device), writing as self.writer.track:
+        with exact(self.learner.device), memory_named(self.config), writing as self.writer.track:
             steps, stopped = self._train(self.kept)
             if self.adaptive is not None:
                 self.adaptive.reset()
@@ -379,6 +381,30 @@ class Trainer:
         names = ", ".join(self.split.images.name_of(int(index)) for index in indices[:_NAMED_IMAGES])
         more = len(indices) - _NAMED_IMAGES
         return f"{names} and {more} more" if more > 0 else names
+
+
+def _check_parts(config: Config, rows: int) -> None:
+    """Raise UsageError unless ``accumulate`` divides a process's rows of a batch into equal parts of at least 2."""
+    if rows % config.accumulate or rows < 2 * config.accumulate:
+        raise UsageError(
+            f"--accumulate {config.accumulate} must divide the batch of {rows} images into parts of 2 or more"
+        )
+
+
+@contextmanager
+def memory_named(config: Config) -> Iterator[None]:
+    """Raise VaekitError, which names the settings to change, where memory runs out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's errors of CPU memory have no class of their own
+        lacks = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not lacks:
+            raise
+        batch = f"{config.batch_size} images of {config.height}x{config.width}"
+        accumulate = "" if config.accumulate > 1 else ", split the batch with --accumulate 4"
+        raise VaekitError(
+            f"out of memory at a batch of {batch}: lower --batch-size{accumulate}, or lower --size or --preset"
+        ) from error
 
 
 def likely_cause(config: Config) -> str:

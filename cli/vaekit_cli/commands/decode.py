@@ -67,8 +67,10 @@ def decode(
 def _decoded(vae: VAE, rows: RowFile | ParquetRows) -> Iterator[NDArray[np.float32]]:
     import numpy as np
 
+    from vaekit.images.parts import chunk_images
+
     first = 0
-    for part in rows.chunks(max(vae.batch_size, 256)):
+    for part in rows.chunks(chunk_images(vae.image_shape)):
         with np.errstate(over="ignore"):  # overflow gives infinity, which is reported
             bad = ~np.isfinite(part.astype(np.float32)).reshape(len(part), -1).all(axis=1)
         if bad.any():

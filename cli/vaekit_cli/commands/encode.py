@@ -65,7 +65,7 @@ def encode(
     from vaekit.output.latents import Spill
 
     say = speaker(quiet or as_json)
-    vae = runtime.load(spinning=False)
+    vae = runtime.load(images or (), spinning=False)
     with open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream:
         identity = _identity(vae, stream, no_resize)
         arrays = vae.manifest.encoder_outputs

@@ -142,6 +142,8 @@ def _rows(figures: Evaluation) -> list[tuple[str, str]]:
     units = len(figures.kl_per_dimension)
     named = "" if figures.aggregate_kl is not None else " channels"
     active = "unknown for one image" if figures.active_units is None else f"{figures.active_units} of {units}{named}"
+    bits = figures.bits_per_dimension
+    per_pixel = "none: Bernoulli" if bits is None else f"{bits:.3f} bits, if the density is constant within a 256th"
     aggregate = []
     if figures.aggregate_kl is not None:
         told = f"{figures.aggregate_kl:.2f} or more of the KL separates all codes together from N(0, I)"
@@ -150,6 +152,7 @@ def _rows(figures: Evaluation) -> list[tuple[str, str]]:
         ("images", f"{figures.images:,}; the results are means over them, in nats per image"),
         ("ELBO", f"{figures.elbo:.2f} = reconstruction {figures.reconstruction:.2f} - KL {figures.kl:.2f}"),
         ("NLL", f"{figures.nll:.2f}, -log p(x) by {figures.nll_samples} importance samples per image"),
+        ("each number", per_pixel),
         ("active units", f"{active} (the mean of q(z_j|x) has a variance over images above {ACTIVE_VARIANCE:g})"),
         ("KL of each", " ".join(f"{kl:.2f}" for kl in figures.kl_per_dimension)),
         *aggregate,

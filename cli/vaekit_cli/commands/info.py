@@ -46,7 +46,8 @@ def _rows(bundle: Bundle) -> Rows:
 def _model(manifest: Manifest) -> Rows:
     image, likelihood, mixture = manifest.image, manifest.likelihood, manifest.mixture
     sigma = "" if likelihood.sigma is None else f", sigma {likelihood.sigma:.4g}"
-    free = "" if image.multiple_of is None else f"; --size may be any multiples of {image.multiple_of}"
+    step = image.multiple_of
+    free = "" if step is None else f"; --size may be anything from {step}x{step} on, padded to multiples of {step}"
     return [
         (
             "image",

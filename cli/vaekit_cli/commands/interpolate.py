@@ -71,7 +71,7 @@ def interpolate(
     say = speaker(quiet or as_json)
     pictures = _check_ends(ends or [], from_seed, to_seed, prior, no_resize)
     check_file_target(output, (*FORMATS, *ANIMATIONS))
-    vae = runtime.load()
+    vae = runtime.load([str(path) for path in pictures])
     check_size(steps + len(pictures), _WIDEST, vae.image_shape[1:], "use fewer --steps")
     originals = _read(vae, pictures, no_resize)
     if pictures:

@@ -81,7 +81,7 @@ def plot(
     say = speaker(quiet or as_json)
     check_file_target(output, FORMATS)
     new_figure(1, 1)  # fails now, before any work, if matplotlib is missing
-    vae = runtime.load(spinning=False)
+    vae = runtime.load(images or (), spinning=False)
     with open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream:
         total = len(stream)
         unreadable = Unreadable(say)

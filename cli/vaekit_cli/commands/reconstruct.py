@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaekit.errors import SourceError
-from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
+from vaekit_cli.bundle_options import Runtime, own_size, runs_a_bundle, say_where, tiles_shown
 from vaekit_cli.console import command_line, print_document, speaker
 from vaekit_cli.image_input import (
     FromFileOption,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vaekit.images.stream import ImageStream
+    from vaekit.vae import VAE
 
 _COLUMNS = 8
 _LEAST_ERROR = 1e-12  # mean squared error; keeps the PSNR finite
@@ -70,7 +72,10 @@ def reconstruct(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show originals above their reconstructions, decoded from mu, with the PSNR of each."""
+    """Show originals above their reconstructions, decoded from mu, with the PSNR of each.
+
+    A single picture keeps its own size, if the bundle allows it.
+    """
     import numpy as np
 
     from vaekit.maths.psnr import psnr
@@ -79,13 +84,16 @@ def reconstruct(
 
     say = speaker(quiet or as_json)
     check_file_target(output, FORMATS)
-    vae = runtime.load()
+    vae = runtime.load(images or ())
+    if runtime.size is None and vae.manifest.image.multiple_of is not None:
+        vae = _at_size_of_one_picture(vae, images or (), from_file)
     with open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream:
         total = len(stream)
         unreadable = Unreadable(say)
         originals, paths = _chosen(stream, limit, unreadable)
     provider = say_where(vae, say, "encoder", "decoder")
-    decoded = vae.reconstruct(originals)
+    with tiles_shown(vae, quiet or as_json):
+        decoded = vae.reconstruct(originals)
     errors = np.square(originals.astype(np.float64) - decoded).reshape(len(paths), -1).mean(axis=1)
     decibels = [psnr(max(error, _LEAST_ERROR)) for error in errors.tolist()]
     save_picture(_layout(originals, decoded, decibels), output)
@@ -101,6 +109,16 @@ def reconstruct(
         then = "vaekit encode" if vae.manifest.why_no_elbo else "vaekit score"
         say(f"next: {command_line(then, *named, *runtime.again)}")
     unreadable.end(total, done, skip_errors=skip_errors)
+
+
+def _at_size_of_one_picture(vae: VAE, images: Sequence[str], from_file: str | None) -> VAE:
+    """Return the model for images of the picture's own size, if there is one picture and it is large enough."""
+    from vaekit.images.source import open_part
+
+    if len(images) != 1 or from_file is not None or len(open_part(images[0])) != 1:
+        return vae
+    size = own_size(images)
+    return vae.at(*size) if min(size) >= (vae.manifest.image.multiple_of or 1) else vae
 
 
 def _chosen(stream: ImageStream, limit: int, unreadable: Unreadable) -> tuple[NDArray[np.float32], list[str]]:

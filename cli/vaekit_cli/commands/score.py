@@ -77,7 +77,7 @@ def score(
     say = speaker(quiet)
     if output is not None:
         check_file_target(output)
-    vae = runtime.load(spinning=False)
+    vae = runtime.load(images or (), spinning=False)
     vae.check_elbo()
     limit = None if flag_above is None else threshold(flag_above, vae.manifest.scores)
     flagged = scored = 0

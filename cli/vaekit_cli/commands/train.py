@@ -17,7 +17,16 @@ import typer
 from vaekit.errors import UsageError
 from vaekit.system.machine import is_first_process
 from vaekit.training import check_extra
-from vaekit.training.config import Config, DeviceChoice, ObjectiveName, objective_defaults, requirement, setting_of
+from vaekit.training.config import (
+    Config,
+    DeviceChoice,
+    ObjectiveName,
+    PixelLikelihood,
+    map_defaults,
+    objective_defaults,
+    requirement,
+    setting_of,
+)
 from vaekit_cli.config_file import given, overridden, use_config
 from vaekit_cli.console import Advance, announced, command_line, progress_bar, speaker
 from vaekit_cli.options import QuietOption, parse_sigma, parse_size
@@ -60,7 +69,7 @@ def train(
         str | None,
         typer.Option(
             metavar="optimal|FLOAT",
-            help="Standard deviation of the Gaussian likelihood; optimal fits it.",
+            help="Standard deviation of the likelihood; optimal fits it.",
             show_default="optimal",
         ),
     ] = None,
@@ -153,10 +162,11 @@ def _settle(source: str, split: Split, asked: Mapping[str, Any]) -> Config:
     channels, height, width = split.images.shape
     _check_downscale(asked.get("downscale"), height, width)
     count = len(split.training)
-    batch_size = asked.get("batch_size") or min(Config.batch_size, count)
+    of_maps = map_defaults(asked.get("downscale"))
+    batch_size = asked.get("batch_size") or min(of_maps.get("batch_size", Config.batch_size), count)
     length = {"steps": steps_of(count, batch_size, epochs=asked.get("epochs"), steps=asked.get("steps"))}
     chosen = {name: value for name, value in asked.items() if name != "epochs"}
-    settled = objective_defaults(asked["objective"]) | chosen | length | {"batch_size": batch_size}
+    settled = objective_defaults(asked["objective"]) | of_maps | chosen | length | {"batch_size": batch_size}
     return Config(source=source, channels=channels, height=height, width=width, **settled)
 
 
@@ -280,7 +290,7 @@ def _check_options(asked: Mapping[str, Any]) -> None:
     _check_share(asked.get("val"))
     _check_objective(asked["objective"], asked)
     if asked["likelihood"] == "bernoulli" and "sigma" in asked:
-        raise UsageError("--sigma belongs to the gaussian likelihood; bernoulli has none")
+        raise UsageError("--sigma belongs to the gaussian and laplace likelihoods; bernoulli has none")
 
 
 def _check_share(val: str | None) -> None:
@@ -324,7 +334,7 @@ def loss_in_words(config: Config) -> str:
     """Describe the loss and the weights of its terms."""
     if config.objective == "prior-only":
         return "loss in nats per image: 1 x KL, and nothing else: the decoder stays as it is"
-    error = "cross-entropy" if config.likelihood == "bernoulli" else _squared_error_in_words(config.sigma)
+    error = _error_in_words(config.likelihood, config.sigma)
     if config.objective == "iwae":
         draws = f"-log of the mean of exp(-m) over {config.iwae_samples} draws of z"
         return f"loss in nats per image: {draws}, m = {error} + 1 x (log q(z|x) - log p(z))"
@@ -339,10 +349,18 @@ def loss_in_words(config: Config) -> str:
     return "; ".join(parts)
 
 
-def _squared_error_in_words(sigma: float | None) -> str:
+def _error_in_words(likelihood: PixelLikelihood, sigma: float | None) -> str:
+    if likelihood == "bernoulli":
+        return "cross-entropy"
+    laplace = likelihood == "laplace"
+    formula, error = ("sqrt(2)/sigma", "absolute error") if laplace else ("1/(2 sigma^2)", "squared error")
+
+    def weight(at: float) -> str:
+        return f"{2**0.5 / at if laplace else 0.5 / at**2:g}"
+
     if sigma is None:
-        return "1/(2 sigma^2) x squared error (sigma: each batch's best; at 0.1 the weight is 50)"
-    return f"{0.5 / sigma**2:g} x squared error (1/(2 sigma^2), sigma {sigma:g})"
+        return f"{formula} x {error} (sigma: each batch's best; at 0.1 the weight is {weight(0.1)})"
+    return f"{weight(sigma)} x {error} ({formula}, sigma {sigma:g})"
 
 
 def _describe(split: Split, config: Config, say: Callable[[str], None]) -> None:

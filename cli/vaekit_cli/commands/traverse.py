@@ -48,6 +48,10 @@ def traverse(
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Images per row.")] = 9,
     span: Annotated[float, typer.Option(help="Range on each side of the centre, in standard deviations.")] = 2.5,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="ROW,COL", help="Shift a map at this position only.", show_default="all positions"),
+    ] = None,
     seed: SeedOption = 0,
     no_resize: NoResizeOption = False,
     as_json: JsonOption = False,
@@ -55,7 +59,7 @@ def traverse(
 ) -> None:
     """Vary each latent dimension in turn, in a row of images. The most active dimension comes first.
 
-    If the latent is a map, each row shows one channel, shifted at all positions at once.
+    If the latent is a map, each row shows one channel, shifted at all positions at once or at one of them.
     """
     import numpy as np
 
@@ -65,7 +69,8 @@ def traverse(
 
     say = speaker(quiet or as_json)
     check_file_target(output, FORMATS)
-    vae = runtime.load()
+    place = None if at is None else _position(at)
+    vae = runtime.load([] if image is None else [str(image)])
     if dimensions is not None and dimensions > len(vae.dimensions):
         raise UsageError(f"--dimensions {dimensions} is too many: the latent has {len(vae.dimensions)}")
     chosen = vae.dimensions[:dimensions]
@@ -74,7 +79,7 @@ def traverse(
     if image is not None:
         channels, *size = vae.image_shape
         base = read_image(image, channels, (size[0], size[1]), resize=not no_resize) / np.float32(255)
-    images = vae.traverse(base, dimensions=chosen, steps=steps, span=span, seed=seed, latents=False)
+    images = vae.traverse(base, dimensions=chosen, steps=steps, span=span, seed=seed, latents=False, at=place)
     provider = say_where(vae, say, "decoder")
     save_picture(_picture(vae, images, chosen, span), output)
     if as_json:
@@ -87,6 +92,14 @@ def traverse(
     )
     following = ("--from-seed", 0, None), ("--to-seed", 1, None), *runtime.again
     say(f"next: {command_line('vaekit interpolate', *following)}")
+
+
+def _position(text: str) -> tuple[int, int]:
+    """Parse a row and a column. Raises UsageError for anything else."""
+    row, comma, column = (part.strip() for part in text.partition(","))
+    if not (comma and row.isdecimal() and column.isdecimal()):
+        raise UsageError(f"--at {text} is not a position: give ROW,COL, such as 0,3")
+    return int(row), int(column)
 
 
 def _picture(vae: VAE, images: Array, dimensions: Sequence[int], span: float) -> Pixels:

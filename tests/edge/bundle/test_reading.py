@@ -475,17 +475,17 @@ def test_other_graphs_are_checked_like_the_two(newest_bundle: Path, what: str) -
 
 
 WORDS: dict[str, Callable[[Document], None]] = {
-    "posterior": lambda document: document.update(posterior="laplace"),
-    "likelihood": lambda document: document["likelihood"].update(name="laplace"),
-    "precision": lambda document: document["graphs"]["encoder"].update(precision="laplace"),
-    "precision of tolerances": lambda document: document["verify"].update(laplace=document["verify"]["fp32"]),
+    "posterior": lambda document: document.update(posterior="cauchy"),
+    "likelihood": lambda document: document["likelihood"].update(name="cauchy"),
+    "precision": lambda document: document["graphs"]["encoder"].update(precision="cauchy"),
+    "precision of tolerances": lambda document: document["verify"].update(cauchy=document["verify"]["fp32"]),
 }
 
 
 @pytest.mark.parametrize("what", WORDS)
 def test_an_unknown_word_is_refused_with_the_known_ones(copied_bundle: Path, what: str) -> None:
     edit(copied_bundle, WORDS[what])
-    assert_refused(copied_bundle, f"unknown {what.partition(' ')[0]} 'laplace', expected one of ")
+    assert_refused(copied_bundle, f"unknown {what.partition(' ')[0]} 'cauchy', expected one of ")
 
 
 @pytest.mark.parametrize("name", ["50", "pfifty", "p101", "p-1", "pnan"])

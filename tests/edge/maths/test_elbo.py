@@ -23,6 +23,7 @@ from vaekit.types import Array
 Encode = Callable[[Array], tuple[Array, Array]]
 
 GAUSSIAN = Likelihood("gaussian", 0.3)
+LAPLACE = Likelihood("laplace", 0.3)
 BERNOULLI = Likelihood("bernoulli", None)
 LINE = np.linspace(-30.0, 30.0, 60_001)  # to integrate along
 
@@ -76,10 +77,25 @@ def test_the_gaussian_likelihood_is_the_product_of_its_pixels_densities() -> Non
     assert found == pytest.approx(expected)
 
 
-def test_the_gaussian_likelihood_integrates_to_one() -> None:
-    x = LINE[np.abs(LINE) < 4].astype(np.float32)
-    logs = log_likelihood(images(*x.tolist()), np.full((len(x), 1, 1, 1), 0.4, np.float32), GAUSSIAN)
-    assert integral(np.exp(logs)) == pytest.approx(1.0, abs=1e-5)
+@pytest.mark.parametrize("likelihood", [GAUSSIAN, LAPLACE])
+def test_the_likelihood_integrates_to_one_and_sigma_is_its_deviation(likelihood: Likelihood) -> None:
+    x = LINE[np.abs(LINE) < 6].astype(np.float32)
+    logs = log_likelihood(images(*x.tolist()), np.full((len(x), 1, 1, 1), 0.4, np.float32), likelihood)
+    assert integral(np.exp(logs)) == pytest.approx(1.0, abs=1e-4)
+    assert integral(np.exp(logs) * (x - 0.4) ** 2) == pytest.approx(0.3**2, rel=1e-3)
+
+
+def test_the_laplace_likelihood_is_the_product_of_its_pixels_densities() -> None:
+    x, mean = np.random.default_rng(0).random((2, 5, 3, 4, 2), np.float32)
+    scale = 0.3 / math.sqrt(2)
+    pixels = np.log(np.exp(-np.abs(x.astype(np.float64) - mean) / scale) / (2 * scale))
+    assert log_likelihood(x, mean, LAPLACE) == pytest.approx(pixels.sum(axis=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("sigma", [None, 0.0, math.inf])
+def test_a_laplace_likelihood_needs_a_sigma(sigma: float | None) -> None:
+    with pytest.raises(ValueError, match="sigma of a laplace likelihood must be a positive number"):
+        Likelihood("laplace", sigma)
 
 
 def test_the_bernoulli_likelihood_is_that_of_coins() -> None:
