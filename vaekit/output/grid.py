@@ -29,13 +29,14 @@ Progress = Callable[[int], None]
 _COMFORTABLE_SIDE = 64  # pixels; smaller images are enlarged by an integer factor
 _MAX_PIXELS = 100_000_000  # per picture; larger ones take gigabytes, and few programs open them
 _TEXT_SIZE = 12  # pixels; the size of titles beside images with sides of _COMFORTABLE_SIDE
+_LARGEST_TEXT = 30  # pixels
 _GIF_MILLISECONDS = 90  # per frame
 _GIF_PAUSE_MILLISECONDS = 600  # for the first and last image of an animation
 _FEW = 256  # up to this many files, starting worker processes takes longer than writing the files
 
 
 def grid(
-    images: Floats,
+    images: Floats | Pixels,
     columns: int | None = None,
     *,
     padding: int = 2,
@@ -43,7 +44,7 @@ def grid(
     row_titles: Sequence[str] = (),
     column_titles: Sequence[str] = (),
 ) -> Pixels:
-    """Arrange images (N, C, H, W) in [0, 1] in a grid: uint8 (height, width, 3).
+    """Arrange images (N, C, H, W), uint8 or in [0, 1], in a grid: uint8 (height, width, 3).
 
     The grid is filled row by row, with white space between images. ``columns`` defaults to the smallest square grid.
     Tiny images are enlarged by an integer factor. ``captions`` are drawn below each image, ``row_titles`` left of each
@@ -61,8 +62,9 @@ def grid(
     )
     corners = [(tops[k // columns], left + k % columns * (wide + padding)) for k in range(count)]
     canvas = np.full((tops[-1], left + columns * (wide + padding), 3), 255, np.uint8)
-    for image, (y, x) in zip(to_uint8(images), corners, strict=True):
-        canvas[y : y + high, x : x + wide] = image.repeat(factor, 1).repeat(factor, 2).transpose(1, 2, 0)
+    for image, (y, x) in zip(images, corners, strict=True):
+        pixels = image if image.dtype == np.uint8 else to_uint8(image)
+        canvas[y : y + high, x : x + wide] = pixels.repeat(factor, 1).repeat(factor, 2).transpose(1, 2, 0)
     middle = wide // 2
     texts = [
         *((x + middle, line // 2, "mm", title) for title, (_, x) in zip(column_titles, corners, strict=False)),
@@ -170,7 +172,7 @@ def _enlargement(height: int, width: int) -> int:
 
 def _line_height(high: int) -> int:
     """Return a text line's height in pixels, for images of height ``high``."""
-    return round(1.4 * _TEXT_SIZE * max(1.0, high / (2 * _COMFORTABLE_SIDE)))
+    return round(1.4 * min(_LARGEST_TEXT, _TEXT_SIZE * max(1.0, high / (2 * _COMFORTABLE_SIDE))))
 
 
 def _font(line: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

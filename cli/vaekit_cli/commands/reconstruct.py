@@ -78,6 +78,7 @@ def reconstruct(
     """
     import numpy as np
 
+    from vaekit.images.pixels import to_uint8
     from vaekit.maths.psnr import psnr
     from vaekit.output.grid import FORMATS, save_picture
     from vaekit.system.files import check_file_target
@@ -94,9 +95,11 @@ def reconstruct(
     provider = say_where(vae, say, "encoder", "decoder")
     with tiles_shown(vae, quiet or as_json):
         decoded = vae.reconstruct(originals)
-    errors = np.square(originals.astype(np.float64) - decoded).reshape(len(paths), -1).mean(axis=1)
-    decibels = [psnr(max(error, _LEAST_ERROR)) for error in errors.tolist()]
-    save_picture(_layout(originals, decoded, decibels), output)
+    errors = [
+        float(np.square(image - other).mean(dtype=np.float64)) for image, other in zip(originals, decoded, strict=True)
+    ]
+    decibels = [psnr(max(error, _LEAST_ERROR)) for error in errors]
+    save_picture(_layout(to_uint8(originals), to_uint8(decoded), decibels), output)
     mean = math.fsum(decibels) / len(decibels)
     done = f"{output} shows {len(paths)} images and their reconstructions"
     if as_json:
@@ -137,7 +140,7 @@ def _chosen(stream: ImageStream, limit: int, unreadable: Unreadable) -> tuple[ND
     return images[chosen], [paths[number] for number in chosen]
 
 
-def _layout(originals: NDArray[np.float32], decoded: NDArray[np.float32], decibels: list[float]) -> NDArray[np.uint8]:
+def _layout(originals: NDArray[np.uint8], decoded: NDArray[np.uint8], decibels: list[float]) -> NDArray[np.uint8]:
     """Arrange rows of originals, each above the row of their reconstructions."""
     import numpy as np
 
@@ -145,7 +148,7 @@ def _layout(originals: NDArray[np.float32], decoded: NDArray[np.float32], decibe
 
     count = len(originals)
     columns = min(_COLUMNS, count)
-    blank = np.ones((-count % columns, *originals.shape[1:]), np.float32)
+    blank = np.full((-count % columns, *originals.shape[1:]), 255, np.uint8)
     rows = [np.concatenate((part, blank)).reshape(-1, columns, *originals.shape[1:]) for part in (originals, decoded)]
     pairs = np.stack(rows, axis=1).reshape(-1, *originals.shape[1:])
     texts = [f"{value:.1f} dB" for value in decibels] + [""] * len(blank)
