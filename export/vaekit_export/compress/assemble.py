@@ -127,7 +127,7 @@ def _manifest(
     latent = old.latent
     if len(graphs.kept) < latent.shape[0]:
         mean, std, kl = (tuple(numbers[j] for j in graphs.kept) for numbers in (latent.mean, latent.std, latent.kl))
-        latent = dataclasses.replace(latent, shape=(len(graphs.kept),), mean=mean, std=std, kl=kl)
+        latent = dataclasses.replace(latent, shape=(len(graphs.kept), *latent.shape[1:]), mean=mean, std=std, kl=kl)
     return dataclasses.replace(
         old,
         latent=latent,
@@ -140,7 +140,7 @@ def _manifest(
 def _with_latent(tensor: TensorInfo, manifest: Manifest, dimensions: int) -> TensorInfo:
     if tensor.name == "image" or dimensions == manifest.latent.shape[0]:
         return tensor
-    return dataclasses.replace(tensor, shape=(tensor.shape[0], dimensions))
+    return dataclasses.replace(tensor, shape=(tensor.shape[0], dimensions, *tensor.shape[2:]))
 
 
 def _tolerances(parent: Bundle, graphs: Iterable[tuple[bytes, PrecisionName, Array]]) -> Tolerances:

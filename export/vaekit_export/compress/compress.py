@@ -210,8 +210,6 @@ def _check_parent(parent: Bundle, target: Path, prune: bool) -> None:
         )
     if target.exists() and target.resolve() == parent.path.resolve():
         raise UsageError(f"{target} is the bundle itself: write the smaller one to another place with -o")
-    if prune and len(parent.manifest.latent.shape) != 1:
-        raise BundleError(f"{parent.path} has latents of shape {parent.manifest.latent.shape}: only vectors are pruned")
     if prune and parent.manifest.posterior == "deterministic":
         raise BundleError(
             f"{parent.path} has a deterministic encoder, so no KL shows which of its dimensions are dead: there is "

@@ -72,7 +72,9 @@ class Judge:
         self.z = vae.sample_latents(rows_in_memory(vae.image_shape, PRIOR_SAMPLES))
         self._vae, self._images = vae, images
         self._decoded = vae.decode(self.z)
-        self._has_elbo = vae.manifest.why_no_elbo is None and len(vae.latent_shape) == 1
+        self._has_elbo = vae.manifest.why_no_elbo is None
+        # The ELBO of maps is many thousands of nats, so only their pruning is held to a limit in nats.
+        self._limits_elbo = self._has_elbo and (len(vae.latent_shape) == 1 or limits.psnr == -math.inf)
         files, graphs = vae.bundle.files, vae.manifest.graphs
         encoder, decoder = (files[graphs[name].file] for name in ("encoder", "decoder"))
         self.parent = Graphs(encoder, decoder, tuple(range(vae.latent_shape[0])))
@@ -123,7 +125,8 @@ class Judge:
 
         Raises CheckError if a limit is exceeded.
         """
-        psnr, delta = self.psnr(graphs), self.delta_elbo(graphs, self.limits.delta_elbo, exactly=True)
+        psnr = self.psnr(graphs)
+        delta = self.delta_elbo(graphs, self.limits.delta_elbo, exactly=True) if self._limits_elbo else None
         if not psnr >= self.limits.psnr:
             raise CheckError(
                 f"prior samples have a PSNR of {psnr:.1f} dB, and at least {self.limits.psnr:g} are required: nothing "
@@ -145,7 +148,7 @@ class Judge:
 
         Without an ELBO, the PSNR of mu is compared with the limit; its peak is the range of the parent's mu.
         """
-        if self._has_elbo:
+        if self._limits_elbo:
             return self._nats_left(graphs)
         expected = run(self.parent.encoder, self._images)[0]
         mu = run(graphs.encoder, self._images)[0]
@@ -157,7 +160,7 @@ class Judge:
         Each graph may use half of the limit. dB are used because the ELBO changes with the mean squared error.
         """
         half = self.limits.delta_elbo / 2
-        delta = self.delta_elbo(graphs, half)
+        delta = self.delta_elbo(graphs, half) if self._limits_elbo else None
         if delta is None or delta.nats >= 0:
             return math.inf
         if not math.isfinite(delta.nats):
@@ -179,14 +182,14 @@ class Judge:
         Pruned dimensions take part as the prior: they have no KL, and the decoder does not see their noise. So all
         models are measured with the same noise.
         """
-        count, dimensions = len(self._images), len(self.parent.kept)
-        mu, logvar = np.zeros((2, count, dimensions), np.float32)
+        count, shape = len(self._images), self._vae.latent_shape
+        mu, logvar = np.zeros((2, count, *shape), np.float32)
         mu[:, graphs.kept], logvar[:, graphs.kept] = run(graphs.encoder, self._images)
-        kl = float(kl_standard_normal(mu, logvar).sum(axis=1).mean())
+        kl = float(kl_standard_normal(mu, logvar).reshape(count, -1).sum(axis=1).mean())
         sigma = np.exp(0.5 * logvar.astype(np.float64))
         likelihood, decode = self._vae.manifest.likelihood, runner(graphs.decoder)
         for pair in range(_MOST_PAIRS):
-            shift = sigma * noise.standard_normal(0, pair * count, count, dimensions)
+            shift = sigma * noise.standard_normal(0, pair * count, count, math.prod(shape)).reshape(sigma.shape)
             decoded = (decode((mu + s).astype(np.float32)[:, graphs.kept])[0] for s in (shift, -shift))
             yield float(np.mean([log_likelihood(self._images, means, likelihood).mean() for means in decoded])) - kl
 

@@ -1,4 +1,4 @@
-"""Removal of unused latent dimensions from both graphs."""
+"""Removal of unused latent dimensions, or channels of maps, from both graphs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PER_ELEMENT = ("Clip", "Identity")  # operators that may follow the layer that 
 
 
 def prune_encoder(model: ir.Model, kept: Sequence[int]) -> None:
-    """Keep only the dimensions ``kept`` in the encoder's outputs (batch, d).
+    """Keep only the dimensions ``kept`` in the encoder's outputs, (batch, d) or (batch, c, h, w).
 
-    If a linear layer computes the output, the other rows are removed from its weights. Otherwise the output is
-    gathered.
+    If a linear layer or a convolution computes the output, the other rows are removed from its weights. Otherwise the
+    output is gathered.
     """
     for place, output in enumerate(list(model.graph.outputs)):
         head = _linear_head(output)
@@ -36,13 +36,16 @@ def prune_encoder(model: ir.Model, kept: Sequence[int]) -> None:
 def prune_decoder(model: ir.Model, kept: Sequence[int], means: NDArray[np.float64]) -> None:
     """Keep only the dimensions ``kept`` in the decoder's input.
 
-    The other dimensions are fixed at ``means`` (d,) in its first layer. Raises ExportError if that layer is not linear.
+    The other dimensions are fixed at ``means`` (d,) in its first layer. A convolution that pads with zeros sees them as
+    zero beyond the edge. Raises ExportError if that layer is neither linear nor a convolution.
     """
     (z,) = model.graph.inputs
     for node in z.consumers():
         if node.op_type == "Concat":
             for user in node.outputs[0].consumers():
                 _fold_inputs(model.graph, user, kept, means, first=_place_of(z, node, user, len(means)))
+        elif node.op_type == "Conv":
+            _fold_channels(model.graph, node, kept, means)
         else:
             _fold_inputs(model.graph, node, kept, means)
     _set_width(z, len(kept))
@@ -84,7 +87,7 @@ def _fold_inputs(
     if node.op_type not in ("Gemm", "MatMul") or weight is None or weight.ndim != 2 or "transA" in _flags(node):
         raise ExportError(
             f"dimensions cannot be pruned: the decoder's first layer is {node.op_type}, and they can be folded only "
-            "into a linear one"
+            "into a linear one or a convolution"
         )
     by_dimension = weight.T if "transB" in _flags(node) else weight
     dead = [j for j in range(len(means)) if j not in set(kept)]
@@ -105,8 +108,21 @@ def _fold_inputs(
     node.replace_input_with(2, add_weight(graph, f"{name}_bias", bias.astype(np.float32)))
 
 
+def _fold_channels(graph: ir.Graph, node: ir.Node, kept: Sequence[int], means: NDArray[np.float64]) -> None:
+    """Remove channels from a convolution's input by adding them to its bias."""
+    weight, own = _second_input(node), weight_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    if weight is None or node.attributes.get_int("group", 1) != 1 or (len(node.inputs) > 2 and own is None):
+        raise ExportError("channels cannot be pruned: the decoder's first convolution is grouped or not constant")
+    dead = [j for j in range(len(means)) if j not in set(kept)]
+    bias = weight[:, dead].astype(np.float64).sum(axis=(2, 3)) @ means[dead] + (0.0 if own is None else own)
+    name = node.outputs[0].name
+    node.resize_inputs(3)
+    node.replace_input_with(1, add_weight(graph, f"{name}_weight", np.take(weight, kept, 1)))
+    node.replace_input_with(2, add_weight(graph, f"{name}_bias", bias.astype(np.float32)))
+
+
 def _linear_head(output: ir.Value) -> ir.Node | None:
-    """Return the Gemm with constant weights that computes an output, or None.
+    """Return the Gemm or convolution with constant weights that computes an output, or None.
 
     Only operators of _PER_ELEMENT may follow it, and nothing else may use its result.
     """
@@ -114,7 +130,7 @@ def _linear_head(output: ir.Value) -> ir.Node | None:
         return None
     value = output
     while (node := value.producer()) is not None:
-        if node.op_type == "Gemm":
+        if node.op_type == "Gemm" or (node.op_type == "Conv" and node.attributes.get_int("group", 1) == 1):
             return node if all(weight_of(part) is not None for part in node.inputs[1:]) else None
         source = node.inputs[0] if node.op_type in _PER_ELEMENT else None
         if source is None or source.is_graph_output() or len(source.consumers()) != 1:
@@ -124,7 +140,7 @@ def _linear_head(output: ir.Value) -> ir.Node | None:
 
 
 def _cut_outputs(graph: ir.Graph, node: ir.Node, kept: Sequence[int]) -> None:
-    axes = {1: 0 if "transB" in _flags(node) else 1, 2: -1}
+    axes = {1: 0 if node.op_type == "Conv" or "transB" in _flags(node) else 1, 2: -1}
     for place, part in enumerate(node.inputs[1:], start=1):
         values, axis = weight_of(part), axes[place]
         assert values is not None
@@ -154,7 +170,7 @@ def _second_input(node: ir.Node) -> NDArray[np.float32] | None:
 
 def _set_width(value: ir.Value, width: int) -> None:
     assert value.shape is not None
-    value.shape = ir.Shape([value.shape[0], width])
+    value.shape = ir.Shape([value.shape[0], width, *value.shape[2:]])
 
 
 def _finish(model: ir.Model) -> None:
