@@ -16,6 +16,7 @@ from vaekit.errors import VaekitError
 from vaekit.maths import noise
 from vaekit.maths.psnr import psnr
 from vaekit.training.device import exact, share_threads, to_device
+from vaekit.training.learner import images_at_once
 from vaekit.training.networks import VAENetwork
 from vaekit.training.objective import TrainingLikelihood, draw_from, kl_gaussians, kl_standard_normal
 from vaekit.training.run import Run
@@ -103,14 +104,15 @@ def evaluate(
     """Evaluate a run with ``samples`` importance samples per image.
 
     ``indices`` are the numbers of the images, which ``read`` reads. A network processes at most ``batch_size`` images
-    or latents at a time, which limits memory use. The results do not depend on it, because each draw of each image has
-    its own noise, given by the seed. ``progress`` is called with the number of images done and their total. Raises
-    VaekitError if results are not finite.
+    or latents at a time, or fewer large ones, which limits memory use. The results do not depend on it, because each
+    draw of each image has its own noise, given by the seed. ``progress`` is called with the number of images done and
+    their total. Raises VaekitError if results are not finite.
     """
     share_threads()
     place = torch.device(device)
     run.network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     likelihood = TrainingLikelihood(run.config.likelihood, run.config.pixels, run.variance)
+    batch_size = min(batch_size, images_at_once(*run.config.image_shape[1:]))
     sums, binary = _Sums(run.config.latent_shape), True
     for first in range(0, len(indices), batch_size):
         pixels = read(indices[first : first + batch_size])

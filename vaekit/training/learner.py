@@ -29,11 +29,18 @@ from vaekit.training.objective import (
 from vaekit.training.processes import ProcessGroup
 
 EVALUATION_BATCH = 250
-"""The number of images decoded at a time in an evaluation."""
+"""The number of images decoded at a time in an evaluation; fewer if they are larger than 128x128."""
+
+_EVALUATED_PIXELS = EVALUATION_BATCH * 128 * 128  # in all images decoded at a time, which bounds the memory
 
 _VARIANCE_DECAY = 0.98  # of the running variance, per step
 _GRADIENT_NORM = 1e5  # large enough to clip only gradients that would ruin the weights
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def images_at_once(height: int, width: int) -> int:
+    """Return how many images of a size to decode at a time."""
+    return max(1, min(EVALUATION_BATCH, _EVALUATED_PIXELS // (height * width)))
 
 
 class Learner:
@@ -161,7 +168,8 @@ class Learner:
         """
         self.network.eval()
         noise = torch.Generator(self.device).manual_seed(torch_seed(self.config.seed + 1))
-        size = max(1, EVALUATION_BATCH // self.objective.samples)
+        _, height, width = self.config.image_shape
+        size = max(1, images_at_once(height, width) // self.objective.samples)
         return Draws.joined(
             [
                 draw(self.network, self.likelihood, to_device(pixels, self.device), self._eps(len(pixels), noise))
