@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vaekit.bundle.reading import Bundle, read_bundle, read_golden
+from vaekit.bundle.reading import Bundle, read_bundle, read_golden, read_residuals
 from vaekit.errors import UsageError
 from vaekit.maths.elbo import Terms, elbo_terms, posterior_sample
 from vaekit.maths.latents import channel_shift, interpolate, traversal
 from vaekit.maths.numbers import as_integer, is_number
 from vaekit.maths.prior import draw_mixture, draw_normal
+from vaekit.maths.surprise import MAP_KINDS, MapKind, ResidualStatistics, surprise
 from vaekit.maths.tiles import Run, Tiling, count_tiles, run_in_tiles
 from vaekit.ort.providers import Selection
 from vaekit.ort.session import Feeds, GraphSession, open_graph
-from vaekit.types import PRIORS, Array, Floats, GraphName, PriorName
+from vaekit.types import PRIORS, Array, Floats, GraphName, PriorName, one_of
 
 if TYPE_CHECKING:
     from vaekit.verify import Verification
@@ -75,6 +76,7 @@ class VAE:
         self._threads = threads
         self._spinning = spinning
         self._tile = tile
+        self._residuals: ResidualStatistics | None = None
         self._graphs: dict[GraphName, GraphSession] = {}
         self._at_own_size = self
 
@@ -289,6 +291,37 @@ class VAE:
         A higher score means that the image is less likely under the model.
         """
         return -self.elbo_terms(images, seed=seed).elbo
+
+    def score_map(self, images: Floats, *, by: str | None = None) -> Array:
+        """Return where images differ from their reconstructions more than is usual, float32 (N, H, W).
+
+        The numbers are standard deviations above the usual squared error, smoothed, of the reconstruction at z = mu.
+        ``by`` says what is usual: the errors of held-out images at the same ``pixel``, for images that are framed
+        alike, or at pixels of the same ``gradient`` (see ``vaekit.maths.surprise``). By default it is ``pixel`` for
+        models of one size and ``gradient`` for others. Raises UsageError as ``encode`` does, for another word, for
+        ``pixel`` at another size than the bundle's, and for a bundle without statistics of residuals.
+        """
+        statistics, kind = self.residual_statistics(by)
+        checked = self._checked_images(images)
+        maps = np.empty((len(checked), *self.image_shape[1:]), np.float32)
+        for part in self._batches(len(checked)):
+            maps[part] = surprise(checked[part], self.reconstruct(checked[part]), statistics, kind)
+        return maps
+
+    def residual_statistics(self, by: str | None = None) -> tuple[ResidualStatistics, MapKind]:
+        """Return the bundle's statistics of residuals and the kind of map, as ``score_map`` uses them.
+
+        Raises UsageError as ``score_map`` does.
+        """
+        fixed = self.manifest.image.multiple_of is None
+        kind = by or ("pixel" if fixed else "gradient")
+        if kind not in MAP_KINDS:
+            raise UsageError(f"there is no map by {kind!r}: choose one of {', '.join(MAP_KINDS)}")
+        if self._residuals is None:
+            self._residuals = read_residuals(self.bundle)
+        if kind == "pixel" and self._residuals.pixel_mean.shape != self.image_shape[1:]:
+            raise UsageError("a map by pixel needs images of the bundle's own size: take the map by gradient")
+        return self._residuals, one_of(MAP_KINDS, kind, "map")
 
     def check_elbo(self) -> None:
         """Raise UsageError with the reason if this model has no ELBO."""

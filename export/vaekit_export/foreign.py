@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaekit.defaults import OPSET
+from vaekit.defaults import OPSET, SMOOTH
 from vaekit.errors import ExportError, UsageError
 from vaekit.types import Array, GraphName, PosteriorName
 from vaekit_export.description import VAEDescription
@@ -35,6 +35,7 @@ def export_vae(
     opset: int = OPSET,
     tolerances: Tolerances | None = None,
     golden: str = "images",
+    smooth: float = SMOOTH,
     explained: bool = False,
     dataset: str = "images given",
     say: Say = lambda message: None,
@@ -47,15 +48,16 @@ def export_vae(
     values outside the range are clipped. Both are float32 modules on the CPU. They are exported in evaluation mode.
 
     ``images`` (N, C, H, W) are uint8, or floats in [0, 1], and were not used for training. Parity is checked on them.
-    The manifest keeps statistics of their latents and percentiles of their scores. ``golden`` and ``explained`` are as
-    for ``export_run``. ``dataset`` names the images in the manifest. ``progress`` follows the parity check.
+    The manifest keeps statistics of their latents and percentiles of their scores. ``golden``, ``smooth`` and
+    ``explained`` are as for ``export_run``. ``dataset`` names the images in the manifest. ``progress`` follows the
+    parity check.
 
     Raises UsageError for arguments out of range. Raises ExportError for modules that do not match the description, are
     random, cannot be exported at that opset, or are too large for one ONNX file. Raises ParityError if results differ,
     or if a row's result depends on the other rows of its batch. The states of random generators are restored.
     """
     target = Path(bundle_path)
-    check_request(target, opset, golden)
+    check_request(target, opset, golden, smooth)
     pixels = _checked_images(images, description.image_shape)
     low, high = description.pixel_range
     unit_encoder, unit_decoder = _Encoder(encoder, low, high), _Decoder(decoder, low, high)
@@ -80,7 +82,7 @@ def export_vae(
                 "settings": dataclasses.asdict(description),
             },
         )
-        return publish(model, target, opset, tolerances or Tolerances(), golden, explained, say, progress)
+        return publish(model, target, opset, tolerances or Tolerances(), golden, smooth, explained, say, progress)
 
 
 class _Encoder(nn.Module):

@@ -20,10 +20,21 @@ import onnxscript
 import torch
 
 import vaekit
-from vaekit.bundle.manifest import DECODER, ENCODER, GOLDEN, MANIFEST, FileSpec, GraphSpec, Manifest, dump_json
+from vaekit.bundle.manifest import (
+    DECODER,
+    ENCODER,
+    GOLDEN,
+    LAPLACE_FEATURE,
+    MANIFEST,
+    RESIDUALS,
+    FileSpec,
+    GraphSpec,
+    Manifest,
+    dump_json,
+)
 from vaekit.bundle.onnx_file import read_onnx
 from vaekit.bundle.writing import check_bundle_target, write_bundle
-from vaekit.defaults import OPSET
+from vaekit.defaults import OPSET, SMOOTH
 from vaekit.errors import ExportError, ParityError, UsageError, VaekitError
 from vaekit.training.run import load_run
 from vaekit.types import GRAPHS, Array, GraphName, one_of
@@ -52,6 +63,7 @@ from vaekit_export.report import write_report
 from vaekit_export.statistics import (
     golden_vectors,
     latent_spec,
+    residual_statistics,
     score_statistics,
     scores,
     verify_tolerances,
@@ -60,6 +72,7 @@ from vaekit_export.undisturbed import undisturbed
 
 _LATENTS = 256  # latents of each kind that the decoder is checked on; fewer if images are large
 _LARGE = 100 << 20  # bytes of weights, from which their memory is reported
+MOST_SMOOTH = 50.0
 _FAR = 6.0  # each coordinate of a far latent lies in [-6, 6]
 
 Check = tuple[ExportedGraph, dict[str, Array], Plan]
@@ -129,6 +142,7 @@ def export_run(
     opset: int = OPSET,
     tolerances: Tolerances | None = None,
     golden: str = "images",
+    smooth: float = SMOOTH,
     explained: bool = False,
     say: Say = lambda message: None,
     progress: Progress = no_progress,
@@ -136,25 +150,28 @@ def export_run(
     """Export a run, check it against PyTorch, and write a bundle.
 
     ``golden`` is ``images`` or ``samples``: golden vectors come from held-out images, or from the model's own samples
-    if the images must stay private. If parity fails, or with ``explained``, a layer-by-layer comparison is written to
+    if the images must stay private. ``smooth`` is the standard deviation in pixels of the Gaussian that smooths
+    residuals for ``VAE.score_map``. If parity fails, or with ``explained``, a layer-by-layer comparison is written to
     ``BUNDLE.parity/`` (see ``vaekit_export.explain``).
 
     Raises UsageError for an opset or tolerances out of range, RunError for a run that cannot be read, ExportError for a
     graph that is not as requested, and ParityError if results differ. Nothing is published then.
     """
     target = Path(bundle_path)
-    check_request(target, opset, golden)
+    check_request(target, opset, golden, smooth)
     model = model_of_run(load_run(Path(run_path)))
-    return publish(model, target, opset, tolerances or Tolerances(), golden, explained, say, progress)
+    return publish(model, target, opset, tolerances or Tolerances(), golden, smooth, explained, say, progress)
 
 
-def check_request(target: Path, opset: int, golden: str) -> None:
+def check_request(target: Path, opset: int, golden: str, smooth: float) -> None:
     """Raise UsageError or BundleError for a request that cannot succeed.
 
     This is called before any work.
     """
     if golden not in ("images", "samples"):
         raise UsageError(f"golden must be images or samples, not {golden!r}")
+    if not 0 <= smooth <= MOST_SMOOTH:
+        raise UsageError(f"residuals can be smoothed over 0 to {MOST_SMOOTH:g} pixels, not {smooth:g}")
     check_opset(opset)
     check_bundle_target(target)
 
@@ -165,6 +182,7 @@ def publish(
     opset: int,
     tolerances: Tolerances,
     golden: str,
+    smooth: float,
     explained: bool,
     say: Say,
     progress: Progress = no_progress,
@@ -209,7 +227,13 @@ def publish(
         model, modules, rows=effort.golden_rows, batch=effort.golden_batch, of_samples=golden == "samples"
     )
     manifest = _manifest(model, modules, encoder, decoder, codes, vectors, tolerances, results, opset, effort)
-    files = {ENCODER: encoder.onnx, DECODER: decoder.onnx, GOLDEN: vectors, MANIFEST: _as_json(manifest)}
+    files = {ENCODER: encoder.onnx, DECODER: decoder.onnx, GOLDEN: vectors}
+    if not effort.once:  # the few images of a costly model say little about what is usual
+        files[RESIDUALS] = residual_statistics(model, modules, codes[0], smooth, effort.batch)
+        manifest = dataclasses.replace(
+            manifest, residuals=FileSpec(RESIDUALS, hashlib.sha256(files[RESIDUALS]).hexdigest())
+        )
+    files[MANIFEST] = _as_json(manifest)
     write_bundle(target, files)
     return Export(
         target,
@@ -374,6 +398,7 @@ def _manifest(
         scores=None,
         minimum_onnxruntime=minimum_onnxruntime(opset),
         provenance={"tools": _tools(), **model.provenance},
+        requires=(LAPLACE_FEATURE,) if model.likelihood.name == "laplace" else (),
     )
     if manifest.why_no_elbo is not None:
         return manifest

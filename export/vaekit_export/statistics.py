@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from functools import partial
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from vaekit.bundle.manifest import LatentSpec, ScoreStatistics, Tolerance
 from vaekit.bundle.manifest import Tolerances as VerifyTolerances
 from vaekit.maths.elbo import Likelihood, elbo_terms, kl_standard_normal, posterior_sample
+from vaekit.maths.surprise import measure
 from vaekit.types import GRAPHS, Array, GraphName, ProviderClass
-from vaekit_export.model import Model
+from vaekit_export.model import Model, rows_of_images
 from vaekit_export.onnx_export import ExportedGraph
 from vaekit_export.parity import Outputs, Runner, Tolerances, in_batches, onnx_runner
 
@@ -102,6 +104,21 @@ def golden_vectors(
     arrays: dict[str, Any] = {"image": images, **codes, "z": z, "decoded": decode(z)[0]}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def residual_statistics(
+    model: Model, modules: Mapping[GraphName, Runner], mu: Array, smooth: float, batch: int
+) -> bytes:
+    """Return residuals.npz: the statistics of the held-out images' residuals at z = ``mu`` (N, …).
+
+    Of large images, as many are used as fit the memory of one comparison.
+    """
+    count = rows_of_images(model.image_shape, len(model.images))
+    (decoded,) = in_batches(modules["decoder"], mu[:count], batch)
+    statistics = measure(model.images[:count], decoded, smooth)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **dataclasses.asdict(statistics))
     return buffer.getvalue()
 
 

@@ -95,6 +95,7 @@ def test_a_laplace_likelihood_goes_from_training_to_the_edge(in_process: Run, he
     assert in_process("export", "laplace", "-o", "robust").returncode == 0
     manifest = json.loads((here / "robust" / "manifest.json").read_text())
     assert manifest["likelihood"]["name"] == "laplace"
+    assert manifest["requires"] == ["likelihood-laplace"]
     assert manifest["likelihood"]["sigma"] > 0
     assert abs(manifest["parity"]["delta_elbo"]) < 1e-2
     assert vaekit.load(here / "robust", provider="cpu").score(draw_shapes(3, (16, 12)).images / np.float32(255)).shape

@@ -110,9 +110,9 @@ def assert_untouched(older_bundle: tuple[Path, Files]) -> None:
     assert {path.name for path in place.parent.iterdir()} - {"bundle.parity"} == {"bundle"}
 
 
-def test_a_bundle_holds_its_four_files_and_nothing_else(published: Export) -> None:
+def test_a_bundle_holds_its_five_files_and_nothing_else(published: Export) -> None:
     files = files_of(published.path)
-    assert sorted(files) == ["decoder.onnx", "encoder.onnx", "golden.npz", "manifest.json"]
+    assert sorted(files) == ["decoder.onnx", "encoder.onnx", "golden.npz", "manifest.json", "residuals.npz"]
     assert published.files == {name: len(data) for name, data in files.items()}
     assert [path.name for path in published.path.parent.iterdir()] == ["bundle"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 import vaekit
 from vaekit.bundle.reading import read_bundle
+from vaekit.defaults import SMOOTH
+from vaekit.errors import UsageError
+from vaekit.maths.surprise import measure
 from vaekit.training.run import Run, load_holdout
 from vaekit.types import PROVIDER_CLASSES, Array
 from vaekit_export.parity import Tolerances
-from vaekit_export.publish import Export
+from vaekit_export.publish import Export, export_run
 
 
 def golden_of(bundle: Path) -> dict[str, Array]:
@@ -90,3 +94,22 @@ def test_a_published_bundle_verifies_itself(published: Export) -> None:
 def test_golden_images_are_held_out_ones(published: Export, tiny_run: Run) -> None:
     expected = load_holdout(tiny_run)[:8].astype(np.float32) / np.float32(255)
     assert np.array_equal(golden_of(published.path)["image"], expected)
+
+
+def test_statistics_of_residuals_are_those_of_the_held_out_images(published: Export, tiny_run: Run) -> None:
+    vae = vaekit.load(published.path, provider="cpu")
+    images = load_holdout(tiny_run).astype(np.float32) / np.float32(255)
+    statistics, _ = vae.residual_statistics()
+    expected = measure(images, vae.reconstruct(images), SMOOTH)
+    for name, value in dataclasses.asdict(expected).items():
+        np.testing.assert_allclose(getattr(statistics, name), value, rtol=1e-3, atol=1e-6)
+    assert abs(float(vae.score_map(images).mean())) < 0.05
+
+
+def test_residuals_can_be_smoothed_further(tiny_run: Run, tmp_path: Path) -> None:
+    done = export_run(tiny_run.path, tmp_path / "b", smooth=4.0)
+    statistics, _ = vaekit.load(done.path, provider="cpu").residual_statistics()
+    assert statistics.smooth == 4.0
+    for smooth in (-1.0, 51.0, float("nan")):
+        with pytest.raises(UsageError, match="residuals can be smoothed over 0 to 50 pixels"):
+            export_run(tiny_run.path, tmp_path / "c", smooth=smooth)

@@ -49,12 +49,14 @@ from vaekit.types import (
 
 FORMAT = "vaekit-bundle"
 FORMAT_VERSION = 3
-FEATURES: frozenset[str] = frozenset()
-"""The features that this version of vaekit knows. None has been needed yet."""
+LAPLACE_FEATURE = "likelihood-laplace"
+FEATURES = frozenset((LAPLACE_FEATURE,))
+"""The features that this version of vaekit knows."""
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """Names of a bundle's files: no folders, no hidden files, and only characters that work on every system."""
 MANIFEST, ENCODER, DECODER, GOLDEN = "manifest.json", "encoder.onnx", "decoder.onnx", "golden.npz"
+RESIDUALS = "residuals.npz"
 
 IMAGE_AXES, LATENT_AXES = ("height", "width"), ("latent_height", "latent_width")
 """Names of the free axes of images and of latent maps."""
@@ -221,11 +223,13 @@ class Manifest:
     """Versions of the tools, and the data set, settings and results of the training."""
     requires: tuple[str, ...] = ()
     """Features that a reader must know to use the bundle."""
+    residuals: FileSpec | None = None
+    """Statistics of held-out images' residuals, for maps of surprise; None if there are none."""
 
     @property
     def declared_files(self) -> tuple[GraphSpec | FileSpec, ...]:
         """Return every file that the manifest names, with its hash."""
-        return (*self.graphs.values(), self.golden)
+        return (*self.graphs.values(), self.golden, *([] if self.residuals is None else [self.residuals]))
 
     @property
     def encoder_outputs(self) -> tuple[str, ...]:
@@ -291,6 +295,7 @@ class Manifest:
             "prior": prior,
             "graphs": {name: dataclasses.asdict(graph) for name, graph in self.graphs.items()},
             "golden": dataclasses.asdict(self.golden),
+            **({} if self.residuals is None else {"residuals": dataclasses.asdict(self.residuals)}),
             "parity": self.parity,
             "verify": {
                 precision: {kind: dataclasses.asdict(tolerance) for kind, tolerance in kinds.items()}
@@ -316,7 +321,8 @@ class Manifest:
             ),
             mixture=None if mixture is None else _mixture_from_json(mixture),
             graphs=_graphs_from_json(document["graphs"]),
-            golden=FileSpec(_plain_name(golden["file"]), str(golden["sha256"])),
+            golden=_file_from_json(golden),
+            residuals=None if document.get("residuals") is None else _file_from_json(document["residuals"]),
             parity=dict(document["parity"]),
             tolerances=_tolerances_from_json(document["verify"]),
             scores=None if document["scores"] is None else _scores_from_json(document["scores"]),
@@ -356,6 +362,10 @@ def _image_from_json(document: Mapping[str, Any]) -> ImageSpec:
     if step is not None and (step < 1 or image.height % step or image.width % step):
         raise ValueError(f"image size {image.height} x {image.width} is not a multiple of {step}")
     return image
+
+
+def _file_from_json(document: Mapping[str, Any]) -> FileSpec:
+    return FileSpec(_plain_name(document["file"]), str(document["sha256"]))
 
 
 def _without_none(document: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from vaekit.bundle.manifest import (
     Manifest,
 )
 from vaekit.bundle.onnx_file import OnnxInfo, TensorInfo, read_onnx
-from vaekit.errors import BundleError
+from vaekit.errors import BundleError, UsageError
+from vaekit.maths.surprise import ResidualStatistics
 from vaekit.types import GRAPHS, Array
 
 if TYPE_CHECKING:
@@ -97,6 +98,29 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
         if not np.isfinite(array).all() or (is_image and not (array.min() >= 0 and array.max() <= 1)):
             raise BundleError(f"{path} is damaged: {name} holds NaN, infinity, or pixels outside [0, 1]")
     return golden
+
+
+def read_residuals(bundle: Bundle) -> ResidualStatistics:
+    """Return a bundle's statistics of residuals.
+
+    Raises UsageError if it has none, and BundleError if they are unreadable or do not fit the manifest.
+    """
+    from vaekit.system.npz import NPZ_ERRORS
+
+    declared = bundle.manifest.residuals
+    if declared is None:
+        raise UsageError(
+            f"{bundle.path} has no statistics of residuals, without which nothing is surprising: export it again"
+        )
+    path = bundle.path / declared.file
+    names = ("pixel_mean", "pixel_std", "edges", "gradient_mean", "gradient_std")
+    try:
+        with np.load(io.BytesIO(bundle.files[declared.file]), allow_pickle=False) as arrays:
+            parts = {name: arrays[name].astype(np.float32) for name in names}
+            statistics = ResidualStatistics(smooth=float(arrays["smooth"]), **parts)
+    except NPZ_ERRORS as error:
+        raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
+    return statistics
 
 
 def is_bundle(path: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from vaekit.defaults import ATOL, OPSET, RTOL
+from vaekit.defaults import ATOL, OPSET, RTOL, SMOOTH
 from vaekit.errors import UsageError
 from vaekit.output.table import text_table
 from vaekit_cli.commands.train import DEFAULT_RUN
@@ -29,6 +29,7 @@ class Options(TypedDict):
     opset: int
     tolerances: Tolerances
     golden: str
+    smooth: float
     explained: bool
     say: Callable[[str], None]
     progress: Callable[[int, int | None], object]
@@ -72,6 +73,10 @@ def export(
             help="What golden vectors hold: held-out images, or the model's samples if images must stay private."
         ),
     ] = Golden.IMAGES,
+    smooth: Annotated[
+        float,
+        typer.Option(metavar="PIXELS", help="How far residuals are smoothed for the maps of vaekit score --maps."),
+    ] = SMOOTH,
     module: Annotated[
         str | None,
         typer.Option(
@@ -133,6 +138,7 @@ def export(
         "opset": opset,
         "tolerances": Tolerances(atol, rtol),
         "golden": golden.value,
+        "smooth": smooth,
         "explained": explain,
         "say": say,
         "progress": lambda rows, total: None,
@@ -193,7 +199,7 @@ def _export_foreign(foreign: Foreign, images: str, output: Path, options: Option
     from vaekit_export.loading import call_factory, load_weights
     from vaekit_export.publish import check_request
 
-    check_request(output, options["opset"], options["golden"])
+    check_request(output, options["opset"], options["golden"], options["smooth"])
     if foreign.diffusers is not None:
         from vaekit_export.adapters.diffusers import load_diffusers
 

@@ -8,7 +8,8 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TextIO
 
@@ -44,6 +45,13 @@ class Row(NamedTuple):
     """Whether the score is above ``--flag-above``; None without that option."""
 
 
+class MapBy(StrEnum):
+    """What a pixel's error is compared with."""
+
+    PIXEL = "pixel"
+    GRADIENT = "gradient"
+
+
 @runs_a_bundle
 def score(
     runtime: Runtime,
@@ -60,6 +68,20 @@ def score(
     seed: Annotated[
         int, typer.Option(min=0, max=2**64 - 1, help="Seed of the noise vector that all images share.")
     ] = 0,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder for maps of where each image is surprising: numbers as .npy, pictures as .png.",
+        ),
+    ] = None,
+    map_by: Annotated[
+        MapBy | None,
+        typer.Option(
+            help="What is usual: the errors of held-out images at the same pixel, or where the image is as steep.",
+            show_default="pixel for images of one size, else gradient",
+        ),
+    ] = None,
     from_file: FromFileOption = None,
     no_resize: NoResizeOption = False,
     skip_errors: SkipErrorsOption = False,
@@ -72,16 +94,27 @@ def score(
 
     Each score uses one Monte Carlo sample (L = 1). All images share its noise.
     """
-    from vaekit.system.files import check_file_target
+    from vaekit.system.files import check_file_target, check_new_folder, replacing_folder
 
     say = speaker(quiet)
     if output is not None:
         check_file_target(output)
+    if maps is not None:
+        check_new_folder(maps)
+    elif map_by is not None:
+        raise UsageError("--map-by only applies to --maps")
     vae = runtime.load(images or (), spinning=False)
     vae.check_elbo()
+    by = None if map_by is None else map_by.value
+    if maps is not None:
+        vae.residual_statistics(by)  # fails now, before any work
     limit = None if flag_above is None else threshold(flag_above, vae.manifest.scores)
     flagged = scored = 0
-    with open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream, _target(output) as file:
+    with (
+        open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream,
+        _target(output) as file,
+        nullcontext() if maps is None else replacing_folder(maps) as folder,
+    ):
         provider = say_where(vae, say, "encoder", "decoder")
         unreadable = Unreadable(say)
         write = _writer(file, as_json)
@@ -91,6 +124,8 @@ def score(
                 for row in _rows(vae, chunk, seed, limit):
                     write(row)
                     flagged += bool(row.flagged)
+                if folder is not None:
+                    _write_maps(vae, chunk, by, folder, scored)
                 scored += len(chunk.paths)
                 progress(scored + unreadable.count)
         total = len(stream)
@@ -99,6 +134,8 @@ def score(
     done = f"{scored:,} images scored"
     above = "" if limit is None else f", {flagged:,} of them above {flag_above} ({limit:.1f} nats)"
     say(f"{output or 'stdout'}: {done} on {provider}{above}; in nats per image, L = 1, seed {seed}")
+    if maps is not None:
+        say(f"{maps}: a map and a picture of each image, in standard deviations above the usual error")
     if flag_above is None and images:
         again = (
             *(("", name, None) for name in images[:3]),
@@ -107,6 +144,23 @@ def score(
         )
         say(f"next: {command_line('vaekit score', *again)}")
     unreadable.end(total, done, skip_errors=skip_errors)
+
+
+def _write_maps(vae: VAE, chunk: Chunk, by: str | None, folder: Path, first: int) -> None:
+    """Write the map and the picture of each image of a chunk, numbered from ``first``."""
+    import numpy as np
+
+    from vaekit.output.grid import save_picture
+    from vaekit.output.heat import overlay
+
+    images = chunk.images
+    found, decoded = vae.score_map(images, by=by), vae.reconstruct(images)
+    for number, (path, image, other, surprise) in enumerate(
+        zip(chunk.paths, images, decoded, found, strict=True), first
+    ):
+        name = f"{number:06}-{Path(os.fsdecode(path)).stem}".replace(os.sep, "_")
+        np.save(folder / f"{name}.npy", surprise)
+        save_picture(overlay(image, other, surprise), folder / f"{name}.png")
 
 
 def threshold(text: str, statistics: ScoreStatistics | None) -> float:

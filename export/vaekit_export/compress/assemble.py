@@ -68,6 +68,8 @@ def assemble(
     onnx = {name: _described(parent.manifest, name, change, len(kept)) for name, change in changes.items()}
     graphs = Graphs(onnx["encoder"], onnx["decoder"], kept)
     contents = {GRAPH_FILES[name]: data for name, data in onnx.items()} | {GOLDEN: _golden(parent, graphs)}
+    if (residuals := parent.manifest.residuals) is not None:
+        contents[residuals.file] = parent.files[residuals.file]
     precisions = {name: change.precision for name, change in changes.items()}
     manifest = _manifest(parent, graphs, precisions, contents)
     manifest = dataclasses.replace(

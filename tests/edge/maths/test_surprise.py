@@ -1,0 +1,97 @@
+"""Maps of surprise: errors compared with those that are usual."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vaekit.maths.surprise import BINS, MAP_KINDS, MapKind, blurred, gradients, measure, smoothed_errors, surprise
+from vaekit.types import Array
+
+CHANCE = np.random.default_rng(0)
+
+
+def held_out(count: int = 60) -> tuple[Array, Array]:
+    """Draw images with an edge in the middle, badly reconstructed at the edge and in one noisy corner."""
+    decoded = np.zeros((count, 3, 16, 20), np.float32)
+    decoded[..., 10:] = 1
+    noise = CHANCE.normal(0, 0.01, decoded.shape)
+    noise[..., 9:11] *= 10
+    noise[:, :, :4, :4] *= 10
+    return np.clip(decoded + noise, 0, 1).astype(np.float32), decoded
+
+
+@given(smooth=st.floats(0, 4), height=st.integers(1, 12), width=st.integers(1, 12))
+def test_blurring_keeps_the_mean_of_flat_maps_and_never_overshoots(smooth: float, height: int, width: int) -> None:
+    flat = np.full((2, height, width), 0.25, np.float32)
+    np.testing.assert_allclose(blurred(flat, smooth), flat, rtol=1e-5)
+    dots = CHANCE.random((2, height, width), np.float32)
+    found = blurred(dots, smooth)
+    assert found.shape == dots.shape
+    assert dots.min() - 1e-6 <= found.min() <= found.max() <= dots.max() + 1e-6
+
+
+def test_blurring_is_a_gaussian() -> None:
+    dot = np.zeros((1, 41, 41), np.float32)
+    dot[0, 20, 20] = 1
+    found = blurred(dot, 3.0)[0]
+    assert found.sum() == pytest.approx(1, rel=1e-5)
+    away = np.arange(41) - 20
+    assert float((found.sum(axis=0) * away**2).sum()) == pytest.approx(9, rel=0.05)
+    assert np.array_equal(blurred(dot, 0.0), dot)
+
+
+def test_errors_and_gradients_are_what_they_are_called() -> None:
+    images, decoded = CHANCE.random((2, 2, 3, 5, 6), np.float32)
+    np.testing.assert_allclose(smoothed_errors(images, decoded, 0), ((images - decoded) ** 2).mean(axis=1), rtol=1e-5)
+    ramp = np.broadcast_to(np.arange(6, dtype=np.float32) / np.float32(10), (1, 3, 5, 6))
+    np.testing.assert_allclose(gradients(ramp, 0), 0.1, rtol=1e-5)
+    assert gradients(np.ones((1, 1, 1, 1), np.float32), 1.0).shape == (1, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["pixel", "gradient"])
+def test_held_out_images_are_not_surprising_and_a_scratch_is(kind: MapKind) -> None:
+    images, decoded = held_out()
+    statistics = measure(images, decoded, 1.0)
+    usual = surprise(images, decoded, statistics, kind)
+    assert usual.dtype == np.float32
+    assert abs(float(usual.mean())) < 0.1
+    assert float(np.quantile(usual, 0.99)) < 6
+    scratched = images[:1].copy()
+    scratched[:, :, 8:10, 14:18] = 0.3
+    found = surprise(scratched, decoded[:1], statistics, kind)
+    assert found[0, 8:10, 14:18].min() > 20
+    assert found.max() == found[0, 6:12, 12:20].max()  # the blur reaches a little further
+
+
+def test_what_is_always_bad_there_does_not_glow() -> None:
+    """The noisy corner is usual for a map by pixel; by gradient it is not, because it is as flat as the rest."""
+    images, decoded = held_out()
+    statistics = measure(images, decoded, 1.0)
+    by_pixel, by_gradient = (surprise(images, decoded, statistics, kind)[:, 1:3, 1:3] for kind in MAP_KINDS)
+    assert abs(float(by_pixel.mean())) < 0.2
+    assert float(by_gradient.mean()) > 1
+    edge = surprise(images, decoded, statistics, "gradient")[:, 6:, 9:11]
+    assert abs(float(edge.mean())) < 1
+
+
+def test_statistics_have_one_number_for_each_class_and_pixel() -> None:
+    statistics = measure(*held_out(), smooth=1.0)
+    assert statistics.pixel_mean.shape == statistics.pixel_std.shape == (16, 20)
+    assert statistics.gradient_mean.shape == statistics.gradient_std.shape == (BINS,)
+    assert (np.diff(statistics.edges) >= 0).all()
+    for change in ({"pixel_std": np.zeros((2, 2), np.float32)}, {"edges": statistics.edges[1:]}):
+        with pytest.raises(ValueError, match="the statistics of"):
+            dataclasses.replace(statistics, **change)
+    for bad in (np.nan, -1.0):
+        with pytest.raises(ValueError, match="not finite, or negative"):
+            dataclasses.replace(statistics, gradient_mean=np.full(BINS, bad, np.float32))
+
+
+def test_one_image_of_one_colour_has_statistics_too() -> None:
+    flat = np.full((1, 1, 8, 8), 0.5, np.float32)
+    assert np.isfinite(surprise(flat, flat, measure(flat, flat, 1.5), "pixel")).all()
