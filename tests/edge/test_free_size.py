@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,6 +26,8 @@ from vaekit.maths.elbo import kl_standard_normal, log_likelihood, posterior_samp
 from vaekit.maths.tiles import Tiling
 from vaekit.output.grid import save_picture
 from vaekit.vae import VAE
+
+quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Fails = Callable[..., None]
@@ -63,6 +65,7 @@ def test_scores_are_of_that_size(vae: VAE) -> None:
     assert vae.manifest.scores is None
 
 
+@quick
 @given(height=st.integers(1, 6), width=st.integers(1, 6), count=st.integers(1, 4))
 def test_samples_of_any_size_do_not_depend_on_their_number(vae: VAE, height: int, width: int, count: int) -> None:
     other = vae.at(4 * height, 4 * width)
@@ -92,6 +95,7 @@ def test_smaller_sizes_are_refused(vae: VAE, size: tuple[int, int]) -> None:
         vae.at(*size)
 
 
+@quick
 @given(height=st.integers(4, 30), width=st.integers(4, 30))
 def test_sizes_between_are_padded_by_reflection_and_cropped(vae: VAE, height: int, width: int) -> None:
     other, images = (

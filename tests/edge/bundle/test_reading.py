@@ -404,7 +404,7 @@ def test_the_newest_format_is_read_as_the_oldest_was(bundles: Path) -> None:
 
 def test_sections_of_later_versions_are_ignored(newest_bundle: Path) -> None:
     def add(document: Document) -> None:
-        document["residuals"] = {"quantiles": [[1.0]]}
+        document["attributes"] = {"quantiles": [[1.0]]}
         document["labels"] = ["cat", "dog"]
         document["image"]["padding"] = "reflect"
         document["graphs"]["encoder"]["weights"] = 3

@@ -6,11 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaekit.maths.surprise import BINS, MAP_KINDS, MapKind, blurred, gradients, measure, smoothed_errors, surprise
 from vaekit.types import Array
+
+quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 CHANCE = np.random.default_rng(0)
 
@@ -25,6 +27,7 @@ def held_out(count: int = 60) -> tuple[Array, Array]:
     return np.clip(decoded + noise, 0, 1).astype(np.float32), decoded
 
 
+@quick
 @given(smooth=st.floats(0, 4), height=st.integers(1, 12), width=st.integers(1, 12))
 def test_blurring_keeps_the_mean_of_flat_maps_and_never_overshoots(smooth: float, height: int, width: int) -> None:
     flat = np.full((2, height, width), 0.25, np.float32)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaekit.maths.tiles import Tiling, count_tiles, run_in_tiles, windows
 from vaekit.types import Array
+
+quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 BEFORE, AFTER, REACH = 2, 3, 2  # positions in a cell of the input and of the result; cells on which a result depends
 
@@ -22,6 +24,7 @@ def local(rows: Array) -> Array:
     return np.kron(sums, np.ones((AFTER, AFTER)))[:, None].astype(np.float32)
 
 
+@quick
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),
@@ -38,6 +41,7 @@ def test_a_local_computation_gives_the_result_of_the_whole(height: int, width: i
     assert len(done) == 2 * count_tiles(cells, tiling)
 
 
+@quick
 @given(cells=st.integers(1, 60), tile=st.integers(7, 20), margin=st.integers(0, 2), ramp=st.integers(0, 2))
 def test_weights_add_up_to_one_and_tiles_have_one_size(cells: int, tile: int, margin: int, ramp: int) -> None:
     made = windows(cells, Tiling(tile, margin, ramp), 4)
