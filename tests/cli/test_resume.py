@@ -209,7 +209,7 @@ def test_a_config_may_have_some_settings_only(in_process: Run, shapes: Path, tmp
         ('{"latent": "three"}', ("latent must be", "'three'")),
         ('{"latent": 0}', ("latent must be", "0")),
         ('{"lr": -1}', ("lr must be",)),
-        ('{"likelihood": "poisson"}', ("likelihood must be one of gaussian, bernoulli",)),
+        ('{"likelihood": "poisson"}', ("likelihood must be one of gaussian, laplace, bernoulli",)),
         ('{"source": 3}', ("source",)),
         ('{"format_version": 99}', ("newer vaekit",)),
         ("{", ("damaged",)),

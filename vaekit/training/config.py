@@ -176,7 +176,7 @@ class Config:
     """The share of the time that a training with a time limit had used at each step, as knots of a piecewise linear
     function. It replaces the share of the steps in the learning rate and in ``beta_warmup``, and ends at ``steps``."""
     batch_size: int = field(
-        default=128, metadata=_setting("Images a step.", shown="{}, or all if fewer; 32 with --downscale", least=2)
+        default=128, metadata=_setting("Images a step.", shown="{}, or all if fewer; maps: 32", least=2)
     )
     """Images a step, over all processes together."""
     accumulate: int = field(
@@ -188,7 +188,7 @@ class Config:
     """Parts in which a step computes its batch; batch normalisation sees each part alone."""
     lr: float = field(
         default=1e-2,
-        metadata=_setting("Learning rate at its peak.", shown="{:g}; 0.002 with --downscale", above_zero=True),
+        metadata=_setting("Learning rate at its peak.", shown="{:g}; maps: 0.002", above_zero=True),
     )
     """Learning rate at its peak (``vaekit.training.schedule.learning_rate``)."""
     seed: int = field(default=0, metadata=_setting("The same seed gives the same model.", least=0, most=2**64 - 1))
