@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Runtime:
     """The options that choose a bundle and how to run it."""
 
@@ -45,6 +45,7 @@ class Runtime:
     threads: int | None
     batch_size: int
     size: str | None
+    """HxW, N or ``own``, which ``load`` replaces by the size that it finds."""
     tile: int | None
 
     @property
@@ -60,7 +61,9 @@ class Runtime:
         """
         from vaekit.vae import load
 
-        size = own_size(images) if self.size == OWN_SIZE else parse_size(self.size)
+        if self.size == OWN_SIZE:
+            self.size = "x".join(map(str, own_size(images)))
+        size = parse_size(self.size)
         vae = load(
             self.model,
             provider=self.provider,

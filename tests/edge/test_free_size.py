@@ -227,6 +227,9 @@ def test_pictures_keep_their_own_size(vaekit: Run, assert_fails: Fails, tmp_path
     ):
         done = vaekit(*command, *free)
         assert done.returncode == 0, done.stderr
+    told = vaekit("encode", "a.png", "--size", "own", "-o", "again.npz", *free).stderr.splitlines()[-1]
+    assert "--size 21x30" in told  # the next command has no picture whose size it could take
+    assert "--flag-above" not in vaekit("score", "a.png", "--size", "own", *free).stderr  # no percentiles at this size
     with np.load(tmp_path / "z.npz") as arrays:
         assert arrays["mu"].shape == (1, 2, 6, 8)
     with Image.open(min((tmp_path / "decoded").iterdir())) as picture:

@@ -136,7 +136,7 @@ def score(
     say(f"{output or 'stdout'}: {done} on {provider}{above}; in nats per image, L = 1, seed {seed}")
     if maps is not None:
         say(f"{maps}: a map and a picture of each image, in standard deviations above the usual error")
-    if flag_above is None and images:
+    if flag_above is None and images and vae.manifest.scores is not None:
         again = (
             *(("", name, None) for name in images[:3]),
             ("--flag-above", "p99", None),
