@@ -243,6 +243,17 @@ def test_pictures_keep_their_own_size(vaekit: Run, assert_fails: Fails, tmp_path
     assert_fails(vaekit("traverse", "--at", "4,0", *free), 2, "0,0 to 3,2 (row, column)")
 
 
+@pytest.mark.parametrize("context", [None, 4])
+def test_a_large_picture_keeps_its_size_only_where_tiles_bound_the_memory(
+    vaekit: Run, tmp_path: Path, context: int | None
+) -> None:
+    Image.new("RGB", (1100, 1000), "teal").save(tmp_path / "large.png")
+    done = vaekit("reconstruct", "large.png", "-m", with_context(tmp_path, context), "-o", "pair.png")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "pair.png") as picture:
+        assert (picture.width > 1100) == (context is not None)
+
+
 def test_a_traversal_may_shift_one_position(vae: VAE) -> None:
     base = vae.sample_latents(1)[0]
     rows = vae.traverse(base, dimensions=[1], steps=3, at=(2, 1))

@@ -115,13 +115,19 @@ def reconstruct(
 
 
 def _at_size_of_one_picture(vae: VAE, images: Sequence[str], from_file: str | None) -> VAE:
-    """Return the model for images of the picture's own size, if there is one picture and it is large enough."""
+    """Return the model for images of the picture's own size, if there is one picture and it is large enough.
+
+    A large picture that cannot be computed in tiles could take all memory, so it is resized.
+    """
     from vaekit.images.source import open_part
+    from vaekit.vae import LARGE_IMAGE
 
     if len(images) != 1 or from_file is not None or len(open_part(images[0])) != 1:
         return vae
-    size = own_size(images)
-    return vae.at(*size) if min(size) >= (vae.manifest.image.multiple_of or 1) else vae
+    (height, width), image = own_size(images), vae.manifest.image
+    too_small = min(height, width) < (image.multiple_of or 1)
+    too_large = height * width > LARGE_IMAGE and image.context is None
+    return vae if too_small or too_large else vae.at(height, width)
 
 
 def _chosen(stream: ImageStream, limit: int, unreadable: Unreadable) -> tuple[NDArray[np.float32], list[str]]:
