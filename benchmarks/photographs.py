@@ -355,14 +355,7 @@ def timed(name: str, options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(usable_cpus())
     images = open_source(options.source, size=(options.size, options.size))
     config, network = network_of(name, images, options)
-    learner = Learner(config, network, torch.device("cpu"), ProcessGroup())
-    pixels = images.read(np.arange(config.batch_size))
-    eps = np.random.default_rng(0).standard_normal((1, len(pixels), config.latent_numbers)).astype(np.float32)
-    seconds = []
-    for step in range(_TIMED_STEPS):
-        began = time.perf_counter()
-        learner.step(step, pixels, eps, 1e-4, 1.0)
-        seconds.append(time.perf_counter() - began)
+    seconds = seconds_a_step(config, network, images)
     network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # stub lacks it
     image, z = torch.zeros(2, *config.image_shape), torch.zeros(2, *network.latent_shape)
     encoder = export_onnx(network.encoder, image, input_name="image", output_names=("mu", "logvar"), opset=_OPSET)
@@ -371,10 +364,23 @@ def timed(name: str, options: argparse.Namespace) -> dict[str, Any]:
         path = Path(folder, "decoder.onnx")
         path.write_bytes(decoder)
         return {
-            "images_per_second": len(pixels) / float(np.median(seconds[2:])),
+            "images_per_second": config.batch_size / seconds,
             "bytes": len(encoder) + len(decoder),
             **latencies(path, network.latent_shape),
         }
+
+
+def seconds_a_step(config: Config, network: VAENetwork, images: Images) -> float:
+    """Return the median time of a training step on the CPU."""
+    learner = Learner(config, network, torch.device("cpu"), ProcessGroup())
+    pixels = images.read(np.arange(config.batch_size))
+    eps = np.random.default_rng(0).standard_normal((1, len(pixels), config.latent_numbers)).astype(np.float32)
+    seconds = []
+    for step in range(_TIMED_STEPS):
+        began = time.perf_counter()
+        learner.step(step, pixels, eps, 1e-4, 1.0)
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds[2:]))
 
 
 def trained(name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -16,13 +16,12 @@ import argparse
 import io
 import math
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from photographs import seconds_a_step
 from PIL import Image, features
 from timing import write_json
 
@@ -32,14 +31,13 @@ from vaekit.output.table import text_table
 from vaekit.system.machine import usable_cpus
 from vaekit.training.config import Config
 from vaekit.training.device import to_device
-from vaekit.training.networks import reparameterise
+from vaekit.training.networks import VAENetwork, reparameterise
 from vaekit.training.objective import kl_standard_normal
 from vaekit.training.trainer import Trainer
 
 CODECS = {"JPEG": "jpg", "WEBP": "webp", "AVIF": "avif"}
 QUALITIES = (2, 5, 10, 20, 35, 50, 70, 85)
 _BATCH = 32
-_TIMED_STEPS = 20
 
 
 def main() -> None:
@@ -56,7 +54,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(usable_cpus())
     images = open_source(options.source, size=(options.size, options.size))
-    steps = steps_within(images, options)
+    config = settings(images, 1.0, 1, options)
+    steps = int(60 * options.minutes / seconds_a_step(config, VAENetwork.of(config), images))
     found: dict[str, list[dict[str, float]]] = {"vaekit": []}
     held_out = np.empty(0, np.uint8)
     for beta in options.betas:
@@ -88,23 +87,6 @@ def settings(images: Images, beta: float, steps: int, options: argparse.Namespac
         augment="flip",
         steps=steps,
     )
-
-
-def steps_within(images: Images, options: argparse.Namespace) -> int:
-    """Time a short training and return how many steps fit the given time."""
-    began: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        config = settings(images, 1.0, _TIMED_STEPS, options)
-        trainer = Trainer(config, images, Path(folder, "run"))
-        step = trainer.learner.step
-
-        def timed(*arguments: Any) -> Any:
-            began.append(time.perf_counter())
-            return step(*arguments)
-
-        trainer.learner.step = timed  # type: ignore[method-assign, assignment]
-        trainer.run()
-    return int(60 * options.minutes / float(np.median(np.diff(began))))
 
 
 def trained(

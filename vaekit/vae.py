@@ -33,7 +33,7 @@ DEFAULT_BATCH_SIZE = 64
 DEFAULT_TILE = 512
 """Side in pixels of the tiles in which large images are computed."""
 LARGE_IMAGE = 1 << 20
-"""Pixels, C·H·W / C, above which an image is computed in tiles if tiles give the same result."""
+"""Pixels, height times width, above which an image is computed in tiles if tiles give the same result."""
 
 _PIXELS_AT_ONCE = 1 << 22  # in all images of one batch, so that few large ones take no more memory than many small
 _WIDEST_SPAN = 1e30  # standard deviations; a wider traversal would overflow float32
@@ -372,9 +372,9 @@ class VAE:
         ramp = 0 if image.context is not None else tile // cell // 4
         least = 2 * margin + max(1, 2 * ramp)
         if tile % cell or tile // cell < least:
+            needed = "" if image.context is None else f": what it computes depends on {image.context} pixels around it"
             raise UsageError(
-                f"a tile must be a multiple of {cell} pixels, from {cell * least}, for this model, not {tile}: what it "
-                f"computes in one place depends on {image.context or 0} pixels around it"
+                f"a tile must be a multiple of {cell} pixels, from {cell * least}, for this model, not {tile}{needed}"
             )
         return Tiling(tile // cell, margin, ramp)
 

@@ -36,8 +36,10 @@ def context_of(model: Model, effort: Effort) -> int | None:
     most = _SIDES[-1] if effort.rows is None else min(height, width) // cell
     sides = [side for side in _SIDES if side <= most] or [most]
     encoded = _reach(lambda rows: encode(rows)[0], channels, cell, latents, sides)
+    if encoded is None:
+        return None
     decoded = _reach(lambda rows: decode(rows)[0], model.latent_shape[0], latents, cell, sides)
-    return None if encoded is None or decoded is None else cell * max(encoded, decoded)
+    return None if decoded is None else cell * max(encoded, decoded)
 
 
 def _reach(run: Callable[[Array], Array], channels: int, before: int, after: int, sides: list[int]) -> int | None:

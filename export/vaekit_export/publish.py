@@ -72,7 +72,7 @@ from vaekit_export.undisturbed import undisturbed
 
 _LATENTS = 256  # latents of each kind that the decoder is checked on; fewer if images are large
 _LARGE = 100 << 20  # bytes of weights, from which their memory is reported
-MOST_SMOOTH = 50.0
+_MOST_SMOOTH = 50.0  # pixels over which residuals are smoothed
 _FAR = 6.0  # each coordinate of a far latent lies in [-6, 6]
 
 Check = tuple[ExportedGraph, dict[str, Array], Plan]
@@ -170,8 +170,8 @@ def check_request(target: Path, opset: int, golden: str, smooth: float) -> None:
     """
     if golden not in ("images", "samples"):
         raise UsageError(f"golden must be images or samples, not {golden!r}")
-    if not 0 <= smooth <= MOST_SMOOTH:
-        raise UsageError(f"residuals can be smoothed over 0 to {MOST_SMOOTH:g} pixels, not {smooth:g}")
+    if not 0 <= smooth <= _MOST_SMOOTH:
+        raise UsageError(f"residuals can be smoothed over 0 to {_MOST_SMOOTH:g} pixels, not {smooth:g}")
     check_opset(opset)
     check_bundle_target(target)
 

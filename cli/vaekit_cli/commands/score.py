@@ -150,17 +150,17 @@ def _write_maps(vae: VAE, chunk: Chunk, by: str | None, folder: Path, first: int
     """Write the map and the picture of each image of a chunk, numbered from ``first``."""
     import numpy as np
 
+    from vaekit.maths.surprise import surprise
     from vaekit.output.grid import save_picture
     from vaekit.output.heat import overlay
 
     images = chunk.images
-    found, decoded = vae.score_map(images, by=by), vae.reconstruct(images)
-    for number, (path, image, other, surprise) in enumerate(
-        zip(chunk.paths, images, decoded, found, strict=True), first
-    ):
+    decoded = vae.reconstruct(images)
+    found = surprise(images, decoded, *vae.residual_statistics(by))
+    for number, (path, image, other, values) in enumerate(zip(chunk.paths, images, decoded, found, strict=True), first):
         name = f"{number:06}-{Path(os.fsdecode(path)).stem}".replace(os.sep, "_")
-        np.save(folder / f"{name}.npy", surprise)
-        save_picture(overlay(image, other, surprise), folder / f"{name}.png")
+        np.save(folder / f"{name}.npy", values)
+        save_picture(overlay(image, other, values), folder / f"{name}.png")
 
 
 def threshold(text: str, statistics: ScoreStatistics | None) -> float:
