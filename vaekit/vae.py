@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vaekit.bundle.reading import Bundle, read_bundle, read_golden, read_residuals
 from vaekit.errors import UsageError
+from vaekit.maths.anomaly import ELBO_SCORES, SCORES, mahalanobis, scores_of_terms, top_mean
 from vaekit.maths.elbo import Terms, elbo_terms, posterior_sample
 from vaekit.maths.latents import channel_shift, interpolate, traversal
 from vaekit.maths.numbers import as_integer, is_number
@@ -285,12 +286,30 @@ class VAE:
             reconstruction[part], kl[part] = elbo_terms(checked[part], mu, logvar, decoded, self.manifest.likelihood)
         return Terms(reconstruction, kl)
 
-    def score(self, images: Floats, *, seed: int = 0) -> NDArray[np.float64]:
-        """Compute −ELBO of each image in nats, float64 (N,): see ``elbo_terms``.
+    def score(self, images: Floats, *, seed: int = 0, by: str = "elbo") -> NDArray[np.float64]:
+        """Compute a score of each image, float64 (N,). The higher it is, the less usual is the image.
 
-        A higher score means that the image is less likely under the model.
+        ``by`` is ``elbo`` for −ELBO, ``reconstruction`` for −E_q log p(x|z), or ``kl``, in nats (see ``elbo_terms``);
+        ``map`` for the mean of the highest hundredth of ``score_map``, in standard deviations; or ``mahalanobis`` for
+        the distance of mu from the mean of held-out images, in standard deviations. Raises UsageError as ``encode``
+        does, for another word, and if the bundle lacks what the score needs.
         """
-        return -self.elbo_terms(images, seed=seed).elbo
+        self.check_score(by)
+        if by == "map":
+            return top_mean(self.score_map(images))
+        if by == "mahalanobis":
+            latent = self.manifest.latent
+            return mahalanobis(self.encode(images)[0], np.array(latent.mean), np.array(latent.std))
+        return scores_of_terms(self.elbo_terms(images, seed=seed))[by]
+
+    def check_score(self, by: str) -> None:
+        """Raise UsageError with the reason if this model has no such score (see ``score``)."""
+        if by not in SCORES:
+            raise UsageError(f"there is no score {by!r}: choose one of {', '.join(SCORES)}")
+        if by in ELBO_SCORES:
+            self.check_elbo()
+        if by == "map":
+            self.residual_statistics()
 
     def score_map(self, images: Floats, *, by: str | None = None) -> Array:
         """Return where images differ from their reconstructions more than is usual, float32 (N, H, W).

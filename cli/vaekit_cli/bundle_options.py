@@ -59,12 +59,26 @@ class Runtime:
         ``images`` are the sources whose size ``--size own`` takes. Use ``spinning=False`` if other processes need the
         processors. Raises UsageError for a size that the bundle does not accept.
         """
-        from vaekit.vae import load
-
         if self.size == OWN_SIZE:
             self.size = "x".join(map(str, own_size(images)))
         size = parse_size(self.size)
-        vae = load(
+        vae = self._load(spinning=spinning)
+        return vae if size is None else vae.at(*size)
+
+    def load_for_each(self, images: Sequence[str], *, spinning: bool = True) -> tuple[VAE, bool]:
+        """Load the bundle, and say whether each image keeps its own size.
+
+        That is what ``--size own`` asks for. If the bundle has one size only, all images must have it. Raises as
+        ``load`` does.
+        """
+        if self.size == OWN_SIZE and (vae := self._load(spinning=spinning)).manifest.image.multiple_of is not None:
+            return vae, True
+        return self.load(images, spinning=spinning), False
+
+    def _load(self, *, spinning: bool) -> VAE:
+        from vaekit.vae import load
+
+        return load(
             self.model,
             provider=self.provider,
             provider_options=parse_provider_options(self.provider_option),
@@ -74,7 +88,6 @@ class Runtime:
             spinning=spinning,
             tile=self.tile,
         )
-        return vae if size is None else vae.at(*size)
 
 
 def _runtime_options(

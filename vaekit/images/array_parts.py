@@ -122,7 +122,7 @@ class DrawnShapes:
         return convert_channels(render(self._factors[numbers], shape[1:]), shape[0])
 
     def read_whole(self, number: int, channels: int) -> Pixels:  # noqa: ARG002 — the Part protocol's
-        raise SourceError("shapes are drawn at any size, so there is nothing to crop: use --size without --crop")
+        raise SourceError("shapes are drawn at any size and have none of their own: give --size HxW, without --crop")
 
     def chunks(
         self,

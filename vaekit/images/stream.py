@@ -11,8 +11,10 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
+import numpy as np
+
 from vaekit.errors import SourceError
-from vaekit.images.parts import Chunk, Part, Shape
+from vaekit.images.parts import Chunk, Part, Shape, numbered
 from vaekit.images.paths import PathSpool
 from vaekit.images.picture import check_form
 from vaekit.images.picture_parts import PictureFiles
@@ -87,6 +89,20 @@ class ImageStream:
                 yield from part.chunks(self.shape, start, every, resize=self._resize)
                 start += -(-(len(part) - start) // every) * every
             start -= len(part)
+
+    def whole_chunks(self) -> Iterator[Chunk]:
+        """Read every image at its own size, with the stream's number of channels.
+
+        Each chunk has one image or one failure, as the sizes differ.
+        """
+        for part in self._parts:
+            for number in range(len(part)):
+                try:
+                    pixels = part.read_whole(number, self.shape[0])[None]
+                except SourceError as error:
+                    yield Chunk(np.empty((0, *self.shape), np.uint8), (), (str(error),))
+                else:
+                    yield numbered(part, pixels, [number])
 
     def _add(self, source: str, part: Part) -> None:
         if not self._resize and not part.varied:
