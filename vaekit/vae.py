@@ -300,7 +300,7 @@ class VAE:
         if by == "mahalanobis":
             latent = self.manifest.latent
             return mahalanobis(self.encode(images)[0], np.array(latent.mean), np.array(latent.std))
-        return scores_of_terms(self.elbo_terms(images, seed=seed))[by]
+        return scores_of_terms(self.elbo_terms(images, seed=seed))[one_of(ELBO_SCORES, by, "score")]
 
     def check_score(self, by: str) -> None:
         """Raise UsageError with the reason if this model has no such score (see ``score``)."""

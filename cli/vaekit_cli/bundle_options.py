@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from vaekit_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from vaekit.images.stream import Chunk, ImageStream
     from vaekit.types import GraphName
     from vaekit.vae import VAE
 
@@ -118,6 +120,21 @@ def own_size(images: Sequence[str]) -> tuple[int, int]:
         first, second = ("x".join(map(str, size)) for size in list(found)[:2])
         raise UsageError(f"--size own needs pictures of one size, and these are {first}, {second} and so on: give HxW")
     return next(iter(found))
+
+
+def at_own_sizes(vae: VAE, stream: ImageStream) -> Iterator[tuple[VAE, Chunk]]:
+    """Yield each image at its own size, with the model for that size. A size that is refused is a failure."""
+    for chunk in stream.whole_chunks():
+        if not chunk.paths:
+            yield vae, chunk
+            continue
+        try:
+            model = vae.at(*chunk.pixels.shape[2:])
+        except UsageError as error:
+            failure = f"{os.fsdecode(chunk.paths[0])}: {error}"
+            yield vae, replace(chunk, pixels=chunk.pixels[:0], paths=(), failures=(failure,))
+        else:
+            yield model, chunk
 
 
 @contextmanager

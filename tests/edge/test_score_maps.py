@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import io
-import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,33 +13,19 @@ from PIL import Image
 
 import vaekit as package
 from vaekit.errors import BundleError, UsageError
-from vaekit.maths.surprise import measure, surprise
+from vaekit.maths.surprise import surprise
 from vaekit.output.heat import HOTTEST, heat, overlay
 from vaekit.types import Array
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Fails = Callable[..., None]
+WithResiduals = Callable[..., Path]
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 
 
-def with_residuals(folder: Path, name: str = "tiny", **changes: Any) -> Path:
-    """Copy a bundle and add statistics of residuals, measured on its own samples."""
-    vae = package.load(BUNDLES / name, provider="cpu")
-    images = vae.sample(60, seed=1)
-    statistics = dataclasses.asdict(measure(images, vae.reconstruct(images), 1.0)) | changes
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{key: value for key, value in statistics.items() if value is not None})
-    copy = Path(shutil.copytree(BUNDLES / name, folder / name))
-    (copy / "residuals.npz").write_bytes(buffer.getvalue())
-    document = json.loads((copy / "manifest.json").read_text())
-    document["residuals"] = {"file": "residuals.npz", "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-    (copy / "manifest.json").write_text(json.dumps(document))
-    return copy
-
-
-def test_the_map_is_that_of_the_reconstruction_at_mu(tmp_path: Path) -> None:
-    vae = package.load(with_residuals(tmp_path), provider="cpu")
+def test_the_map_is_that_of_the_reconstruction_at_mu(with_residuals: WithResiduals) -> None:
+    vae = package.load(with_residuals(), provider="cpu")
     images = np.concatenate((vae.sample(5, seed=9), 1 - vae.sample(2, seed=9)))
     statistics, kind = vae.residual_statistics()
     assert kind == "pixel"
@@ -56,8 +37,8 @@ def test_the_map_is_that_of_the_reconstruction_at_mu(tmp_path: Path) -> None:
     assert not np.allclose(found, vae.score_map(images, by="gradient"))
 
 
-def test_models_of_free_sizes_compare_by_gradient(tmp_path: Path) -> None:
-    vae = package.load(with_residuals(tmp_path, "free"), provider="cpu")
+def test_models_of_free_sizes_compare_by_gradient(with_residuals: WithResiduals) -> None:
+    vae = package.load(with_residuals("free"), provider="cpu")
     assert vae.residual_statistics()[1] == "gradient"
     assert vae.at(24, 9).score_map(np.zeros((1, 3, 24, 9), np.float32)).shape == (1, 24, 9)
     assert vae.score_map(vae.sample(1), by="pixel").shape == (1, 16, 12)
@@ -65,30 +46,32 @@ def test_models_of_free_sizes_compare_by_gradient(tmp_path: Path) -> None:
         vae.at(24, 9).score_map(np.zeros((1, 3, 24, 9), np.float32), by="pixel")
 
 
-def test_what_has_no_map_is_refused(tmp_path: Path) -> None:
+def test_what_has_no_map_is_refused(with_residuals: WithResiduals) -> None:
     with pytest.raises(UsageError, match=r"has no statistics of residuals.*export it again"):
         package.load(BUNDLES / "tiny", provider="cpu").score_map(np.zeros((1, 1, 8, 8), np.float32))
-    vae = package.load(with_residuals(tmp_path), provider="cpu")
+    vae = package.load(with_residuals(), provider="cpu")
     with pytest.raises(UsageError, match="no map by 'row': choose one of pixel, gradient"):
         vae.score_map(np.zeros((1, 1, 8, 8), np.float32), by="row")
 
 
 @pytest.mark.parametrize("changes", [{"edges": None}, {"edges": np.zeros(3)}, {"pixel_mean": np.full((8, 8), np.nan)}])
-def test_damaged_statistics_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
-    vae = package.load(with_residuals(tmp_path, **changes), provider="cpu")
+def test_damaged_statistics_are_refused(with_residuals: WithResiduals, changes: dict[str, Any]) -> None:
+    vae = package.load(with_residuals(**changes), provider="cpu")
     with pytest.raises(BundleError, match=r"residuals\.npz cannot be read"):
         vae.score_map(np.zeros((1, 1, 8, 8), np.float32))
 
 
-def test_a_changed_file_is_refused(tmp_path: Path) -> None:
-    copy = with_residuals(tmp_path)
+def test_a_changed_file_is_refused(with_residuals: WithResiduals) -> None:
+    copy = with_residuals()
     (copy / "residuals.npz").write_bytes(b"other")
     with pytest.raises(BundleError, match=r"residuals\.npz was changed after export"):
         package.load(copy)
 
 
-def test_the_command_writes_numbers_and_pictures(vaekit: Run, assert_fails: Fails, tmp_path: Path) -> None:
-    bundle = with_residuals(tmp_path)
+def test_the_command_writes_numbers_and_pictures(
+    with_residuals: WithResiduals, vaekit: Run, assert_fails: Fails, tmp_path: Path
+) -> None:
+    bundle = with_residuals()
     images: Array = package.load(bundle, provider="cpu").sample(3, seed=4)
     np.save(tmp_path / "images.npy", np.rint(images[:, 0] * 255).astype(np.uint8))
     done = vaekit("score", "images.npy", "-m", bundle, "--maps", "maps", "-o", "scores.csv")

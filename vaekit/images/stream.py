@@ -59,6 +59,14 @@ class ImageStream:
         """Return a sentence for each folder about hidden pictures that were skipped."""
         return tuple(part.left_out for part in self._parts if part.left_out)
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the names of the classes, sorted; None if some images have no classes, or only numbers."""
+        labels = [part.labels for part in self._parts]
+        if not all(labels):
+            return None
+        return tuple(sorted({name for each in labels if each is not None for name in each.names})) or None
+
     def __enter__(self) -> ImageStream:
         return self
 

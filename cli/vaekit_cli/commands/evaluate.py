@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vaekit.errors import SourceError
+from vaekit.errors import SourceError, UsageError
 from vaekit.training import check_extra
 from vaekit.training.config import Binarize
+from vaekit_cli.anomalies import AnomalyRequest, evaluate_anomalies
+from vaekit_cli.commands.score import ScoreBy
 from vaekit_cli.commands.train import DEFAULT_RUN
 from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.options import JsonOption, QuietOption, parse_size
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run that `vaekit train` wrote.")] = DEFAULT_RUN,
+    run: Annotated[
+        Path, typer.Argument(help="The run that `vaekit train` wrote; with --anomalies, a bundle.")
+    ] = DEFAULT_RUN,
     source: Annotated[
         str | None,
         typer.Argument(help=SOURCE_HELP, show_default="the test part of fashion-mnist and mnist, else held-out images"),
@@ -45,11 +49,50 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed of the draws.")] = 0,
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images that the network processes at a time.")] = 250,
+    anomalies: Annotated[
+        bool,
+        typer.Option(
+            "--anomalies", help="Measure how well a bundle finds defects in SOURCE's folders. Needs no PyTorch."
+        ),
+    ] = False,
+    normal: Annotated[
+        str, typer.Option(metavar="NAME", help="The folder of good pictures, with --anomalies.")
+    ] = "good",
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Masks of the defects, KIND/NAME_mask.png or KIND/NAME.png, with --anomalies.",
+            show_default="ground_truth beside SOURCE",
+        ),
+    ] = None,
+    worst: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the worst misses and false alarms there, with --anomalies."),
+    ] = None,
+    score_by: Annotated[
+        ScoreBy, typer.Option(help="The score whose worst misses --worst draws, as in vaekit score.")
+    ] = ScoreBy.MAP,
+    provider: Annotated[
+        str, typer.Option(envvar="VAEKIT_PROVIDER", metavar="NAME", help="The provider, with --anomalies.")
+    ] = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a run's ELBO, likelihood and latent dimensions on new images."""
+    """Measure a run's ELBO, likelihood and latent dimensions on new images, or how well a bundle finds defects."""
     image_size = parse_size(size)
+    if anomalies:
+        if source is None:
+            raise UsageError("--anomalies needs SOURCE, with a folder of pictures for each kind, such as good")
+        if not is_bundle(run):
+            raise UsageError(
+                f"--anomalies measures a bundle, not {run}: {command_line('vaekit export', ('', run, None))}"
+            )
+        request = AnomalyRequest(run, source, normal, masks, image_size, provider, seed, score_by.value, worst)
+        evaluate_anomalies(request, as_json=as_json, quiet=quiet)
+        return
+    if masks is not None or worst is not None:
+        raise UsageError("--masks and --worst only apply to --anomalies")
     check_extra()
 
     from vaekit.training.device import choose_device
@@ -84,6 +127,11 @@ def evaluate(
     for warning in _warnings(figures, trained.config):
         say(f"warning: {warning}")
     say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")
+
+
+def is_bundle(path: Path) -> bool:
+    """Return whether a path looks like a bundle."""
+    return path.suffix == ".zip" or (path / "manifest.json").exists()
 
 
 def _open_images(run: Run, source: str | None, size: tuple[int, int] | None, quiet: bool) -> tuple[str, int, Read]:

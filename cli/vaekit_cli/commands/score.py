@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from vaekit.errors import SourceError, UsageError
-from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
+from vaekit_cli.bundle_options import Runtime, at_own_sizes, runs_a_bundle, say_where
 from vaekit_cli.calibration import Calibration, read_calibration
 from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.image_input import (
@@ -32,7 +32,7 @@ from vaekit_cli.options import QuietOption
 
 if TYPE_CHECKING:
     from vaekit.bundle.manifest import ScoreStatistics
-    from vaekit.images.stream import Chunk, ImageStream
+    from vaekit.images.stream import Chunk
     from vaekit.maths.anomaly import ScoreName
     from vaekit.types import Array
     from vaekit.vae import VAE
@@ -177,8 +177,10 @@ def score(
         unreadable = Unreadable(say)
         write = _writer(file, scoring, as_json)
         with progress_bar("scoring", len(stream), quiet or output is None) as progress:
-            for model, chunk in _at_own_sizes(vae, stream) if own_sizes else ((vae, c) for c in stream.chunks()):
+            for model, chunk in at_own_sizes(vae, stream) if own_sizes else ((vae, c) for c in stream.chunks()):
                 unreadable.note(chunk)
+                if not chunk.paths:
+                    continue
                 found = _maps(model, chunk, scoring, folder, scored)
                 for row in _rows(model, chunk, scoring, found):
                     write(row)
@@ -211,20 +213,6 @@ def _calibration(rate: float | None, path: Path | None, flag_above: str | None, 
     if flag_above is not None:
         raise UsageError("--false-alarms and --flag-above both flag images: give one of them")
     return read_calibration(path, by, rate)
-
-
-def _at_own_sizes(vae: VAE, stream: ImageStream) -> Iterator[tuple[VAE, Chunk]]:
-    """Yield each image at its own size, with the model for that size. A size that is refused is a failure."""
-    for chunk in stream.whole_chunks():
-        if not chunk.paths:
-            yield vae, chunk
-            continue
-        try:
-            model = vae.at(*chunk.pixels.shape[2:])
-        except UsageError as error:
-            yield vae, replace(chunk, pixels=chunk.pixels[:0], paths=(), failures=(f"{chunk.paths[0]!r}: {error}",))
-        else:
-            yield model, chunk
 
 
 def _maps(vae: VAE, chunk: Chunk, scoring: Scoring, folder: Path | None, first: int) -> Array | None:
