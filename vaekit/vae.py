@@ -286,17 +286,19 @@ class VAE:
             reconstruction[part], kl[part] = elbo_terms(checked[part], mu, logvar, decoded, self.manifest.likelihood)
         return Terms(reconstruction, kl)
 
-    def score(self, images: Floats, *, seed: int = 0, by: str = "elbo") -> NDArray[np.float64]:
+    def score(
+        self, images: Floats, *, seed: int = 0, by: str = "elbo", map_by: str | None = None
+    ) -> NDArray[np.float64]:
         """Compute a score of each image, float64 (N,). The higher it is, the less usual is the image.
 
         ``by`` is ``elbo`` for −ELBO, ``reconstruction`` for −E_q log p(x|z), or ``kl``, in nats (see ``elbo_terms``);
-        ``map`` for the mean of the highest hundredth of ``score_map``, in standard deviations; or ``mahalanobis`` for
-        the distance of mu from the mean of held-out images, in standard deviations. Raises UsageError as ``encode``
-        does, for another word, and if the bundle lacks what the score needs.
+        ``map`` for the mean of the highest hundredth of ``score_map`` by ``map_by``, in standard deviations; or
+        ``mahalanobis`` for the distance of mu from the mean of held-out images, in standard deviations. Raises
+        UsageError as ``encode`` does, for another word, and if the bundle lacks what the score needs.
         """
         self.check_score(by)
         if by == "map":
-            return top_mean(self.score_map(images))
+            return top_mean(self.score_map(images, by=map_by))
         if by == "mahalanobis":
             latent = self.manifest.latent
             return mahalanobis(self.encode(images)[0], np.array(latent.mean), np.array(latent.std))
@@ -316,9 +318,9 @@ class VAE:
 
         The numbers are standard deviations above the usual squared error, smoothed, of the reconstruction at z = mu.
         ``by`` says what is usual: the errors of held-out images at the same ``pixel``, for images that are framed
-        alike, or at pixels of the same ``gradient`` (see ``vaekit.maths.surprise``). By default it is ``pixel`` for
-        models of one size and ``gradient`` for others. Raises UsageError as ``encode`` does, for another word, for
-        ``pixel`` at another size than the bundle's, and for a bundle without statistics of residuals.
+        alike, or at pixels of the same ``gradient`` or ``brightness`` (see ``vaekit.maths.surprise``). By default it is
+        ``pixel`` for models of one size and ``gradient`` for others. Raises UsageError as ``encode`` does, for another
+        word, for ``pixel`` at another size than the bundle's, and for a bundle without statistics of residuals.
         """
         statistics, kind = self.residual_statistics(by)
         checked = self._checked_images(images)
@@ -340,7 +342,10 @@ class VAE:
             self._residuals = read_residuals(self.bundle)
         if kind == "pixel" and self._residuals.pixel_mean.shape != self.image_shape[1:]:
             raise UsageError("a map by pixel needs images of the bundle's own size: take the map by gradient")
-        return self._residuals, one_of(MAP_KINDS, kind, "map")
+        checked = one_of(MAP_KINDS, kind, "map")
+        if checked != "pixel" and checked not in self._residuals.classes:
+            raise UsageError(f"{self.bundle.path} has no statistics of residuals by {kind}: export it again")
+        return self._residuals, checked
 
     def check_elbo(self) -> None:
         """Raise UsageError with the reason if this model has no ELBO."""

@@ -36,6 +36,7 @@ class AnomalyRequest:
     """(height, width); by default the pictures' own, if the bundle allows several."""
     provider: str
     seed: int
+    map_by: str | None
     score_by: ScoreName
     """The score whose misses are drawn."""
     picture: Path | None
@@ -75,6 +76,8 @@ def evaluate_anomalies(request: AnomalyRequest, *, as_json: bool, quiet: bool) -
         check_file_target(request.picture, FORMATS)
     vae = load(request.bundle, provider=request.provider)
     vae.check_score(request.score_by)
+    if request.map_by is not None or request.picture is not None:
+        vae.residual_statistics(request.map_by)
     own_sizes = request.size is None and vae.manifest.image.multiple_of is not None
     vae = vae if request.size is None else vae.at(*request.size)
     masks = _masks(request) if vae.manifest.residuals is not None else None
@@ -84,7 +87,9 @@ def evaluate_anomalies(request: AnomalyRequest, *, as_json: bool, quiet: bool) -
         provider = say_where(vae, say, "encoder", "decoder")
         chunks = at_own_sizes(vae, stream) if own_sizes else ((vae, chunk) for chunk in stream.chunks())
         with progress_bar("scoring", len(stream), silent) as progress:
-            findings = find_anomalies(_noted(chunks, unreadable), request.normal, masks, request.seed, progress)
+            findings = find_anomalies(
+                _noted(chunks, unreadable), request.normal, masks, request.seed, request.map_by, progress
+            )
     good = sum(image.kind == request.normal for image in findings.images)
     if not good or not findings.kinds():
         raise SourceError(f"no good pictures, or none with defects, could be read; the first: {unreadable.first}")
@@ -174,7 +179,9 @@ def _draw_worst(vae: VAE, findings: Findings, request: AnomalyRequest, own_sizes
         model = vae.at(*pixels.shape[2:]) if own_sizes else vae
         array = pixels.astype(np.float32) / np.float32(255)
         decoded = model.reconstruct(array)
-        panels.append(overlay(array[0], decoded[0], surprise(array, decoded, *model.residual_statistics())[0]))
+        panels.append(
+            overlay(array[0], decoded[0], surprise(array, decoded, *model.residual_statistics(request.map_by))[0])
+        )
     width = max(panel.shape[1] for panel in panels)
     padded = [np.pad(panel, ((0, 8), (0, width - panel.shape[1]), (0, 0)), constant_values=255) for panel in panels]
     save_picture(np.concatenate(padded), request.picture)

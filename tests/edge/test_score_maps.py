@@ -37,6 +37,12 @@ def test_the_map_is_that_of_the_reconstruction_at_mu(with_residuals: WithResidua
     assert not np.allclose(found, vae.score_map(images, by="gradient"))
 
 
+def test_statistics_without_brightness_give_no_map_by_brightness(with_residuals: WithResiduals) -> None:
+    vae = package.load(with_residuals(levels=None, brightness_mean=None, brightness_std=None), provider="cpu")
+    with pytest.raises(UsageError, match="no statistics of residuals by brightness: export it again"):
+        vae.score_map(vae.sample(1), by="brightness")
+
+
 def test_models_of_free_sizes_compare_by_gradient(with_residuals: WithResiduals) -> None:
     vae = package.load(with_residuals("free"), provider="cpu")
     assert vae.residual_statistics()[1] == "gradient"

@@ -116,7 +116,8 @@ def read_residuals(bundle: Bundle) -> ResidualStatistics:
     names = ("pixel_mean", "pixel_std", "edges", "gradient_mean", "gradient_std")
     try:
         with np.load(io.BytesIO(bundle.files[declared.file]), allow_pickle=False) as arrays:
-            parts = {name: arrays[name].astype(np.float32) for name in names}
+            added = (name for name in ("levels", "brightness_mean", "brightness_std") if name in arrays)
+            parts = {name: arrays[name].astype(np.float32) for name in (*names, *added)}
             statistics = ResidualStatistics(smooth=float(arrays["smooth"]), **parts)
     except NPZ_ERRORS as error:
         raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error

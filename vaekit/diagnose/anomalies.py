@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from vaekit.errors import MissingExtraError, SourceError
 from vaekit.images.parts import Chunk
 from vaekit.images.picture import probe_image, read_image
-from vaekit.maths.anomaly import ELBO_SCORES, SCORES, ScoreName, scores_of_terms, top_mean
+from vaekit.maths.anomaly import ELBO_SCORES, SCORES, ScoreName, mahalanobis, scores_of_terms, top_mean
 from vaekit.maths.detection import Curve, PixelCounts, curve_of_scores
+from vaekit.maths.elbo import elbo_terms, posterior_sample
 from vaekit.maths.surprise import surprise
 from vaekit.types import Array
 
@@ -109,13 +110,14 @@ def find_anomalies(
     normal: str,
     masks: Path | None,
     seed: int,
+    map_by: str | None,
     progress: Callable[[int], object],
 ) -> Findings:
     """Score labelled images, each with the model for its size.
 
     ``masks`` is a folder with a mask for each image that is not ``normal``: KIND/NAME_mask.png or KIND/NAME.png, white
-    where the defect is. Raises SourceError for a mask that is missing or does not fit, and MissingExtraError if masks
-    need scipy and it is not installed.
+    where the defect is. ``map_by`` is what maps compare with, as in ``VAE.score_map``. Raises SourceError for a mask
+    that is missing or does not fit, and MissingExtraError if masks need scipy and it is not installed.
     """
     if masks is not None:
         check_scipy()
@@ -123,7 +125,7 @@ def find_anomalies(
     for vae, chunk in chunks:
         if not chunk.paths:
             continue
-        scores, maps = _scores(vae, chunk.images, seed)
+        scores, maps = _scores(vae, chunk.images, seed, map_by)
         for number, (path, kind) in enumerate(zip(chunk.paths, chunk.labels or (), strict=True)):
             own = {name: float(values[number]) for name, values in scores.items()}
             findings.images.append(Scored(os.fsdecode(path), kind, own))
@@ -134,17 +136,21 @@ def find_anomalies(
     return findings
 
 
-def _scores(vae: VAE, images: Array, seed: int) -> tuple[dict[ScoreName, NDArray[np.float64]], Array | None]:
+def _scores(
+    vae: VAE, images: Array, seed: int, map_by: str | None
+) -> tuple[dict[ScoreName, NDArray[np.float64]], Array | None]:
     """Compute all scores that the model has, and the maps."""
-    names = available_scores(vae)
+    names, latent = available_scores(vae), vae.manifest.latent
+    mu, logvar = vae.encode(images)
     scores: dict[ScoreName, NDArray[np.float64]] = {}
-    if "elbo" in names:
-        scores |= scores_of_terms(vae.elbo_terms(images, seed=seed))
+    if "elbo" in names and logvar is not None:
+        decoded = vae.decode(posterior_sample(mu, logvar, seed=seed))
+        scores |= scores_of_terms(elbo_terms(images, mu, logvar, decoded, vae.manifest.likelihood))
     maps = None
     if "map" in names:
-        maps = surprise(images, vae.reconstruct(images), *vae.residual_statistics())
+        maps = surprise(images, vae.decode(mu), *vae.residual_statistics(map_by))
         scores["map"] = top_mean(maps)
-    scores["mahalanobis"] = vae.score(images, by="mahalanobis")
+    scores["mahalanobis"] = mahalanobis(mu, np.array(latent.mean), np.array(latent.std))
     return scores, maps
 
 

@@ -13,7 +13,7 @@ from vaekit.errors import SourceError, UsageError
 from vaekit.training import check_extra
 from vaekit.training.config import Binarize
 from vaekit_cli.anomalies import AnomalyRequest, evaluate_anomalies
-from vaekit_cli.commands.score import ScoreBy
+from vaekit_cli.commands.score import MapBy, ScoreBy
 from vaekit_cli.commands.train import DEFAULT_RUN
 from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.options import JsonOption, QuietOption, parse_size
@@ -73,6 +73,9 @@ def evaluate(
     score_by: Annotated[
         ScoreBy, typer.Option(help="The score whose worst misses --worst draws, as in vaekit score.")
     ] = ScoreBy.MAP,
+    map_by: Annotated[
+        MapBy | None, typer.Option(help="What maps compare with, as in vaekit score.", show_default="as there")
+    ] = None,
     provider: Annotated[
         str, typer.Option(envvar="VAEKIT_PROVIDER", metavar="NAME", help="The provider, with --anomalies.")
     ] = "auto",
@@ -80,19 +83,34 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Measure a run's ELBO, likelihood and latent dimensions on new images, or how well a bundle finds defects."""
+    from vaekit.bundle.reading import is_bundle
+
     image_size = parse_size(size)
     if anomalies:
         if source is None:
             raise UsageError("--anomalies needs SOURCE, with a folder of pictures for each kind, such as good")
-        if not is_bundle(run):
+        if limit is not None or binarize is not None:
+            raise UsageError("--limit and --binarize do not apply to --anomalies: it measures every image as it is")
+        if not (run.suffix == ".zip" or is_bundle(run)):
             raise UsageError(
                 f"--anomalies measures a bundle, not {run}: {command_line('vaekit export', ('', run, None))}"
             )
-        request = AnomalyRequest(run, source, normal, masks, image_size, provider, seed, score_by.value, worst)
+        request = AnomalyRequest(
+            run,
+            source,
+            normal,
+            masks,
+            image_size,
+            provider,
+            seed,
+            None if map_by is None else map_by.value,
+            score_by.value,
+            worst,
+        )
         evaluate_anomalies(request, as_json=as_json, quiet=quiet)
         return
-    if masks is not None or worst is not None:
-        raise UsageError("--masks and --worst only apply to --anomalies")
+    if masks is not None or worst is not None or map_by is not None:
+        raise UsageError("--masks, --map-by and --worst only apply to --anomalies")
     check_extra()
 
     from vaekit.training.device import choose_device
@@ -127,11 +145,6 @@ def evaluate(
     for warning in _warnings(figures, trained.config):
         say(f"warning: {warning}")
     say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")
-
-
-def is_bundle(path: Path) -> bool:
-    """Return whether a path looks like a bundle."""
-    return path.suffix == ".zip" or (path / "manifest.json").exists()
 
 
 def _open_images(run: Run, source: str | None, size: tuple[int, int] | None, quiet: bool) -> tuple[str, int, Read]:

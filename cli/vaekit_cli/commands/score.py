@@ -90,6 +90,7 @@ class MapBy(StrEnum):
 
     PIXEL = "pixel"
     GRADIENT = "gradient"
+    BRIGHTNESS = "brightness"
 
 
 @runs_a_bundle
@@ -133,7 +134,7 @@ def score(
     map_by: Annotated[
         MapBy | None,
         typer.Option(
-            help="What is usual: the errors of held-out images at the same pixel, or where the image is as steep.",
+            help="What is usual: the errors of held-out images at the same pixel, or at pixels as steep or bright.",
             show_default="pixel for images of one size, else gradient",
         ),
     ] = None,

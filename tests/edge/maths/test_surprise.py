@@ -56,7 +56,7 @@ def test_errors_and_gradients_are_what_they_are_called() -> None:
     assert gradients(np.ones((1, 1, 1, 1), np.float32), 1.0).shape == (1, 1, 1)
 
 
-@pytest.mark.parametrize("kind", ["pixel", "gradient"])
+@pytest.mark.parametrize("kind", MAP_KINDS)
 def test_held_out_images_are_not_surprising_and_a_scratch_is(kind: MapKind) -> None:
     images, decoded = held_out()
     statistics = measure(images, decoded, 1.0)
@@ -72,12 +72,15 @@ def test_held_out_images_are_not_surprising_and_a_scratch_is(kind: MapKind) -> N
 
 
 def test_what_is_always_bad_there_does_not_glow() -> None:
-    """The noisy corner is usual for a map by pixel; by gradient it is not, because it is as flat as the rest."""
+    """The noisy corner is usual for a map by pixel; by gradient and brightness it is not: it is as flat as the rest."""
     images, decoded = held_out()
     statistics = measure(images, decoded, 1.0)
-    by_pixel, by_gradient = (surprise(images, decoded, statistics, kind)[:, 1:3, 1:3] for kind in MAP_KINDS)
+    by_pixel, by_gradient, by_brightness = (
+        surprise(images, decoded, statistics, kind)[:, 1:3, 1:3] for kind in MAP_KINDS
+    )
     assert abs(float(by_pixel.mean())) < 0.2
     assert float(by_gradient.mean()) > 1
+    assert float(by_brightness.mean()) > 1
     edge = surprise(images, decoded, statistics, "gradient")[:, 6:, 9:11]
     assert abs(float(edge.mean())) < 1
 
@@ -93,6 +96,29 @@ def test_statistics_have_one_number_for_each_class_and_pixel() -> None:
     for bad in (np.nan, -1.0):
         with pytest.raises(ValueError, match="not finite, or negative"):
             dataclasses.replace(statistics, gradient_mean=np.full(BINS, bad, np.float32))
+
+
+def test_bright_places_that_are_always_rough_do_not_glow_by_brightness() -> None:
+    decoded = np.full((60, 1, 16, 16), 0.2, np.float32)
+    decoded[..., 8:] = 0.8
+    noise = CHANCE.normal(0, 0.01, decoded.shape)
+    noise[..., 8:] *= 10
+    images = np.clip(decoded + noise, 0, 1).astype(np.float32)
+    statistics = measure(images, decoded, 1.0)
+    images[0, :, 2:5, 2:5] -= 0.1
+    rough, scratched = np.s_[1:, :, 9:], np.s_[0, 2:5, 2:5]
+    found = surprise(images, decoded, statistics, "brightness")
+    assert abs(float(found[rough].mean())) < 0.2
+    assert found[scratched].min() > 3
+    by_gradient = surprise(images, decoded, statistics, "gradient")
+    assert by_gradient[scratched].max() < found[scratched].min()
+
+
+def test_statistics_without_brightness_are_complete_too() -> None:
+    images, decoded = held_out()
+    older = dataclasses.replace(measure(images, decoded, 1.0), levels=None, brightness_mean=None, brightness_std=None)
+    assert list(older.classes) == ["gradient"]
+    assert np.isfinite(surprise(images, decoded, older, "gradient")).all()
 
 
 def test_one_image_of_one_colour_has_statistics_too() -> None:
