@@ -36,6 +36,7 @@ from vaekit.bundle.onnx_file import read_onnx
 from vaekit.bundle.writing import check_bundle_target, write_bundle
 from vaekit.defaults import OPSET, SMOOTH
 from vaekit.errors import ExportError, ParityError, UsageError, VaekitError
+from vaekit.maths.anomaly import mahalanobis, scores_of_terms
 from vaekit.training.run import load_run
 from vaekit.types import GRAPHS, Array, GraphName, one_of
 from vaekit_export.context import context_of
@@ -65,7 +66,7 @@ from vaekit_export.statistics import (
     latent_spec,
     residual_statistics,
     score_statistics,
-    scores,
+    terms_of_both,
     verify_tolerances,
 )
 from vaekit_export.undisturbed import undisturbed
@@ -229,9 +230,11 @@ def publish(
     manifest = _manifest(model, modules, encoder, decoder, codes, vectors, tolerances, results, opset, effort)
     files = {ENCODER: encoder.onnx, DECODER: decoder.onnx, GOLDEN: vectors}
     if not effort.once:  # the few images of a costly model say little about what is usual
-        files[RESIDUALS] = residual_statistics(model, modules, codes[0], smooth, effort.batch)
+        files[RESIDUALS], maps = residual_statistics(model, modules, codes[0], smooth, effort.batch)
         manifest = dataclasses.replace(
-            manifest, residuals=FileSpec(RESIDUALS, hashlib.sha256(files[RESIDUALS]).hexdigest())
+            manifest,
+            residuals=FileSpec(RESIDUALS, hashlib.sha256(files[RESIDUALS]).hexdigest()),
+            scores_by=manifest.scores_by | {"map": score_statistics(maps)},
         )
     files[MANIFEST] = _as_json(manifest)
     write_bundle(target, files)
@@ -400,13 +403,21 @@ def _manifest(
         provenance={"tools": _tools(), **model.provenance},
         requires=(LAPLACE_FEATURE,) if model.likelihood.name == "laplace" else (),
     )
+    distances = mahalanobis(codes[0], np.array(manifest.latent.mean), np.array(manifest.latent.std))
+    manifest = dataclasses.replace(manifest, scores_by={"mahalanobis": score_statistics(distances)})
     if manifest.why_no_elbo is not None:
         return manifest
-    by_torch, by_onnx = scores(
+    by_torch, by_onnx = terms_of_both(
         modules, encoder, decoder, model.images[: effort.scored_images], model.likelihood, effort.batch
     )
-    elbo = {"elbo": -float(by_torch.mean()), "delta_elbo": float((by_torch - by_onnx).mean())}
-    return dataclasses.replace(manifest, parity=manifest.parity | elbo, scores=score_statistics(by_onnx))
+    statistics = {name: score_statistics(found) for name, found in scores_of_terms(by_onnx).items()}
+    return dataclasses.replace(
+        manifest,
+        parity=manifest.parity
+        | {"elbo": float(by_torch.elbo.mean()), "delta_elbo": float((by_onnx.elbo - by_torch.elbo).mean())},
+        scores=statistics.pop("elbo"),
+        scores_by=manifest.scores_by | statistics,
+    )
 
 
 def _graph_spec(file: str, graph: ExportedGraph) -> GraphSpec:

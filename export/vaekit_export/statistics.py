@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from vaekit.bundle.manifest import LatentSpec, ScoreStatistics, Tolerance
 from vaekit.bundle.manifest import Tolerances as VerifyTolerances
-from vaekit.maths.elbo import Likelihood, elbo_terms, kl_standard_normal, posterior_sample
-from vaekit.maths.surprise import measure
+from vaekit.maths.anomaly import top_mean
+from vaekit.maths.elbo import Likelihood, Terms, elbo_terms, kl_standard_normal, posterior_sample
+from vaekit.maths.surprise import MapKind, measure, surprise
 from vaekit.types import GRAPHS, Array, GraphName, ProviderClass
 from vaekit_export.model import Model, rows_of_images
 from vaekit_export.onnx_export import ExportedGraph
@@ -40,30 +41,28 @@ def latent_spec(model: Model, codes: Outputs) -> LatentSpec:
     return LatentSpec(model.latent_shape, _numbers(mean), _numbers(std), _numbers(kl), model.scaling)
 
 
-def scores(
+def terms_of_both(
     modules: Mapping[GraphName, Runner],
     encoder: ExportedGraph,
     decoder: ExportedGraph,
     images: Array,
     likelihood: Likelihood,
     batch: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score images (N, C, H, W) by PyTorch and by ONNX Runtime, ``batch`` images at a time.
+) -> tuple[Terms, Terms]:
+    """Compute the terms of the ELBO of images (N, C, H, W) by PyTorch and by ONNX Runtime.
 
-    ``modules`` run PyTorch's encoder and decoder. Each result is −ELBO in nats, float64 (N,).
+    ``batch`` images are computed at a time. ``modules`` run PyTorch's encoder and decoder.
     """
     # One graph after the other, so that only one session takes memory at a time.
     codes = [in_batches(encode, images, batch) for encode in (modules["encoder"], onnx_runner(encoder))]
     decoders = zip((modules["decoder"], onnx_runner(decoder)), codes, strict=True)
-    by_torch, by_onnx = (_scores(decode, images, mu, logvar, likelihood, batch) for decode, (mu, logvar) in decoders)
+    by_torch, by_onnx = (_terms(decode, images, mu, logvar, likelihood, batch) for decode, (mu, logvar) in decoders)
     return by_torch, by_onnx
 
 
-def _scores(
-    decode: Runner, images: Array, mu: Array, logvar: Array, likelihood: Likelihood, batch: int
-) -> NDArray[np.float64]:
+def _terms(decode: Runner, images: Array, mu: Array, logvar: Array, likelihood: Likelihood, batch: int) -> Terms:
     (decoded,) = in_batches(decode, posterior_sample(mu, logvar, seed=_SCORE_SEED), batch)
-    return -elbo_terms(images, mu, logvar, decoded, likelihood).elbo
+    return elbo_terms(images, mu, logvar, decoded, likelihood)
 
 
 def score_statistics(found: NDArray[np.float64]) -> ScoreStatistics:
@@ -109,17 +108,25 @@ def golden_vectors(
 
 def residual_statistics(
     model: Model, modules: Mapping[GraphName, Runner], mu: Array, smooth: float, batch: int
-) -> bytes:
-    """Return residuals.npz: the statistics of the held-out images' residuals at z = ``mu`` (N, …).
+) -> tuple[bytes, NDArray[np.float64]]:
+    """Return residuals.npz, and the score ``map`` of each image: the held-out images' residuals at z = ``mu`` (N, …).
 
-    Of large images, as many are used as fit the memory of one comparison.
+    Of large images, as many are used as fit the memory of one comparison. Scores come from the statistics of the other
+    half of the images, as those of new images do.
     """
     count = rows_of_images(model.image_shape, len(model.images))
     (decoded,) = in_batches(modules["decoder"], mu[:count], batch)
-    statistics = measure(model.images[:count], decoded, smooth)
+    images = model.images[:count]
+    statistics = measure(images, decoded, smooth)
+    by: MapKind = "pixel" if model.image_spec.multiple_of is None else "gradient"
+    scores = np.empty(count)
+    parts = (slice(0, None, 2), slice(1, None, 2)) if count > 1 else (slice(None), slice(None))
+    for own, other in (parts, parts[::-1]):
+        usual = measure(images[other], decoded[other], smooth)
+        scores[own] = top_mean(surprise(images[own], decoded[own], usual, by))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **dataclasses.asdict(statistics))
-    return buffer.getvalue()
+    return buffer.getvalue(), scores
 
 
 def _numbers(array: NDArray[np.float64]) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ import vaekit
 from vaekit.bundle.reading import read_bundle
 from vaekit.defaults import SMOOTH
 from vaekit.errors import UsageError
+from vaekit.maths.anomaly import SCORES
 from vaekit.maths.surprise import measure
 from vaekit.training.run import Run, load_holdout
 from vaekit.types import PROVIDER_CLASSES, Array
@@ -104,6 +105,24 @@ def test_statistics_of_residuals_are_those_of_the_held_out_images(published: Exp
     for name, value in dataclasses.asdict(expected).items():
         np.testing.assert_allclose(getattr(statistics, name), value, rtol=1e-3, atol=1e-6)
     assert abs(float(vae.score_map(images).mean())) < 0.05
+
+
+def test_every_score_has_percentiles_of_the_held_out_images(published: Export, tiny_run: Run) -> None:
+    vae = vaekit.load(published.path, provider="cpu")
+    images = load_holdout(tiny_run).astype(np.float32) / np.float32(255)
+    statistics = vae.manifest.scores_by
+    assert set(statistics) == set(SCORES) - {"elbo"}
+    for name in SCORES:
+        found = vae.manifest.statistics_of(name)
+        assert found is not None
+        assert found.images == len(images)
+        expected, spread = vae.score(images, by=name), float(np.std(vae.score(images, by=name)))
+        middle = float(np.percentile(expected, 50))
+        if name == "map":  # from the statistics of the other half of the images, which fit less well
+            assert middle < found.percentile(50) < middle + 3 * spread
+        else:
+            assert found.percentile(50) == pytest.approx(middle, abs=1e-3 * spread)
+    assert vae.manifest.at_size(*vae.image_shape[1:]).scores_by == statistics
 
 
 def test_residuals_can_be_smoothed_further(tiny_run: Run, tmp_path: Path) -> None:

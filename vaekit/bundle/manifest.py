@@ -26,7 +26,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -169,7 +169,7 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class ScoreStatistics:
-    """Percentiles of the held-out images' scores, −ELBO in nats.
+    """Percentiles of the held-out images' scores.
 
     A device can choose a threshold from them.
     """
@@ -216,7 +216,7 @@ class Manifest:
     """The measurements of the parity gate, and its tolerances."""
     tolerances: Tolerances
     scores: ScoreStatistics | None
-    """None if the model has no scores."""
+    """Statistics of −ELBO in nats; None if the model has no ELBO."""
     minimum_onnxruntime: str
     """The oldest ONNX Runtime known to load graphs of this opset and IR version."""
     provenance: dict[str, Any]
@@ -225,11 +225,17 @@ class Manifest:
     """Features that a reader must know to use the bundle."""
     residuals: FileSpec | None = None
     """Statistics of held-out images' residuals, for maps of surprise; None if there are none."""
+    scores_by: dict[str, ScoreStatistics] = field(default_factory=dict)
+    """Statistics of other scores than −ELBO, by name (``vaekit.maths.anomaly``), as far as export measured them."""
 
     @property
     def declared_files(self) -> tuple[GraphSpec | FileSpec, ...]:
         """Return every file that the manifest names, with its hash."""
         return (*self.graphs.values(), self.golden, *([] if self.residuals is None else [self.residuals]))
+
+    def statistics_of(self, score: str) -> ScoreStatistics | None:
+        """Return the statistics of a score by its name, or None if there are none."""
+        return self.scores if score == "elbo" else self.scores_by.get(score)
 
     @property
     def encoder_outputs(self) -> tuple[str, ...]:
@@ -273,6 +279,7 @@ class Manifest:
             image=image,
             latent=dataclasses.replace(self.latent, shape=latent),
             scores=None,
+            scores_by={},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -302,6 +309,7 @@ class Manifest:
                 for precision, kinds in self.tolerances.items()
             },
             "scores": None if self.scores is None else dataclasses.asdict(self.scores),
+            **({"scores_by": {k: dataclasses.asdict(v) for k, v in self.scores_by.items()}} if self.scores_by else {}),
             "minimum_onnxruntime": self.minimum_onnxruntime,
             "provenance": self.provenance,
         }
@@ -326,6 +334,7 @@ class Manifest:
             parity=dict(document["parity"]),
             tolerances=_tolerances_from_json(document["verify"]),
             scores=None if document["scores"] is None else _scores_from_json(document["scores"]),
+            scores_by={str(k): _scores_from_json(v) for k, v in (document.get("scores_by") or {}).items()},
             minimum_onnxruntime=str(document["minimum_onnxruntime"]),
             provenance=dict(document["provenance"]),
             requires=tuple(map(str, document.get("requires", ()))),

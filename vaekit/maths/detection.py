@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vaekit.types import Array
 
 FOUND = 0.95
-"""Share of unusual things at which false alarms are told."""
+"""Share of unusual things at which false alarms are reported."""
 PRO_LIMIT = 0.3
 """Share of usual pixels up to which the per-region overlap is integrated."""
 
@@ -124,8 +124,8 @@ class PixelCounts:
 
 def half_places(values: Array) -> NDArray[np.uint16]:
     """Return each value's place among all numbers of half precision, so that places are ordered as values are."""
-    halves = np.clip(values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16) + np.float16(0)  # no negative zero
-    bits = halves.view(np.uint16)
+    rounded = np.clip(values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16) + np.float16(0)  # no negative zero
+    bits = rounded.view(np.uint16)
     return np.where(bits >> 15, ~bits, bits | np.uint16(1 << 15))
 
 

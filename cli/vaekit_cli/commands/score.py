@@ -164,7 +164,8 @@ def score(
     by = None if map_by is None else map_by.value
     if maps is not None or by is not None:
         vae.residual_statistics(by)  # fails now, before any work
-    percentiles = vae.manifest.scores if score_by == ScoreBy.ELBO and not own_sizes else None
+    default_map = score_by != ScoreBy.MAP or map_by is None
+    percentiles = vae.manifest.statistics_of(score_by.value) if default_map and not own_sizes else None
     limit = None if flag_above is None else threshold(flag_above, percentiles)
     usual = _calibration(false_alarms, calibration, flag_above, score_by.value)
     scoring = Scoring(score_by.value, seed, by, limit, usual)

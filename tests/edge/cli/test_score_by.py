@@ -79,6 +79,26 @@ def test_a_deterministic_model_is_scored_by_its_map(
     assert_fails(vaekit("score", "images.npy", "-m", bundle, "--score-by", "kl"), 2, "deterministic")
 
 
+def test_percentiles_of_other_scores_flag_too(
+    vaekit: Run, assert_fails: Fails, with_residuals: WithResiduals, tmp_path: Path
+) -> None:
+    bundle = with_residuals()
+    write_images(tmp_path / "images.npy", bundle, 20, 2, unusual=10)
+    document = json.loads((bundle / "manifest.json").read_text())
+    document["scores_by"] = {"map": {"images": 50, "seed": 0, "quantiles": {"p0": -1.0, "p100": 5.0}}}
+    (bundle / "manifest.json").write_text(json.dumps(document))
+    options = ("images.npy", "-m", bundle, "--score-by", "map", "--flag-above", "p50", "--json")
+    result = vaekit("score", *options)
+    found = objects(result.stdout)
+    assert [line["flagged"] for line in found] == [line["score"] > 2.0 for line in found]
+    assert 0 < sum(line["flagged"] for line in found) < 20
+    assert "above p50 (2.0 standard deviations)" in result.stderr
+    assert_fails(vaekit("score", *options, "--map-by", "gradient"), 2, "no held-out scores")
+    document["scores_by"]["map"]["quantiles"] = {"p0": float("nan")}
+    (bundle / "manifest.json").write_text(json.dumps(document))
+    assert_fails(vaekit("score", *options), 1, "manifest.json")
+
+
 def test_usual_images_are_flagged_at_the_rate(vaekit: Run, with_residuals: WithResiduals, tmp_path: Path) -> None:
     bundle = with_residuals()
     write_images(tmp_path / "good.npy", bundle, 99, 3)
