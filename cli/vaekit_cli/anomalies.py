@@ -75,8 +75,9 @@ def evaluate_anomalies(request: AnomalyRequest, *, as_json: bool, quiet: bool) -
     if request.picture is not None:
         check_file_target(request.picture, FORMATS)
     vae = load(request.bundle, provider=request.provider)
-    vae.check_score(request.score_by)
-    if request.map_by is not None or request.picture is not None:
+    if request.picture is not None:
+        vae.check_score(request.score_by)
+    if request.picture is not None or request.map_by is not None:
         vae.residual_statistics(request.map_by)
     own_sizes = request.size is None and vae.manifest.image.multiple_of is not None
     vae = vae if request.size is None else vae.at(*request.size)

@@ -208,7 +208,7 @@ def test_commands_refuse_what_has_no_such_size(vaekit: Run, assert_fails: Fails,
     assert_fails(vaekit("sample", "-m", MAP, "--size", "24x8"), 2, "exported with free sizes")
     assert_fails(vaekit("verify", "-m", FREE, "--size", "24x8"), 2, "verify accepts no --size")
     flagged = vaekit("score", "images.npy", "--flag-above", "p99", "-m", FREE, "--size", "24x8")
-    assert_fails(flagged, 2, "no held-out scores at this size", "nats")
+    assert_fails(flagged, 2, "no held-out scores of this kind and size", "nats")
     told = vaekit("info", "-m", FREE)
     assert "--size may be anything from 4x4 on" in told.stdout
 

@@ -103,7 +103,7 @@ def score(
     flag_above: Annotated[
         str | None,
         typer.Option(
-            metavar="pN|NATS", help="Flag scores above a percentile of the held-out scores, or a number of nats."
+            metavar="pN|NATS", help="Flag scores above a percentile of the held-out scores, or above a number."
         ),
     ] = None,
     false_alarms: Annotated[
@@ -199,6 +199,7 @@ def score(
     if flag_above is None and usual is None and images and percentiles is not None:
         again = (
             *(("", name, None) for name in images[:3]),
+            ("--score-by", score_by.value, ScoreBy.ELBO.value),
             ("--flag-above", "p99", None),
             *runtime.again,
         )
@@ -261,7 +262,8 @@ def threshold(text: str, statistics: ScoreStatistics | None) -> float:
         return value
     if statistics is None:
         raise UsageError(
-            "this bundle has no held-out scores at this size, so there are no percentiles: give a number of nats"
+            "this bundle has no held-out scores of this kind and size, so there are no percentiles: give a number "
+            "(in nats for -ELBO)"
         )
     return statistics.percentile(value)
 

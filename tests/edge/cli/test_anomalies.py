@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_without_masks_nothing_is_measured_by_pixel(vaekit: Run, with_residuals:
 
 def test_a_bundle_without_statistics_has_the_other_scores(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     write_pictures(tmp_path, tiny_bundle, 2)
-    found = json.loads(vaekit("evaluate", tiny_bundle, "test", "--anomalies", "--json", "--score-by", "kl").stdout)
+    found = json.loads(vaekit("evaluate", tiny_bundle, "test", "--anomalies", "--json").stdout)
     assert set(found["kinds"]["all"]["scores"]) == {"elbo", "reconstruction", "kl", "mahalanobis"}
     assert found["masks"] is None
 
@@ -114,19 +115,21 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "a mask of another size": (("bundle", "test", "--anomalies", "--masks", "large"), 1, ("is 9x9", "is 8x8")),
     "a black mask": (("bundle", "test", "--anomalies", "--masks", "black"), 1, ("is black",)),
     "masks alone": (("run", "--masks", "empty"), 2, ("only apply to --anomalies",)),
+    "a map of no statistics": (("bare", "test", "--anomalies", "--map-by", "pixel"), 2, ("export it again",)),
     "a picture of no format": (("bundle", "test", "--anomalies", "--worst", "w.txt"), 2, ("w.txt",)),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_be_measured_ends_in_one_line(
-    vaekit: Run, assert_fails: Fails, with_residuals: WithResiduals, tmp_path: Path, what: str
+    vaekit: Run, assert_fails: Fails, with_residuals: WithResiduals, tiny_bundle: Path, tmp_path: Path, what: str
 ) -> None:
     if "mask" in what:
         pytest.importorskip("scipy")
     bundle = with_residuals()
     bundle.rename(tmp_path / "bundle")
     write_pictures(tmp_path, tmp_path / "bundle", 1)
+    shutil.copytree(tiny_bundle, tmp_path / "bare")
     for folder in ("run", "empty", "only/good"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "only" / "good" / "a.png").write_bytes((tmp_path / "test" / "good" / "0.png").read_bytes())

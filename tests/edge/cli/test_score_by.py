@@ -195,4 +195,4 @@ def test_pictures_of_several_sizes_keep_their_own(
     assert_fails(result, 1, "1 of 4 images could not be read", "thin.png", "must be 4 or more")
     assert len(result.stdout.splitlines()) == 4
     refused = vaekit("score", *names, "-m", bundle, "--size", "own", "--flag-above", "p99")
-    assert_fails(refused, 2, "no held-out scores at this size")
+    assert_fails(refused, 2, "no held-out scores of this kind and size")
