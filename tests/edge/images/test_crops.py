@@ -104,7 +104,7 @@ def test_a_picture_smaller_than_the_crop_is_named(folder: Path, size: tuple[int,
 def test_what_cannot_be_cropped_is_said(folder: Path) -> None:
     with pytest.raises(UsageError, match="at least 8x8"):
         open_crops(str(folder), size=(7, 8))
-    with pytest.raises(SourceError, match="nothing to crop"):
+    with pytest.raises(SourceError, match="none of their own"):
         open_crops("shapes", size=(8, 8))
     (folder / "a" / "two.png").write_bytes(b"no picture")
     assert [reason.count("two.png") for reason in open_crops(str(folder), size=(8, 9)).skipped] == [1]
