@@ -74,6 +74,8 @@ def evaluate_anomalies(request: AnomalyRequest, *, as_json: bool, quiet: bool) -
     say = speaker(silent)
     if request.picture is not None:
         check_file_target(request.picture, FORMATS)
+        if not Path(request.source).is_dir():
+            raise UsageError(f"--worst draws pictures of a folder, and {request.source} is none")
     vae = load(request.bundle, provider=request.provider)
     if request.picture is not None:
         vae.check_score(request.score_by)

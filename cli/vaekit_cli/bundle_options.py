@@ -61,11 +61,7 @@ class Runtime:
         ``images`` are the sources whose size ``--size own`` takes. Use ``spinning=False`` if other processes need the
         processors. Raises UsageError for a size that the bundle does not accept.
         """
-        if self.size == OWN_SIZE:
-            self.size = "x".join(map(str, own_size(images)))
-        size = parse_size(self.size)
-        vae = self._load(spinning=spinning)
-        return vae if size is None else vae.at(*size)
+        return self._at_size(self._load(spinning=spinning), images)
 
     def load_for_each(self, images: Sequence[str], *, spinning: bool = True) -> tuple[VAE, bool]:
         """Load the bundle, and say whether each image keeps its own size.
@@ -73,9 +69,16 @@ class Runtime:
         That is what ``--size own`` asks for. If the bundle has one size only, all images must have it. Raises as
         ``load`` does.
         """
-        if self.size == OWN_SIZE and (vae := self._load(spinning=spinning)).manifest.image.multiple_of is not None:
+        vae = self._load(spinning=spinning)
+        if self.size == OWN_SIZE and vae.manifest.image.multiple_of is not None:
             return vae, True
-        return self.load(images, spinning=spinning), False
+        return self._at_size(vae, images), False
+
+    def _at_size(self, vae: VAE, images: Sequence[str]) -> VAE:
+        if self.size == OWN_SIZE:
+            self.size = "x".join(map(str, own_size(images)))
+        size = parse_size(self.size)
+        return vae if size is None else vae.at(*size)
 
     def _load(self, *, spinning: bool) -> VAE:
         from vaekit.vae import load

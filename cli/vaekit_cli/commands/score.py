@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from vaekit.types import Array
     from vaekit.vae import VAE
 
-TERMS = ("elbo", "reconstruction", "kl")
-"""The scores that are terms of the ELBO, in nats."""
-
 
 class ScoreBy(StrEnum):
     """What an image is scored by."""
@@ -66,7 +63,9 @@ class Scoring:
     @property
     def unit(self) -> str:
         """Return the unit of the scores."""
-        return "nats" if self.by in TERMS else "standard deviations"
+        from vaekit.maths.anomaly import ELBO_SCORES
+
+        return "nats" if self.by in ELBO_SCORES else "standard deviations"
 
     @property
     def fields(self) -> list[str]:
@@ -81,7 +80,7 @@ class Scoring:
         if self.calibration is not None:
             good = f"{len(self.calibration.scores):,} good images"
             above = f", {flagged:,} of them flagged at a rate of {self.calibration.rate:g} false alarms, by {good}"
-        drawn = f", L = 1, seed {self.seed}" if self.by in TERMS else ""
+        drawn = f", L = 1, seed {self.seed}" if self.unit == "nats" else ""
         return f"{kind} on {provider}{above}; in {self.unit} per image{drawn}"
 
 
@@ -296,13 +295,13 @@ def _writer(file: TextIO, scoring: Scoring, as_json: bool) -> Callable[[dict[str
 
 def _rows(vae: VAE, chunk: Chunk, scoring: Scoring, maps: Array | None) -> Iterator[dict[str, Any]]:
     """Yield a line of the output for each image of a chunk. ``maps`` are its maps, if the score is taken from them."""
-    from vaekit.maths.anomaly import p_values, scores_of_terms, top_mean
+    from vaekit.maths.anomaly import ELBO_SCORES, p_values, scores_of_terms, top_mean
 
     columns: dict[str, list[Any]] = {"path": [os.fsdecode(path) for path in chunk.paths]}
     terms = None if vae.manifest.why_no_elbo else vae.elbo_terms(chunk.images, seed=scoring.seed)
     if scoring.by == "map" and maps is not None:
         scores = top_mean(maps)
-    elif scoring.by in TERMS and terms is not None:
+    elif scoring.by in ELBO_SCORES and terms is not None:
         scores = scores_of_terms(terms)[scoring.by]
     else:
         scores = vae.score(chunk.images, by=scoring.by)

@@ -116,6 +116,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "a black mask": (("bundle", "test", "--anomalies", "--masks", "black"), 1, ("is black",)),
     "masks alone": (("run", "--masks", "empty"), 2, ("only apply to --anomalies",)),
     "a map of no statistics": (("bare", "test", "--anomalies", "--map-by", "pixel"), 2, ("export it again",)),
+    "worst of an array": (("bundle", "a.npz", "--anomalies", "--worst", "w.png"), 2, ("pictures of a folder",)),
     "a picture of no format": (("bundle", "test", "--anomalies", "--worst", "w.txt"), 2, ("w.txt",)),
 }
 
