@@ -111,6 +111,8 @@ def evaluate(
         return
     if masks is not None or worst is not None or map_by is not None:
         raise UsageError("--masks, --map-by and --worst only apply to --anomalies")
+    if is_bundle(run):
+        raise UsageError(f"{run} is a bundle: name the run it was exported from, or add --anomalies to find defects")
     check_extra()
 
     from vaekit.training.device import choose_device

@@ -114,6 +114,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "a mask that is not there": (("bundle", "test", "--anomalies", "--masks", "empty"), 1, ("has no mask",)),
     "a mask of another size": (("bundle", "test", "--anomalies", "--masks", "large"), 1, ("is 9x9", "is 8x8")),
     "a black mask": (("bundle", "test", "--anomalies", "--masks", "black"), 1, ("is black",)),
+    "a bundle without the option": (("bundle", "test"), 2, ("is a bundle", "--anomalies")),
     "masks alone": (("run", "--masks", "empty"), 2, ("only apply to --anomalies",)),
     "a map of no statistics": (("bare", "test", "--anomalies", "--map-by", "pixel"), 2, ("export it again",)),
     "worst of an array": (("bundle", "a.npz", "--anomalies", "--worst", "w.png"), 2, ("pictures of a folder",)),
