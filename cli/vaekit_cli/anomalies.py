@@ -129,6 +129,8 @@ def _masks(request: AnomalyRequest) -> Path | None:
 
 
 def _check_classes(stream: ImageStream, request: AnomalyRequest) -> None:
+    from vaekit.diagnose.anomalies import ALL
+
     names = stream.class_names
     if names is None:
         raise SourceError(
@@ -137,6 +139,10 @@ def _check_classes(stream: ImageStream, request: AnomalyRequest) -> None:
     if request.normal not in names:
         raise UsageError(
             f"{request.source} has no class {request.normal!r}, but {', '.join(names)}: name the good one by --normal"
+        )
+    if ALL in names and request.normal != ALL:
+        raise UsageError(
+            f"{request.source} has a class {ALL!r}, which stands for all kinds together: rename its folder"
         )
     if len(names) < 2:
         raise UsageError(f"{request.source} has only the class {request.normal!r}, so there is nothing to find")

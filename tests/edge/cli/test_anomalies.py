@@ -110,6 +110,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "a limit": (("bundle", "test", "--anomalies", "--limit", "2"), 2, ("--limit and --binarize do not apply",)),
     "no classes": (("bundle", "test/good", "--anomalies"), 1, ("has no classes",)),
     "one class": (("bundle", "only", "--anomalies"), 2, ("only the class 'good'",)),
+    "a kind named all": (("bundle", "named", "--anomalies"), 2, ("has a class 'all'", "rename its folder")),
     "no folder of masks": (("bundle", "test", "--anomalies", "--masks", "gone"), 1, ("no folder of masks gone",)),
     "a mask that is not there": (("bundle", "test", "--anomalies", "--masks", "empty"), 1, ("has no mask",)),
     "a mask of another size": (("bundle", "test", "--anomalies", "--masks", "large"), 1, ("is 9x9", "is 8x8")),
@@ -135,6 +136,8 @@ def test_what_cannot_be_measured_ends_in_one_line(
     for folder in ("run", "empty", "only/good"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "only" / "good" / "a.png").write_bytes((tmp_path / "test" / "good" / "0.png").read_bytes())
+    shutil.copytree(tmp_path / "test", tmp_path / "named")
+    shutil.copytree(tmp_path / "test" / "good", tmp_path / "named" / "all")
     for folder, size in (("large", 9), ("black", 8)):
         for kind, number in (("burn", 1), ("spot", 2)):
             (tmp_path / folder / kind).mkdir(parents=True)
