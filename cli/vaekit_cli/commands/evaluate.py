@@ -13,10 +13,10 @@ from vaekit.errors import SourceError, UsageError
 from vaekit.training import check_extra
 from vaekit.training.config import Binarize
 from vaekit_cli.anomalies import AnomalyRequest, evaluate_anomalies
-from vaekit_cli.commands.score import MapBy, ScoreBy
 from vaekit_cli.commands.train import DEFAULT_RUN
 from vaekit_cli.console import command_line, progress_bar, speaker
 from vaekit_cli.options import JsonOption, QuietOption, parse_size
+from vaekit_cli.scoring import MapBy, ScoreBy
 from vaekit_cli.training_options import SOURCE_HELP, DeviceOption, read_source
 
 if TYPE_CHECKING:

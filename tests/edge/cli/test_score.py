@@ -19,7 +19,7 @@ from PIL import Image
 import vaekit as package
 from vaekit.bundle.manifest import ScoreStatistics
 from vaekit.errors import UsageError
-from vaekit_cli.commands.score import threshold
+from vaekit_cli.scoring import threshold
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
