@@ -78,6 +78,22 @@ def score(
             show_default="pixel for images of one size, else gradient",
         ),
     ] = None,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Score each picture that appears in a folder, until SIGTERM or Ctrl-C. JSON lines are added to "
+            "-o FILE; after a restart, pictures in it are not scored again.",
+        ),
+    ] = None,
+    on_flag: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="With --watch: a program to run for each flagged picture, without a shell. Its last argument is the "
+            "picture's path, and its input the JSON line.",
+        ),
+    ] = None,
     from_file: FromFileOption = None,
     no_resize: NoResizeOption = False,
     skip_errors: SkipErrorsOption = False,
@@ -92,12 +108,14 @@ def score(
     """
     from vaekit.system.files import check_file_target, check_new_folder, replacing_folder
 
+    flags = flag_above is not None or false_alarms is not None
+    _check_watch(watch, maps, on_flag, flags=flags, others=bool(images) or from_file is not None or skip_errors)
     say = speaker(quiet)
     if output is not None:
         check_file_target(output)
-    if maps is not None:
+    if maps is not None and watch is None:
         check_new_folder(maps)
-    elif map_by is not None and score_by != ScoreBy.MAP:
+    elif maps is None and map_by is not None and score_by != ScoreBy.MAP:
         raise UsageError("--map-by only applies to --maps and --score-by map")
     vae, own_sizes = runtime.load_for_each(images or (), spinning=False)
     vae.check_score(score_by.value)
@@ -109,6 +127,9 @@ def score(
     limit = None if flag_above is None else threshold(flag_above, percentiles)
     usual = usual_scores(false_alarms, calibration, flag_above, score_by.value)
     scoring = Scoring(score_by.value, seed, by, limit, usual)
+    if watch is not None:
+        _watch(vae, own_sizes, watch, scoring, output, maps, on_flag, say, resize=not no_resize)
+        return
     flagged = scored = 0
     with (
         open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream,
@@ -145,6 +166,55 @@ def score(
         )
         say(f"next: {command_line('vaekit score', *again)}")
     unreadable.end(total, done, skip_errors=skip_errors)
+
+
+def _check_watch(folder: Path | None, maps: Path | None, on_flag: str | None, *, flags: bool, others: bool) -> None:
+    """Raise UsageError for options that do not go with ``--watch``, and for those that need it.
+
+    ``flags`` is whether pictures are flagged, and ``others`` whether there are options about other images.
+    """
+    from vaekit.system.files import check_writable
+
+    if on_flag is not None and (folder is None or not flags):
+        raise UsageError("--on-flag needs --watch, and --flag-above or --false-alarms, which say what is flagged")
+    if folder is None:
+        return
+    if others:
+        raise UsageError("--watch takes its pictures from one folder: leave out IMAGES, --from-file and --skip-errors")
+    if maps is not None:
+        check_writable(maps)
+        if os.path.lexists(maps) and not os.path.isdir(maps):
+            raise UsageError(f"cannot write maps to {maps}: it is a file, not a folder")
+        if os.path.isdir(folder) and os.path.isdir(maps) and folder.samefile(maps):
+            raise UsageError("--maps needs another folder than --watch: its pictures would be scored too")
+
+
+def _watch(
+    vae: VAE,
+    own_sizes: bool,
+    folder: Path,
+    scoring: Scoring,
+    output: Path | None,
+    maps: Path | None,
+    on_flag: str | None,
+    say: Callable[[str], None],
+    *,
+    resize: bool,
+) -> None:
+    from vaekit.images.watch import FolderWatch
+    from vaekit_cli.on_flag import OnFlag
+    from vaekit_cli.score_record import ScoreRecord
+    from vaekit_cli.watching import Watching, watch
+
+    runner = None if on_flag is None else OnFlag(on_flag, say)
+    with FolderWatch(folder) as pictures:
+        record = ScoreRecord(output, say)
+        if maps is not None:
+            maps.mkdir(parents=True, exist_ok=True)
+        say_where(vae, say, "encoder", "decoder")
+        work = Watching(vae, own_sizes, folder, resize, scoring, record, maps, runner)
+        watch(work, pictures, say)
+    say(f"{output or 'stdout'}: {work.described()}")
 
 
 def _maps(vae: VAE, chunk: Chunk, scoring: Scoring, folder: Path | None, first: int) -> Array | None:
