@@ -2,8 +2,8 @@
 
     python benchmarks/watch.py BUNDLE --count 1000
 
-Every tenth picture is written in two halves with a pause, every 97th can never be read, and halfway the watch is killed
-with SIGKILL and started again. At the end each picture must have a line: a score, or an error if it cannot be read.
+Every tenth picture is written in two steps with a pause between them, and every 97th is truncated. After half of the
+pictures the process is killed with SIGKILL and started again. At the end each picture must have a line: a score, or an error if it cannot be read.
 Needs psutil.
 """
 
@@ -13,7 +13,6 @@ import argparse
 import json
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -78,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--ahead", type=int, default=500, help="wait while so many pictures have no line yet")
+    parser.add_argument("--ahead", type=int, default=500, help="wait while more pictures than this have no line yet")
     chosen = parser.parse_args()
     pictures = encoded(chosen.bundle)
     memory: list[int] = []

@@ -84,7 +84,7 @@ class FolderWatch:
         self._seen = {key for picture in known if (key := picture.key) in here}
 
     def take(self, wait: float) -> tuple[NewPicture, bool] | None:
-        """Return the next picture, and whether this is its last try; None if there is none for ``wait`` seconds.
+        """Return the next picture, and whether this is its last try; None if no picture comes within ``wait`` seconds.
 
         Raises SourceError if the folder is gone.
         """
@@ -99,7 +99,7 @@ class FolderWatch:
     def retry(self, picture: NewPicture) -> None:
         """Find a picture again, once it has changed or after ten seconds."""
         self._seen.discard(picture.key)
-        self._wait_for(picture, GRACE_SECONDS, last=True)
+        self._wait_for(picture, time.monotonic() + GRACE_SECONDS, last=True)
 
     def _next(self) -> tuple[NewPicture, bool] | None:
         while self._closed:
@@ -115,7 +115,7 @@ class FolderWatch:
             if picture is None:
                 del self._waiting[name]
             elif picture != waiting.picture:
-                self._wait_for(picture, QUIET_SECONDS)
+                self._wait_for(picture, time.monotonic() + QUIET_SECONDS)
             else:
                 return self._hand_out(picture), waiting.last
         return None
@@ -125,8 +125,7 @@ class FolderWatch:
         self._seen.add(picture.key)
         return picture
 
-    def _wait_for(self, picture: NewPicture, seconds: float, *, last: bool = False) -> None:
-        due = time.monotonic() + seconds
+    def _wait_for(self, picture: NewPicture, due: float, *, last: bool = False) -> None:
         self._waiting[picture.name] = _Waiting(picture, due, last)
         heapq.heappush(self._queue, (due, picture.modified_ns, picture.name))
 
@@ -137,7 +136,7 @@ class FolderWatch:
             if picture.key in self._seen:
                 kept.add(picture.key)
             elif (waiting := self._waiting.get(picture.name)) is None or waiting.picture != picture:
-                self._wait_for(picture, QUIET_SECONDS)
+                self._wait_for(picture, started + QUIET_SECONDS)
         self._seen = kept
         ended = time.monotonic()
         pause = LIST_SECONDS if self._events is None else LIST_SECONDS_WITH_EVENTS
