@@ -3,7 +3,8 @@
     python benchmarks/watch.py BUNDLE --count 1000
 
 Every tenth picture is written in two steps with a pause between them, and every 97th is truncated. After half of the
-pictures the process is killed with SIGKILL and started again. At the end each picture must have a line: a score, or an error if it cannot be read.
+pictures the process is killed with SIGKILL and started again. At the end each picture must have a line: a score, or an
+error if it cannot be read.
 Needs psutil.
 """
 
