@@ -110,7 +110,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "a limit": (("bundle", "test", "--anomalies", "--limit", "2"), 2, ("--limit and --binarize do not apply",)),
     "no classes": (("bundle", "test/good", "--anomalies"), 1, ("has no classes",)),
     "one class": (("bundle", "only", "--anomalies"), 2, ("only the class 'good'",)),
-    "a kind named all": (("bundle", "named", "--anomalies"), 2, ("has a class 'all'", "rename its folder")),
+    "a kind named all": (("bundle", "named", "--anomalies"), 2, ("has a class 'all'", "rename it")),
     "no folder of masks": (("bundle", "test", "--anomalies", "--masks", "gone"), 1, ("no folder of masks gone",)),
     "a mask that is not there": (("bundle", "test", "--anomalies", "--masks", "empty"), 1, ("has no mask",)),
     "a mask of another size": (("bundle", "test", "--anomalies", "--masks", "large"), 1, ("is 9x9", "is 8x8")),
