@@ -141,9 +141,7 @@ def _check_classes(stream: ImageStream, request: AnomalyRequest) -> None:
             f"{request.source} has no class {request.normal!r}, but {', '.join(names)}: name the good one by --normal"
         )
     if ALL in names and request.normal != ALL:
-        raise UsageError(
-            f"{request.source} has a class {ALL!r}, which stands for all kinds together: rename it"
-        )
+        raise UsageError(f"{request.source} has a class {ALL!r}, which stands for all kinds together: rename it")
     if len(names) < 2:
         raise UsageError(f"{request.source} has only the class {request.normal!r}, so there is nothing to find")
 

@@ -33,7 +33,7 @@ README = ROOT / "README.md"
 PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 RUN = ("sh", "python")
-SHOWN = ("text", "json", "toml", "yaml")
+SHOWN = ("text", "json", "toml", "yaml", "ini", "dockerfile")
 
 _BLOCK = re.compile(r"^(?P<above>[^\n]*)\n```(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _ILLUSTRATION = re.compile(r"<!-- illustration: (.{10,}) -->")
