@@ -72,14 +72,12 @@ class Watching:
         self.record.add({"path": str(self.folder / picture.name), "error": reason} | _times(picture))
 
     def _read(self, path: str) -> tuple[Array, VAE]:
-        import numpy as np
-
+        from vaekit.images.parts import Chunk
         from vaekit.images.picture import read_image
 
-        channels, *size = self.vae.image_shape
-        height, width = size
+        channels, height, width = self.vae.image_shape
         pixels = read_image(path, channels, None if self.own_sizes else (height, width), resize=self.resize)
-        images = pixels[None].astype(np.float32) / np.float32(255)
+        images = Chunk(pixels[None], (os.fsencode(path),), ()).images
         return images, self.vae.at(*pixels.shape[1:]) if self.own_sizes else self.vae
 
 
