@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from vaekit.bundle.reading import Bundle, read_bundle, read_golden, read_residuals
 from vaekit.errors import UsageError
-from vaekit.maths.anomaly import ELBO_SCORES, SCORES, mahalanobis, scores_of_terms, top_mean
+from vaekit.maths.anomaly import ELBO_SCORES, MAP_SCORES, SCORES, mahalanobis, scores_of_maps, scores_of_terms
 from vaekit.maths.elbo import Terms, elbo_terms, posterior_sample
 from vaekit.maths.latents import channel_shift, interpolate, traversal
 from vaekit.maths.numbers import as_integer, is_number
 from vaekit.maths.prior import draw_mixture, draw_normal
-from vaekit.maths.surprise import MAP_KINDS, MapKind, ResidualStatistics, surprise
+from vaekit.maths.surprise import MAP_KINDS, MapKind, ResidualStatistics, default_kind, surprise
 from vaekit.maths.tiles import Run, Tiling, count_tiles, run_in_tiles
 from vaekit.ort.providers import Selection
 from vaekit.ort.session import Feeds, GraphSession, open_graph
@@ -292,13 +292,14 @@ class VAE:
         """Compute a score of each image, float64 (N,). The higher it is, the less usual is the image.
 
         ``by`` is ``elbo`` for −ELBO, ``reconstruction`` for −E_q log p(x|z), or ``kl``, in nats (see ``elbo_terms``);
-        ``map`` for the mean of the highest hundredth of ``score_map`` by ``map_by``, in standard deviations; or
-        ``mahalanobis`` for the distance of mu from the mean of held-out images, in standard deviations. Raises
-        UsageError as ``encode`` does, for another word, and if the bundle lacks what the score needs.
+        ``map`` for the mean of the highest hundredth of ``score_map`` by ``map_by``, or ``peak`` for its highest
+        number, in standard deviations; or ``mahalanobis`` for the distance of mu from the mean of held-out images, in
+        standard deviations. Raises UsageError as ``encode`` does, for another word, and if the bundle lacks what the
+        score needs.
         """
         self.check_score(by)
-        if by == "map":
-            return top_mean(self.score_map(images, by=map_by))
+        if by in MAP_SCORES:
+            return scores_of_maps(self.score_map(images, by=map_by))[one_of(MAP_SCORES, by, "score")]
         if by == "mahalanobis":
             latent = self.manifest.latent
             return mahalanobis(self.encode(images)[0], np.array(latent.mean), np.array(latent.std))
@@ -310,7 +311,7 @@ class VAE:
             raise UsageError(f"there is no score {by!r}: choose one of {', '.join(SCORES)}")
         if by in ELBO_SCORES:
             self.check_elbo()
-        if by == "map":
+        if by in MAP_SCORES:
             self.residual_statistics()
 
     def score_map(self, images: Floats, *, by: str | None = None) -> Array:
@@ -318,9 +319,11 @@ class VAE:
 
         The numbers are standard deviations above the usual squared error, smoothed, of the reconstruction at z = mu.
         ``by`` says what is usual: the errors of held-out images at the same ``pixel``, for images that are framed
-        alike, or at pixels of the same ``gradient`` or ``brightness`` (see ``vaekit.maths.surprise``). By default it is
-        ``pixel`` for models of one size and ``gradient`` for others. Raises UsageError as ``encode`` does, for another
-        word, for ``pixel`` at another size than the bundle's, and for a bundle without statistics of residuals.
+        alike, or at pixels of the same ``gradient`` or ``brightness``, or with the same brightness and distance from
+        the border by ``contrast`` (see ``vaekit.maths.surprise``). By default it is ``pixel`` for models of one size;
+        for others it is ``contrast``, or ``gradient`` if the bundle has no statistics of contrast. Raises UsageError as
+        ``encode`` does, for another word, for ``pixel`` at another size than the bundle's, and for a bundle
+        without statistics of residuals.
         """
         statistics, kind = self.residual_statistics(by)
         checked = self._checked_images(images)
@@ -335,15 +338,15 @@ class VAE:
         Raises UsageError as ``score_map`` does.
         """
         fixed = self.manifest.image.multiple_of is None
-        kind = by or ("pixel" if fixed else "gradient")
-        if kind not in MAP_KINDS:
-            raise UsageError(f"there is no map by {kind!r}: choose one of {', '.join(MAP_KINDS)}")
+        if by is not None and by not in MAP_KINDS:
+            raise UsageError(f"there is no map by {by!r}: choose one of {', '.join(MAP_KINDS)}")
         if self._residuals is None:
             self._residuals = read_residuals(self.bundle)
+        kind = by or default_kind(self._residuals, fixed=fixed)
         if kind == "pixel" and self._residuals.pixel_mean.shape != self.image_shape[1:]:
-            raise UsageError("a map by pixel needs images of the bundle's own size: take the map by gradient")
+            raise UsageError("a map by pixel needs images of the bundle's own size: take the map by contrast")
         checked = one_of(MAP_KINDS, kind, "map")
-        if checked != "pixel" and checked not in self._residuals.classes:
+        if checked not in self._residuals.kinds:
             raise UsageError(f"{self.bundle.path} has no statistics of residuals by {kind}: export it again")
         return self._residuals, checked
 

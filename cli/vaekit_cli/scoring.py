@@ -27,6 +27,7 @@ class ScoreBy(StrEnum):
     RECONSTRUCTION = "reconstruction"
     KL = "kl"
     MAP = "map"
+    PEAK = "peak"
     MAHALANOBIS = "mahalanobis"
 
 
@@ -36,6 +37,7 @@ class MapBy(StrEnum):
     PIXEL = "pixel"
     GRADIENT = "gradient"
     BRIGHTNESS = "brightness"
+    CONTRAST = "contrast"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ class Scoring:
     """Higher scores are flagged."""
     calibration: Calibration | None
     """Low p-values are flagged."""
+
+    @property
+    def needs_maps(self) -> bool:
+        """Return whether the scores are taken from maps."""
+        from vaekit.maths.anomaly import MAP_SCORES
+
+        return self.by in MAP_SCORES
 
     @property
     def unit(self) -> str:
@@ -134,12 +143,12 @@ def rows(
     vae: VAE, images: Array, paths: Sequence[bytes], scoring: Scoring, maps: Array | None
 ) -> Iterator[dict[str, Any]]:
     """Yield a line of the output for each image. ``maps`` are its maps, if the score is taken from them."""
-    from vaekit.maths.anomaly import ELBO_SCORES, p_values, scores_of_terms, top_mean
+    from vaekit.maths.anomaly import ELBO_SCORES, p_values, scores_of_maps, scores_of_terms
 
     columns: dict[str, list[Any]] = {"path": [os.fsdecode(path) for path in paths]}
     terms = None if vae.manifest.why_no_elbo else vae.elbo_terms(images, seed=scoring.seed)
-    if scoring.by == "map" and maps is not None:
-        scores = top_mean(maps)
+    if maps is not None and scoring.needs_maps:
+        scores = scores_of_maps(maps)[scoring.by]
     elif scoring.by in ELBO_SCORES and terms is not None:
         scores = scores_of_terms(terms)[scoring.by]
     else:

@@ -54,7 +54,7 @@ class Watching:
         path = str(self.folder / picture.name)
         images, model = self._read(path)
         decoded = found = None
-        if self.maps is not None or self.scoring.by == "map":
+        if self.maps is not None or self.scoring.needs_maps:
             decoded, found = surprises(model, images, self.scoring)
         (row,) = rows(model, images, [os.fsencode(path)], self.scoring, found)
         if self.maps is not None and decoded is not None and found is not None:

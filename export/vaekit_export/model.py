@@ -16,8 +16,8 @@ from vaekit.images.picture import preprocessing_rule
 from vaekit.maths.elbo import Likelihood
 from vaekit.maths.prior import Mixture, draw_mixture, draw_normal
 from vaekit.training.config import as_settings
-from vaekit.training.run import Run, load_holdout
-from vaekit.types import Array, PosteriorName
+from vaekit.training.run import Run, load_holdout, load_whole_pictures
+from vaekit.types import Array, Pixels, PosteriorName
 from vaekit_export.onnx_export import BATCH_AXIS, Axes
 
 _FEWEST_ROWS = 8
@@ -54,6 +54,8 @@ class Model:
     """Held-out images (N, C, H, W) in [0, 1], for parity, statistics, scores and golden vectors."""
     provenance: dict[str, Any]
     """The manifest's provenance, without the versions of the tools."""
+    wholes: tuple[Pixels, ...] | None = None
+    """Held-out pictures at their own sizes, each uint8 (C, h, w), if the images are crops; else None."""
     context: int | None = None
     """The manifest's ``image.context``."""
 
@@ -108,6 +110,7 @@ def model_of_run(run: Run) -> Model:
         scaling=None,
         mixture=run.mixture,
         images=load_holdout(run).astype(np.float32) / np.float32(255),
+        wholes=load_whole_pictures(run) if run.config.crop else None,
         provenance={"dataset": settings["source"], "settings": settings, "training": run.summary},
     )
 

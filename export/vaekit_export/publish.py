@@ -64,7 +64,7 @@ from vaekit_export.report import write_report
 from vaekit_export.statistics import (
     golden_vectors,
     latent_spec,
-    residual_statistics,
+    residuals_of,
     score_statistics,
     terms_of_both,
     verify_tolerances,
@@ -230,11 +230,14 @@ def publish(
     manifest = _manifest(model, modules, encoder, decoder, codes, vectors, tolerances, results, opset, effort)
     files = {ENCODER: encoder.onnx, DECODER: decoder.onnx, GOLDEN: vectors}
     if not effort.once:  # the few images of a costly model say little about what is usual
-        files[RESIDUALS], maps = residual_statistics(model, modules, codes[0], smooth, effort.batch)
+        distance = partial(mahalanobis, mean=np.array(manifest.latent.mean), std=np.array(manifest.latent.std))
+        residuals = residuals_of(model, modules, codes[0], smooth, effort.batch, distance)
+        files[RESIDUALS] = residuals.file
         manifest = dataclasses.replace(
             manifest,
             residuals=FileSpec(RESIDUALS, hashlib.sha256(files[RESIDUALS]).hexdigest()),
-            scores_by=manifest.scores_by | {"map": score_statistics(maps)},
+            scores_by=manifest.scores_by | residuals.scores,
+            scores_at_own_size=residuals.scores_at_own_size,
         )
     files[MANIFEST] = _as_json(manifest)
     write_bundle(target, files)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,13 +14,18 @@ from numpy.typing import NDArray
 
 from vaekit.bundle.manifest import LatentSpec, ScoreStatistics, Tolerance
 from vaekit.bundle.manifest import Tolerances as VerifyTolerances
-from vaekit.maths.anomaly import top_mean
+from vaekit.maths.anomaly import scores_of_maps
 from vaekit.maths.elbo import Likelihood, Terms, elbo_terms, kl_standard_normal, posterior_sample
-from vaekit.maths.surprise import MapKind, measure, surprise
+from vaekit.maths.surprise import default_kind, measure, surprise
 from vaekit.types import GRAPHS, Array, GraphName, ProviderClass
 from vaekit_export.model import Model, rows_of_images
 from vaekit_export.onnx_export import ExportedGraph
 from vaekit_export.parity import Outputs, Runner, Tolerances, in_batches, onnx_runner
+
+Distance = Callable[[Array], NDArray[np.float64]]
+"""mu (N, …) → its Mahalanobis distance from the mean of held-out images, (N,)."""
+Pair = tuple[Array, Array]
+"""Images and their reconstructions, each (N, C, H, W)."""
 
 _SCORE_SEED = 0  # the default seed of `vaekit score`
 
@@ -106,27 +112,77 @@ def golden_vectors(
     return buffer.getvalue()
 
 
-def residual_statistics(
-    model: Model, modules: Mapping[GraphName, Runner], mu: Array, smooth: float, batch: int
-) -> tuple[bytes, NDArray[np.float64]]:
-    """Return residuals.npz, and the score ``map`` of each image: the held-out images' residuals at z = ``mu`` (N, …).
+@dataclass(frozen=True)
+class Residuals:
+    """What is usual in held-out images: residuals.npz, and percentiles of the scores of maps, by name."""
+
+    file: bytes
+    scores: dict[str, ScoreStatistics]
+    scores_at_own_size: dict[str, ScoreStatistics]
+    """Those of whole pictures, if images are crops."""
+
+
+def residuals_of(
+    model: Model, modules: Mapping[GraphName, Runner], mu: Array, smooth: float, batch: int, distance: Distance
+) -> Residuals:
+    """Measure the held-out images' residuals at z = ``mu`` (N, …), and those of whole pictures if images are crops.
 
     Of large images, as many are used as fit the memory of one comparison. Scores come from the statistics of the other
-    half of the images, as those of new images do.
+    half of the images, as those of new images do. ``distance`` computes the score ``mahalanobis`` of mu.
     """
     count = rows_of_images(model.image_shape, len(model.images))
     (decoded,) = in_batches(modules["decoder"], mu[:count], batch)
     images = model.images[:count]
-    statistics = measure(images, decoded, smooth)
-    by: MapKind = "pixel" if model.image_spec.multiple_of is None else "gradient"
-    scores = np.empty(count)
-    parts = (slice(0, None, 2), slice(1, None, 2)) if count > 1 else (slice(None), slice(None))
-    for own, other in (parts, parts[::-1]):
-        usual = measure(images[other], decoded[other], smooth)
-        scores[own] = top_mean(surprise(images[own], decoded[own], usual, by))
+    # At other sizes, borders lie elsewhere than in images of the usual size: only whole pictures tell about them.
+    pairs, codes = _whole_pairs(model, modules)
+    wholes = None if model.multiple_of is None else pairs
+    statistics = measure(images, decoded, smooth, wholes)
+    by = default_kind(statistics, fixed=model.multiple_of is None)
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for own, other in _halves(count):
+        usual = measure(images[other], decoded[other], smooth, wholes)
+        for name, scores in scores_of_maps(surprise(images[own], decoded[own], usual, by)).items():
+            found.setdefault(name, []).append(scores)
+    at_own_size: dict[str, list[NDArray[np.float64]]] = {}
+    for own, other in _halves(len(pairs)) if pairs else ():
+        usual = measure(images, decoded, smooth, pairs[other])
+        for (whole, rebuilt), code in zip(pairs[own], codes[own], strict=True):
+            of_map = scores_of_maps(surprise(whole, rebuilt, usual, by))
+            for name, scores in {**of_map, "mahalanobis": distance(code)}.items():
+                at_own_size.setdefault(name, []).append(scores)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **dataclasses.asdict(statistics))
-    return buffer.getvalue(), scores
+    arrays = {name: part for name, part in dataclasses.asdict(statistics).items() if part is not None}
+    np.savez_compressed(buffer, **arrays)
+    return Residuals(buffer.getvalue(), *map(_summaries, (found, at_own_size)))
+
+
+def _halves(count: int) -> tuple[tuple[slice, slice], ...]:
+    """Return each half of some rows and the other half; both are the one row if there is no other."""
+    even, odd = (slice(0, None, 2), slice(1, None, 2)) if count > 1 else (slice(None), slice(None))
+    return (even, odd), (odd, even)
+
+
+def _summaries(found: Mapping[str, list[NDArray[np.float64]]]) -> dict[str, ScoreStatistics]:
+    return {name: score_statistics(np.concatenate(parts)) for name, parts in found.items()}
+
+
+def _whole_pairs(model: Model, modules: Mapping[GraphName, Runner]) -> tuple[list[Pair], list[Array]]:
+    """Return the model's whole pictures with their reconstructions, each (1, C, h, w), and their mu.
+
+    Pictures are padded as the edge pads them. There are none if the model takes images of one size only.
+    """
+    pairs, codes = list[Pair](), list[Array]()
+    if model.multiple_of is None:
+        return pairs, codes
+    for picture in model.wholes or ():
+        image = picture[None].astype(np.float32) / np.float32(255)
+        height, width = picture.shape[1:]
+        beyond = ((0, -side % model.multiple_of) for side in (height, width))
+        mu = modules["encoder"](np.pad(image, ((0, 0), (0, 0), *beyond), "reflect"))[0]
+        decoded = modules["decoder"](mu)[0][:, :, :height, :width]
+        pairs.append((image, decoded))
+        codes.append(mu)
+    return pairs, codes
 
 
 def _numbers(array: NDArray[np.float64]) -> tuple[float, ...]:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vaekit
 from vaekit.images.picture import read_image
+from vaekit.maths.surprise import measure
 from vaekit.training.config import load_config
-from vaekit.training.run import load_holdout, load_run
+from vaekit.training.run import load_holdout, load_run, load_whole_pictures
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -63,6 +65,41 @@ def test_held_out_crops_are_of_pictures_that_are_not_trained_on(
     per_picture = [(picture.shape[0] // 8) * (picture.shape[1] // 12) for picture in pictures]
     assert len(held_out) == sum(per_picture[number] for number in owners)
     assert f"{sum(per_picture) - len(held_out):,} to train on, {len(held_out)} held out" in done.stderr
+
+
+def test_a_bundle_knows_what_is_usual_in_whole_pictures(in_process: Run, textures: Path, tmp_path: Path) -> None:
+    crops = ("--crop", "--size", "16", "--latent", "2", "--downscale", "8", "--batch-size", "16", "-q")
+    done = in_process("train", textures.name, *crops, "--steps", "30", "--val", "0.5", "-o", "run")
+    assert done.returncode == 0, done.stderr
+    run = load_run(tmp_path / "run")
+    kept = load_whole_pictures(run)
+    held_out = load_holdout(run)
+    assert len(kept) == 6
+    for picture in kept:
+        assert any(np.array_equal(picture, read_image(path, 1, None)) for path in textures.iterdir())
+        assert any(np.array_equal(picture[:, :16, :16], crop) for crop in held_out)
+    assert in_process("export", "run", "-o", "b", "-q").returncode == 0
+    vae = vaekit.load(tmp_path / "b", provider="cpu")
+    statistics, kind = vae.residual_statistics()
+    assert kind == "contrast"
+    pairs = []
+    for picture in kept:
+        image = picture[None].astype(np.float32) / np.float32(255)
+        pairs.append((image, vae.at(*image.shape[2:]).reconstruct(image)))
+    crops_of = held_out.astype(np.float32) / np.float32(255)
+    expected = measure(crops_of, vae.reconstruct(crops_of), statistics.smooth, pairs)
+    assert expected.contrast is not None
+    assert statistics.contrast is not None
+    for found, wanted in zip(statistics.contrast, expected.contrast, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=1e-5)
+    at_own_size = vae.manifest.scores_at_own_size
+    assert set(at_own_size) == {"map", "peak", "mahalanobis"}
+    assert {found.images for found in at_own_size.values()} == {6}
+    done = in_process("score", textures.name, "-m", "b", "--size", "own", "--score-by", "peak", "--flag-above", "p99")
+    assert done.returncode == 0, done.stderr
+    assert "above p99" in done.stderr
+    done = in_process("score", textures.name, "-m", "b", "--size", "own", "--flag-above", "p99")
+    assert "no held-out scores of this kind and size" in done.stderr
 
 
 def test_evaluate_crops_as_training_did(in_process: Run, textures: Path, tmp_path: Path) -> None:

@@ -43,9 +43,19 @@ def test_statistics_without_brightness_give_no_map_by_brightness(with_residuals:
         vae.score_map(vae.sample(1), by="brightness")
 
 
-def test_models_of_free_sizes_compare_by_gradient(with_residuals: WithResiduals) -> None:
-    vae = package.load(with_residuals("free"), provider="cpu")
+NO_CONTRAST = dict.fromkeys(("contrast_levels", "distances", "contrast_mean", "contrast_std"))
+
+
+def test_models_of_free_sizes_without_statistics_of_contrast_compare_by_gradient(with_residuals: WithResiduals) -> None:
+    vae = package.load(with_residuals("free", **NO_CONTRAST), provider="cpu")
     assert vae.residual_statistics()[1] == "gradient"
+    with pytest.raises(UsageError, match="no statistics of residuals by contrast: export it again"):
+        vae.score_map(vae.sample(1), by="contrast")
+
+
+def test_models_of_free_sizes_compare_by_contrast(with_residuals: WithResiduals) -> None:
+    vae = package.load(with_residuals("free"), provider="cpu")
+    assert vae.residual_statistics()[1] == "contrast"
     assert vae.at(24, 9).score_map(np.zeros((1, 3, 24, 9), np.float32)).shape == (1, 24, 9)
     assert vae.score_map(vae.sample(1), by="pixel").shape == (1, 16, 12)
     with pytest.raises(UsageError, match="needs images of the bundle's own size"):
@@ -60,7 +70,10 @@ def test_what_has_no_map_is_refused(with_residuals: WithResiduals) -> None:
         vae.score_map(np.zeros((1, 1, 8, 8), np.float32), by="row")
 
 
-@pytest.mark.parametrize("changes", [{"edges": None}, {"edges": np.zeros(3)}, {"pixel_mean": np.full((8, 8), np.nan)}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"edges": None}, {"edges": np.zeros(3)}, {"pixel_mean": np.full((8, 8), np.nan)}, {"distances": np.ones(3)}],
+)
 def test_damaged_statistics_are_refused(with_residuals: WithResiduals, changes: dict[str, Any]) -> None:
     vae = package.load(with_residuals(**changes), provider="cpu")
     with pytest.raises(BundleError, match=r"residuals\.npz cannot be read"):

@@ -227,14 +227,21 @@ class Manifest:
     """Statistics of held-out images' residuals, for maps of surprise; None if there are none."""
     scores_by: dict[str, ScoreStatistics] = field(default_factory=dict)
     """Statistics of other scores than −ELBO, by name (``vaekit.maths.anomaly``), as far as export measured them."""
+    scores_at_own_size: dict[str, ScoreStatistics] = field(default_factory=dict)
+    """Statistics of scores of whole held-out pictures at their own sizes, if the model was trained on crops."""
 
     @property
     def declared_files(self) -> tuple[GraphSpec | FileSpec, ...]:
         """Return every file that the manifest names, with its hash."""
         return (*self.graphs.values(), self.golden, *([] if self.residuals is None else [self.residuals]))
 
-    def statistics_of(self, score: str) -> ScoreStatistics | None:
-        """Return the statistics of a score by its name, or None if there are none."""
+    def statistics_of(self, score: str, *, own_sizes: bool = False) -> ScoreStatistics | None:
+        """Return the statistics of a score by its name, or None if there are none.
+
+        ``own_sizes`` asks for those of whole pictures at their own sizes, instead of images of the bundle's size.
+        """
+        if own_sizes:
+            return self.scores_at_own_size.get(score)
         return self.scores if score == "elbo" else self.scores_by.get(score)
 
     @property
@@ -280,6 +287,7 @@ class Manifest:
             latent=dataclasses.replace(self.latent, shape=latent),
             scores=None,
             scores_by={},
+            scores_at_own_size={},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -309,7 +317,8 @@ class Manifest:
                 for precision, kinds in self.tolerances.items()
             },
             "scores": None if self.scores is None else dataclasses.asdict(self.scores),
-            **({"scores_by": {k: dataclasses.asdict(v) for k, v in self.scores_by.items()}} if self.scores_by else {}),
+            **_scores_to_json("scores_by", self.scores_by),
+            **_scores_to_json("scores_at_own_size", self.scores_at_own_size),
             "minimum_onnxruntime": self.minimum_onnxruntime,
             "provenance": self.provenance,
         }
@@ -334,7 +343,8 @@ class Manifest:
             parity=dict(document["parity"]),
             tolerances=_tolerances_from_json(document["verify"]),
             scores=None if document["scores"] is None else _scores_from_json(document["scores"]),
-            scores_by={str(k): _scores_from_json(v) for k, v in (document.get("scores_by") or {}).items()},
+            scores_by=_named_scores(document, "scores_by"),
+            scores_at_own_size=_named_scores(document, "scores_at_own_size"),
             minimum_onnxruntime=str(document["minimum_onnxruntime"]),
             provenance=dict(document["provenance"]),
             requires=tuple(map(str, document.get("requires", ()))),
@@ -447,6 +457,14 @@ def _tolerances_from_json(document: Mapping[str, Any]) -> Tolerances:
         }
         for precision, kinds in document.items()
     }
+
+
+def _scores_to_json(key: str, scores: Mapping[str, ScoreStatistics]) -> dict[str, Any]:
+    return {key: {name: dataclasses.asdict(found) for name, found in scores.items()}} if scores else {}
+
+
+def _named_scores(document: Mapping[str, Any], key: str) -> dict[str, ScoreStatistics]:
+    return {str(name): _scores_from_json(found) for name, found in (document.get(key) or {}).items()}
 
 
 def _scores_from_json(document: Mapping[str, Any]) -> ScoreStatistics:

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 _LARGEST_FILE = 2**31  # protocol buffers, and so single-file ONNX models, are limited to two gigabytes
 
+_ADDED_RESIDUALS = (
+    *("levels", "brightness_mean", "brightness_std"),
+    *("contrast_levels", "distances", "contrast_mean", "contrast_std"),
+)
+"""Arrays of residuals.npz that older bundles do not have."""
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -116,7 +122,7 @@ def read_residuals(bundle: Bundle) -> ResidualStatistics:
     names = ("pixel_mean", "pixel_std", "edges", "gradient_mean", "gradient_std")
     try:
         with np.load(io.BytesIO(bundle.files[declared.file]), allow_pickle=False) as arrays:
-            added = (name for name in ("levels", "brightness_mean", "brightness_std") if name in arrays)
+            added = (name for name in _ADDED_RESIDUALS if name in arrays)
             parts = {name: arrays[name].astype(np.float32) for name in (*names, *added)}
             statistics = ResidualStatistics(smooth=float(arrays["smooth"]), **parts)
     except NPZ_ERRORS as error:

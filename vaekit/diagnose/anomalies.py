@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from vaekit.errors import MissingExtraError, SourceError
 from vaekit.images.parts import Chunk
 from vaekit.images.picture import probe_image, read_image
-from vaekit.maths.anomaly import ELBO_SCORES, SCORES, ScoreName, mahalanobis, scores_of_terms, top_mean
+from vaekit.maths.anomaly import (
+    ELBO_SCORES,
+    MAP_SCORES,
+    SCORES,
+    ScoreName,
+    mahalanobis,
+    scores_of_maps,
+    scores_of_terms,
+)
 from vaekit.maths.detection import Curve, PixelCounts, curve_of_scores
 from vaekit.maths.elbo import elbo_terms, posterior_sample
 from vaekit.maths.surprise import surprise
@@ -101,7 +109,7 @@ class Findings:
 def available_scores(vae: VAE) -> tuple[ScoreName, ...]:
     """Return the scores that the model has."""
     without = ELBO_SCORES if vae.manifest.why_no_elbo else ()
-    missing = ("map",) if vae.manifest.residuals is None else ()
+    missing = MAP_SCORES if vae.manifest.residuals is None else ()
     return tuple(name for name in SCORES if name not in (*without, *missing))
 
 
@@ -149,7 +157,7 @@ def _scores(
     maps = None
     if "map" in names:
         maps = surprise(images, vae.decode(mu), *vae.residual_statistics(map_by))
-        scores["map"] = top_mean(maps)
+        scores |= scores_of_maps(maps)
     scores["mahalanobis"] = mahalanobis(mu, np.array(latent.mean), np.array(latent.std))
     return scores, maps
 

@@ -78,6 +78,7 @@ def open_crops(source: str, *, size: tuple[int, int] | None = None, progress: Pr
         _digest=pictures.digest,
         pictures=owners,
         _read_crops=read,
+        _read_picture=pictures.read,
     )
 
 

@@ -54,6 +54,7 @@ class Images:
     pictures: NDArray[np.int64] | None = None
     """(N,) numbers of the pictures that the images are crops of; None if images are not crops."""
     _read_crops: Callable[[NDArray[np.int64], NDArray[np.float64]], Pixels] | None = field(default=None, repr=False)
+    _read_picture: Callable[[int], Pixels] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return self._count
@@ -97,6 +98,11 @@ class Images:
         """
         assert self._read_crops is not None
         return self._read_crops(np.asarray(indices, np.int64), places)
+
+    def read_picture(self, number: int) -> Pixels:
+        """Read a whole picture that images are crops of, by its number in ``pictures``: uint8 (C, h, w)."""
+        assert self._read_picture is not None
+        return self._read_picture(number)
 
 
 def open_source(source: str, *, size: tuple[int, int] | None = None, progress: Progress | None = None) -> Images:

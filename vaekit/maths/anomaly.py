@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from vaekit.maths.elbo import Terms
 from vaekit.types import Array
 
-ScoreName = Literal["elbo", "reconstruction", "kl", "map", "mahalanobis"]
+ScoreName = Literal["elbo", "reconstruction", "kl", "map", "peak", "mahalanobis"]
 SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
 ELBO_SCORES: tuple[ScoreName, ...] = ("elbo", "reconstruction", "kl")
 """The scores that are terms of the ELBO, in nats."""
+
+MAP_SCORES: tuple[ScoreName, ...] = ("map", "peak")
+"""The scores that are taken from maps of surprise, in standard deviations."""
 
 TOP_SHARE = 0.01
 """Share of a map's pixels whose mean is the score ``map``."""
@@ -33,6 +36,14 @@ def top_mean(maps: Array, share: float = TOP_SHARE) -> NDArray[np.float64]:
     flat = maps.reshape(len(maps), -1)
     count = max(1, round(share * flat.shape[1]))
     return np.asarray(np.partition(flat, -count, axis=1)[:, -count:].mean(axis=1, dtype=np.float64))
+
+
+def scores_of_maps(maps: Array) -> dict[ScoreName, NDArray[np.float64]]:
+    """Return the scores of maps (N, H, W), by name: float64 (N,) each.
+
+    ``map`` is the mean of the highest hundredth, and ``peak`` the highest number.
+    """
+    return {"map": top_mean(maps), "peak": maps.max(axis=(1, 2)).astype(np.float64)}
 
 
 def mahalanobis(mu: Array, mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.float64]:

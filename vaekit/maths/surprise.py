@@ -2,27 +2,34 @@
 
 A model reconstructs some places badly in every image, such as edges and fine textures. So the squared error of each
 pixel is compared with that of held-out images: at the same pixel, if all images are framed alike, or, if they are not,
-at pixels where the reconstruction is as steep, or as bright.
+at pixels where the reconstruction is as steep, or as bright. By contrast, the error is relative to the brightness, and
+the usual one is that of pixels that are as bright and as far from the picture's border.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vaekit.types import Array
 
-MapKind = Literal["pixel", "gradient", "brightness"]
+MapKind = Literal["pixel", "gradient", "brightness", "contrast"]
 MAP_KINDS: tuple[MapKind, ...] = get_args(MapKind)
 
 BINS = 16
 """Classes of gradients, and of brightness, with equally many pixels of the held-out images in each."""
+DISTANCES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Distances from the border, in pixels, that separate the classes of distance."""
+_OFFSET = np.float32(0.02)  # added to both sides of a ratio: five of 255 grey levels, so that black is no division by 0
 _WIDTH = 3.0  # standard deviations of the Gaussian on each side of its kernel
 _NARROWEST = 0.1  # pixels
 _LEAST_SHARE = 0.1  # of the deviation of all pixels: where nothing ever happens, a grey level is no great surprise
 _NO_DEVIATION = 1e-12
+_SORTED = 4_000_000  # values that quantiles of brightness are taken from, about
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,13 @@ class ResidualStatistics:
     brightness_mean: Array | None = None
     """(BINS,), in each class."""
     brightness_std: Array | None = None
+    contrast_levels: Array | None = None
+    """As ``levels``, for the classes of contrast; None if there are no such statistics."""
+    distances: Array | None = None
+    """The distances from the border between classes, increasing, in pixels."""
+    contrast_mean: Array | None = None
+    """(levels + 1, distances + 1), mean of the smoothed squared logarithms of ratios in each class."""
+    contrast_std: Array | None = None
 
     def __post_init__(self) -> None:
         if self.pixel_mean.ndim != 2 or self.pixel_std.shape != self.pixel_mean.shape:
@@ -53,6 +67,11 @@ class ResidualStatistics:
             if mean.ndim != 1 or std.shape != mean.shape or edges.shape != (len(mean) - 1,):
                 raise ValueError("the statistics of classes do not have one number for each class")
             parts += [edges, mean, std]
+        if self.contrast is not None:
+            levels, distances, mean, std = self.contrast
+            if mean.shape != std.shape or (*levels.shape, *distances.shape) != tuple(n - 1 for n in mean.shape):
+                raise ValueError("the statistics of contrast do not have one number for each class")
+            parts += [levels, distances, mean, std]
         if not all(np.isfinite(part).all() and (part >= 0).all() for part in parts) or not 0 <= self.smooth < np.inf:
             raise ValueError("the statistics of residuals are not finite, or negative")
 
@@ -65,6 +84,27 @@ class ResidualStatistics:
         if self.levels is not None and self.brightness_mean is not None and self.brightness_std is not None:
             found["brightness"] = (self.levels, self.brightness_mean, self.brightness_std)
         return found
+
+    @property
+    def contrast(self) -> tuple[Array, Array, Array, Array] | None:
+        """Return the levels, the distances, and the mean and standard deviation in each class; None without them."""
+        parts = (self.contrast_levels, self.distances, self.contrast_mean, self.contrast_std)
+        levels, distances, mean, std = parts
+        if levels is None or distances is None or mean is None or std is None:
+            return None
+        return levels, distances, mean, std
+
+    @property
+    def kinds(self) -> tuple[MapKind, ...]:
+        """Return the kinds of maps that the statistics suffice for."""
+        return ("pixel", *self.classes, *(("contrast",) if self.contrast is not None else ()))
+
+
+def default_kind(statistics: ResidualStatistics, *, fixed: bool) -> MapKind:
+    """Return the kind of map that is taken unless another is asked for; ``fixed`` is whether images have one size."""
+    if fixed:
+        return "pixel"
+    return "gradient" if statistics.contrast is None else "contrast"
 
 
 def smoothed_errors(images: Array, decoded: Array, smooth: float) -> Array:
@@ -97,15 +137,38 @@ def blurred(maps: Array, smooth: float) -> Array:
     for axis in (1, 2):
         padding = [(0, 0), (0, 0), (0, 0)]
         padding[axis] = (reach, reach)
-        padded, length = np.pad(maps, padding, "symmetric"), maps.shape[axis]
+        padded, length = np.moveaxis(np.pad(maps, padding, "symmetric"), axis, 0), maps.shape[axis]
         maps = np.zeros_like(maps)
+        target = np.moveaxis(maps, axis, 0)
         for first, weight in enumerate(kernel.astype(np.float32)):
-            maps += weight * np.take(padded, range(first, first + length), axis)
+            target += weight * padded[first : first + length]
     return maps
 
 
-def measure(images: Array, decoded: Array, smooth: float) -> ResidualStatistics:
-    """Compute the statistics of held-out images and their reconstructions, each (N, C, H, W)."""
+def smoothed_contrast(images: Array, decoded: Array, smooth: float) -> Array:
+    """Return the smoothed squared logarithm of the ratio at each pixel: (N, C, H, W) → (N, H, W).
+
+    The logarithm is log((image + 0.02) / (decoded + 0.02)), and its square is averaged over channels.
+    """
+    return blurred(np.square(np.log((images + _OFFSET) / (decoded + _OFFSET))).mean(axis=1), smooth)
+
+
+def distance_classes(shape: tuple[int, ...], distances: Array) -> NDArray[np.int64]:
+    """Return the class of each pixel's distance from the border of a picture (H, W); that of the outermost is 0."""
+    down, across = (np.minimum(np.arange(side), np.arange(side)[::-1]) for side in shape)
+    return np.searchsorted(distances, np.minimum(down[:, None], across[None]), side="right")
+
+
+def measure(
+    images: Array, decoded: Array, smooth: float, wholes: Sequence[tuple[Array, Array]] | None = None
+) -> ResidualStatistics:
+    """Compute the statistics of held-out images and their reconstructions, each (N, C, H, W).
+
+    If images are crops, ``wholes`` are whole held-out pictures, each (1, C, h, w) at its own size, and their
+    reconstructions. The statistics of contrast, which depend on the border, come from them; there are none without
+    pictures.
+    """
+    pairs = ((images, decoded),) if wholes is None else wholes
     errors = smoothed_errors(images, decoded, smooth)
     edges, gradient_mean, gradient_std = _statistics_of_classes(gradients(decoded, smooth), errors)
     levels, brightness_mean, brightness_std = _statistics_of_classes(brightness(decoded), errors)
@@ -119,7 +182,38 @@ def measure(images: Array, decoded: Array, smooth: float) -> ResidualStatistics:
         levels=levels,
         brightness_mean=brightness_mean,
         brightness_std=brightness_std,
+        **(_statistics_of_contrast(pairs, smooth) if pairs else {}),
     )
+
+
+def _statistics_of_contrast(pairs: Sequence[tuple[Array, Array]], smooth: float) -> dict[str, Array]:
+    """Return the statistics of contrast of images and their reconstructions, by the names of their fields.
+
+    A class without pixels has the statistics of all pixels as bright, or of all.
+    """
+    step = max(1, sum(decoded.size for _, decoded in pairs) // _SORTED)
+    sample = np.concatenate([brightness(decoded).ravel()[::step] for _, decoded in pairs])
+    levels = np.quantile(sample, np.linspace(0, 1, BINS + 1)[1:-1]).astype(np.float32)
+    distances = np.array(DISTANCES, np.float32)
+    shape = BINS, len(DISTANCES) + 1
+    sums = np.zeros((3, *shape))  # of 1, the errors and their squares
+    for images, decoded in pairs:
+        errors = smoothed_contrast(images, decoded, smooth).ravel().astype(np.float64)
+        classes = _contrast_classes(decoded, levels, distances).ravel()
+        for power in range(3):
+            sums[power] += np.bincount(classes, errors**power, sums[0].size).reshape(shape)
+    for least in (sums.sum(axis=1, keepdims=True), sums.sum(axis=(1, 2), keepdims=True)):
+        sums = np.where(sums[0] > 0, sums, least)
+    mean = sums[1] / sums[0]
+    variance = np.maximum(sums[2] / sums[0] - mean**2, 0)
+    both = {"contrast_mean": mean.astype(np.float32), "contrast_std": np.sqrt(variance).astype(np.float32)}
+    return {"contrast_levels": levels, "distances": distances, **both}
+
+
+def _contrast_classes(decoded: Array, levels: Array, distances: Array) -> NDArray[np.int64]:
+    """Return the class of each pixel of reconstructions: (N, C, H, W) → (N, H, W)."""
+    bright = np.searchsorted(levels, brightness(decoded), side="right")
+    return bright * (len(distances) + 1) + distance_classes(decoded.shape[2:], distances)
 
 
 def _statistics_of_classes(values: Array, errors: Array) -> tuple[Array, Array, Array]:
@@ -136,9 +230,16 @@ def surprise(images: Array, decoded: Array, statistics: ResidualStatistics, by: 
     """Return how many standard deviations each pixel's error lies above the usual: (N, C, H, W) → float32 (N, H, W).
 
     ``by`` says what is usual: the errors at the same ``pixel``, where images must have the statistics' size, or at
-    pixels of the same class of ``gradient`` or ``brightness``, which the statistics must have. A standard deviation
-    counts at least as a tenth of that of all pixels.
+    pixels of the same class of ``gradient`` or ``brightness``. By ``contrast`` the error is another one, see
+    ``smoothed_contrast``, and classes are those of brightness and of the distance from the border. The statistics must
+    have the classes. A standard deviation counts at least as a tenth of that of all pixels.
     """
+    if by == "contrast":
+        assert statistics.contrast is not None
+        levels, distances, mean, std = statistics.contrast
+        classes = _contrast_classes(decoded, levels, distances)
+        usual, deviation = mean.ravel()[classes], std.ravel()[classes]
+        return _above(smoothed_contrast(images, decoded, statistics.smooth), usual, deviation, std)
     errors = smoothed_errors(images, decoded, statistics.smooth)
     usual, deviation = statistics.pixel_mean, statistics.pixel_std
     if by != "pixel":
@@ -146,6 +247,10 @@ def surprise(images: Array, decoded: Array, statistics: ResidualStatistics, by: 
         values = gradients(decoded, statistics.smooth) if by == "gradient" else brightness(decoded)
         classes = np.searchsorted(edges, values, side="right")
         usual, deviation = mean[classes], std[classes]
-    of_all = float(np.sqrt(np.square(statistics.pixel_std, dtype=np.float64).mean()))
+    return _above(errors, usual, deviation, statistics.pixel_std)
+
+
+def _above(errors: Array, usual: Array, deviation: Array, all_deviations: Array) -> Array:
+    of_all = float(np.sqrt(np.square(all_deviations, dtype=np.float64).mean()))
     least = np.float32(max(_LEAST_SHARE * of_all, _NO_DEVIATION))
     return np.asarray((errors - usual) / np.maximum(deviation, least), np.float32)

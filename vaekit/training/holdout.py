@@ -11,9 +11,12 @@ from vaekit.errors import SourceError, UsageError
 from vaekit.images.dataset import Images
 from vaekit.training.binarise import binarise_fixed
 from vaekit.training.config import HOLDOUT_IMAGES, Binarize, Config
+from vaekit.types import Pixels
 
 STATISTICS_IMAGES = 12_000
 """The variance and the prior of the finished model come from at most this many training images, evenly spaced."""
+WHOLE_VALUES = 1 << 24
+"""Pixels times channels in all whole held-out pictures that a run keeps, at most."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,22 @@ class Split:
     def read_holdout(self, binarize: Binarize) -> NDArray[np.uint8]:
         """Read the held-out images, binarised as for evaluation, uint8 (N, C, H, W)."""
         return read_to_measure(self.measured, self.holdout, binarize)
+
+    def read_whole_pictures(self) -> list[Pixels]:
+        """Read the pictures that held-out crops come from, each uint8 (C, h, w); none if images are not crops.
+
+        They are drawn at random, until WHOLE_VALUES is reached.
+        """
+        if self.measured.pictures is None:
+            return []
+        owners = np.unique(self.measured.pictures[self.holdout])
+        kept: list[Pixels] = []
+        for number in np.random.default_rng(0).permutation(owners):
+            picture = self.measured.read_picture(int(number))
+            if sum(each.size for each in kept) + picture.size > WHOLE_VALUES:
+                break
+            kept.append(picture)
+        return kept
 
     def holdout_labels(self) -> NDArray[np.int64] | None:
         """Return the held-out images' class numbers (N,), if the source has labels."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +133,17 @@ def save_model(
         temporary.write_bytes(save(tensors, metadata))  # save_file() would make it unreadable for other users
 
 
-def save_holdout(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
-    """Write holdout.npz: ``images`` uint8 (N, C, H, W), and ``labels`` (N,) if given."""
+def save_holdout(
+    path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, pictures: Sequence[NDArray[np.uint8]] = ()
+) -> None:
+    """Write holdout.npz: ``images`` uint8 (N, C, H, W), ``labels`` (N,) if given, and whole pictures if there are any.
+
+    The pictures, uint8 (C, h, w) each, lie one after the other in ``pictures``; ``sizes`` (P, 2) are their (h, w).
+    """
     arrays: dict[str, NDArray[Any]] = {"images": images} | ({} if labels is None else {"labels": labels})
+    if pictures:
+        arrays["pictures"] = np.concatenate([picture.ravel() for picture in pictures])
+        arrays["sizes"] = np.array([picture.shape[1:] for picture in pictures], np.int64)
     with replacing_file(path / HOLDOUT) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes **arrays for allow_pickle
 
@@ -204,18 +212,40 @@ def load_holdout(run: Run) -> NDArray[np.uint8]:
 
     Raises RunError if they are missing or do not fit the run's settings.
     """
+    (images,), path = _read_holdout(run, "images"), run.path / HOLDOUT
+    if images.dtype != np.uint8 or images.shape[1:] != run.config.image_shape or not len(images):
+        raise RunError(f"{path} contains {images.dtype} {images.shape}, which does not fit {run.path / CONFIG}")
+    return images
+
+
+def load_whole_pictures(run: Run) -> tuple[NDArray[np.uint8], ...]:
+    """Read the whole pictures that held-out crops come from, each uint8 (C, h, w), as many as the run has kept.
+
+    Raises RunError as ``load_holdout`` does.
+    """
+    channels, path = run.config.channels, run.path / HOLDOUT
+    flat, sizes = _read_holdout(run, "pictures", "sizes")
+    if flat.dtype != np.uint8 or (len(sizes) and sizes.shape[1:] != (2,)) or channels * _area(sizes).sum() != flat.size:
+        raise RunError(f"{path} contains whole pictures that do not fit their sizes: train again")
+    parts = np.split(flat, channels * np.cumsum(_area(sizes))[:-1]) if len(sizes) else []
+    return tuple(part.reshape(channels, *size) for part, size in zip(parts, sizes, strict=True))
+
+
+def _read_holdout(run: Run, *names: str) -> list[NDArray[Any]]:
+    """Read arrays of holdout.npz; those that are missing are empty."""
     path = run.path / HOLDOUT
     try:
         # Opened explicitly, because np.load leaves its file open if the archive is damaged.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            images: NDArray[np.uint8] = arrays["images"]
+            return [arrays[name] if name in arrays else np.empty(0, np.uint8) for name in names]
     except FileNotFoundError:
         raise RunError(f"{path} is missing: restore it, or train again (it contains the held-out images)") from None
     except NPZ_ERRORS as error:
         raise RunError(f"{path} cannot be read: {error}") from error
-    if images.dtype != np.uint8 or images.shape[1:] != run.config.image_shape or not len(images):
-        raise RunError(f"{path} contains {images.dtype} {images.shape}, which does not fit {run.path / CONFIG}")
-    return images
+
+
+def _area(sizes: NDArray[Any]) -> NDArray[np.int64]:
+    return np.asarray(sizes.reshape(-1, 2).prod(axis=1), np.int64)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from vaekit.errors import VaekitError
 from vaekit.maths.prior import Mixture
 from vaekit.training.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
 from vaekit.training.config import Config, save_config
+from vaekit.training.holdout import Split
 from vaekit.training.networks import VAENetwork
 from vaekit.training.previews import save_previews
 from vaekit.training.run import METRICS, PREVIEWS, rewind_folder, save_holdout, save_model, start_folder
@@ -29,13 +30,13 @@ class RunWriter:
         self.track: Track = lambda figures, step: None
         """A function that is called with all logged figures: an experiment tracker, if any."""
 
-    def start(self, config: Config, held_out: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
-        """Start the folder and remove an older run's files from it."""
+    def start(self, config: Config, split: Split, held_out: NDArray[np.uint8]) -> None:
+        """Start the folder and remove an older run's files from it. ``held_out`` are the images of the split."""
         if self.active:
             start_folder(self.path)
             save_config(self.path, config)
             (self.path / METRICS).touch()
-            save_holdout(self.path, held_out, labels)
+            save_holdout(self.path, held_out, split.holdout_labels(), split.read_whole_pictures())
 
     def rewind(self, metrics_bytes: int) -> None:
         """Undo what was written after a checkpoint.

@@ -157,7 +157,7 @@ class Trainer:
         same number of threads. Raises VaekitError if the training diverges or a file cannot be written.
         """
         if self.checkpoint is None:
-            self.writer.start(self.config, self.holdout_images, self.split.holdout_labels())
+            self.writer.start(self.config, self.split, self.holdout_images)
             self._save_checkpoint(0)
         else:
             self.writer.rewind(self.checkpoint.metrics_bytes)

@@ -57,8 +57,8 @@ def score(
     score_by: Annotated[
         ScoreBy,
         typer.Option(
-            help="-ELBO, one of its two terms, the mean of the highest hundredth of the map (for defects), or the "
-            "distance of mu from that of held-out images."
+            help="-ELBO, one of its two terms, the mean of the highest hundredth of the map or its peak (for defects), "
+            "or the distance of mu from that of held-out images."
         ),
     ] = ScoreBy.ELBO,
     seed: Annotated[
@@ -74,8 +74,9 @@ def score(
     map_by: Annotated[
         MapBy | None,
         typer.Option(
-            help="What is usual: the errors of held-out images at the same pixel, or at pixels as steep or bright.",
-            show_default="pixel for images of one size, else gradient",
+            help="What is usual: the errors of held-out images at the same pixel, or at pixels as steep or bright; or "
+            "the contrasts at pixels as bright and as far from the border.",
+            show_default="pixel for images of one size, else contrast",
         ),
     ] = None,
     watch: Annotated[
@@ -115,15 +116,15 @@ def score(
         check_file_target(output)
     if maps is not None and watch is None:
         check_new_folder(maps)
-    elif maps is None and map_by is not None and score_by != ScoreBy.MAP:
-        raise UsageError("--map-by only applies to --maps and --score-by map")
+    elif maps is None and map_by is not None and score_by not in (ScoreBy.MAP, ScoreBy.PEAK):
+        raise UsageError("--map-by only applies to --maps and --score-by map or peak")
     vae, own_sizes = runtime.load_for_each(images or (), spinning=False)
     vae.check_score(score_by.value)
     by = None if map_by is None else map_by.value
     if maps is not None or by is not None:
         vae.residual_statistics(by)  # fails now, before any work
-    default_map = score_by != ScoreBy.MAP or map_by is None
-    percentiles = vae.manifest.statistics_of(score_by.value) if default_map and not own_sizes else None
+    default_map = score_by not in (ScoreBy.MAP, ScoreBy.PEAK) or map_by is None
+    percentiles = vae.manifest.statistics_of(score_by.value, own_sizes=own_sizes) if default_map else None
     limit = None if flag_above is None else threshold(flag_above, percentiles)
     usual = usual_scores(false_alarms, calibration, flag_above, score_by.value)
     scoring = Scoring(score_by.value, seed, by, limit, usual)
@@ -222,7 +223,7 @@ def _maps(vae: VAE, chunk: Chunk, scoring: Scoring, folder: Path | None, first: 
 
     Files are numbered from ``first``.
     """
-    if folder is None and scoring.by != "map":
+    if folder is None and not scoring.needs_maps:
         return None
     images = chunk.images
     decoded, found = surprises(vae, images, scoring)

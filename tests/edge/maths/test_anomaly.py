@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaekit.maths.anomaly import least_calibration, mahalanobis, p_values, top_mean
+from vaekit.maths.anomaly import MAP_SCORES, least_calibration, mahalanobis, p_values, scores_of_maps, top_mean
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -20,6 +20,14 @@ def test_a_small_defect_counts_fully_in_the_top_mean() -> None:
     assert top_mean(maps).tolist() == [0, 8]
     assert top_mean(maps, 0.02).tolist() == [0, 4]
     assert top_mean(np.array([[[1.0, 5.0]]], np.float32)).tolist() == [5]  # one pixel at least
+
+
+def test_the_scores_of_maps_are_the_top_mean_and_the_highest_number() -> None:
+    maps = CHANCE.normal(size=(4, 20, 30)).astype(np.float32)
+    found = scores_of_maps(maps)
+    assert tuple(found) == MAP_SCORES
+    np.testing.assert_array_equal(found["map"], top_mean(maps))
+    np.testing.assert_array_equal(found["peak"], maps.reshape(4, -1).max(axis=1))
 
 
 @quick
