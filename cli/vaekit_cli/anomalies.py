@@ -38,9 +38,11 @@ class AnomalyRequest:
     seed: int
     map_by: str | None
     score_by: ScoreName
-    """The score whose misses are drawn."""
+    """The score whose misses and curves are drawn."""
     picture: Path | None
     """The file for the worst misses."""
+    plot: Path | None
+    """The file for ROC curves and histograms."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def evaluate_anomalies(request: AnomalyRequest, *, as_json: bool, quiet: bool) -
     Raises UsageError and SourceError for what does not fit.
     """
     from vaekit.diagnose.anomalies import find_anomalies
+    from vaekit.output import plots
     from vaekit.output.grid import FORMATS
     from vaekit.system.files import check_file_target
     from vaekit.vae import load
@@ -76,8 +79,11 @@ def evaluate_anomalies(request: AnomalyRequest, *, as_json: bool, quiet: bool) -
         check_file_target(request.picture, FORMATS)
         if not Path(request.source).is_dir():
             raise UsageError(f"--worst draws pictures of a folder, and {request.source} is none")
+    if request.plot is not None:
+        check_file_target(request.plot, plots.FORMATS)
+        plots.new_figure(1, 1)  # fails now, before any work, if matplotlib is missing
     vae = load(request.bundle, provider=request.provider)
-    if request.picture is not None:
+    if request.picture is not None or request.plot is not None:
         vae.check_score(request.score_by)
     if request.picture is not None or request.map_by is not None:
         vae.residual_statistics(request.map_by)
@@ -110,12 +116,28 @@ def evaluate_anomalies(request: AnomalyRequest, *, as_json: bool, quiet: bool) -
     if request.picture is not None:
         _draw_worst(vae, findings, request, own_sizes)
         say(f"{request.picture}: the defects that score lowest by {request.score_by}, then the good that score highest")
+    if request.plot is not None:
+        _plot(findings, request)
+        say(f"{request.plot}: ROC curves and histograms of the score {request.score_by}")
     if as_json:
         print_document(result)
         return
     for line in _table(result):
         print(line)
     say(f"the masks are those in {masks}" if masks is not None else "no masks: nothing is measured by pixel")
+
+
+def _plot(findings: Findings, request: AnomalyRequest) -> None:
+    from vaekit.diagnose.anomalies import ALL
+    from vaekit.maths.anomaly import ELBO_SCORES
+    from vaekit.output.plots import detection_figure, save_figure
+
+    assert request.plot is not None
+    kinds = findings.kinds()
+    curves = {kind: findings.curve(kind, request.score_by) for kind in (*kinds, *([ALL] if len(kinds) > 1 else []))}
+    scores = {kind: findings.of(kind, request.score_by) for kind in (findings.normal, *kinds)}
+    unit = "nats" if request.score_by in ELBO_SCORES else "standard deviations"
+    save_figure(detection_figure(curves, scores, f"score {request.score_by}, {unit}"), request.plot)
 
 
 def _masks(request: AnomalyRequest) -> Path | None:

@@ -38,7 +38,7 @@ def read_calibration(path: Path, by: ScoreName, rate: float) -> Calibration:
 
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = list(_rows(file))
+            rows = [row for row in _rows(file) if not row.get("error")]  # a watch's lines of unreadable pictures
         kinds = {row.get("score_by") or "elbo" for row in rows}
         scores = np.array([float(row["score"]) for row in rows])
     except OSError as error:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from vaekit.errors import SourceError, UsageError
 from vaekit_cli.on_flag import OnFlag
 from vaekit_cli.score_record import ScoreRecord
 from vaekit_cli.scoring import Scoring, rows, save_map, surprises
+from vaekit_cli.stopping import stop_asked
 
 if TYPE_CHECKING:
     from vaekit.images.watch import FolderWatch, NewPicture
@@ -89,8 +87,8 @@ def watch(work: Watching, pictures: FolderWatch, say: Callable[[str], None]) -> 
     pictures.skip(work.record.pictures())
     say(f"watching {work.folder}" + (f", by listing it: {why}" if (why := pictures.without_events) else ""))
     try:
-        with _stop_asked() as stop_asked:
-            while not stop_asked():
+        with stop_asked() as stop:
+            while not stop():
                 found = pictures.take(_WAIT_SECONDS)
                 if found is not None:
                     _try(work, pictures, *found)
@@ -128,25 +126,3 @@ def _write_map(folder: Path, name: str, image: Array, decoded: Array, values: Ar
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise SourceError(f"{name}: its name is too long for that of a map") from error
-
-
-@contextmanager
-def _stop_asked() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C or SIGTERM asked to stop. A second one stops at once."""
-    asked: list[int] = []
-    before: dict[int, Any] = {}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,9 +1,9 @@
-"""Plot the latent space. Needs matplotlib (the extra ``plot``)."""
+"""Plot the latent space, and how well defects are found. Needs matplotlib (the extra ``plot``)."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaekit.errors import MissingExtraError
+from vaekit.maths.detection import Curve
 from vaekit.output.grid import grid
 from vaekit.system.files import check_file_target, replacing_file
 from vaekit.types import Array
@@ -26,6 +27,7 @@ _LEGEND_ENTRIES = 20  # if there are more classes, all points have one colour
 _UNLABELLED_COLOUR = "0.75"
 _DOTS_PER_INCH = 150
 _PLANE_STEPS = 16  # decoded latents along each axis
+_HISTOGRAM_BINS = 40
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,31 @@ def decoded_plane(axes: Axes, decode: Callable[[Array], Array], reach: float) ->
     axes.imshow(plane, extent=(-reach, reach, -reach, reach), interpolation="nearest")
     axes.set_xlabel("z0")
     axes.set_ylabel("z1")
+
+
+def detection_figure(findings: Mapping[str, Curve], scores: Mapping[str, NDArray[np.float64]], what: str) -> Figure:
+    """Draw the ROC curve of each kind of defect, and beside it the histogram of each kind's scores.
+
+    ``findings`` are the curves by kind; ``scores`` are (n,) by kind, the good images first; ``what`` names the score.
+    Raises MissingExtraError without matplotlib.
+    """
+    figure = new_figure(11, 4.5)
+    left, right = figure.subplots(1, 2)
+    # One colour for a kind in both panels; good images have the first one.
+    names = (*scores, *(name for name in findings if name not in scores))
+    colours = dict(zip(names, _colours([(name, np.empty(0, np.int64)) for name in names]), strict=False))
+    for kind, curve in findings.items():
+        label = f"{_plain(kind)}, AUROC {curve.auroc:.3f}"
+        left.plot(curve.false_alarms, curve.found, color=colours.get(kind, "black"), label=label)
+    left.plot((0, 1), (0, 1), color=_UNLABELLED_COLOUR, linestyle=":", label="chance, AUROC 0.5")
+    left.set(xlabel="share of good images flagged", ylabel="share of defects found", aspect="equal")
+    left.legend(loc="lower right", frameon=False)
+    edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), _HISTOGRAM_BINS)
+    for kind, values in scores.items():
+        right.hist(values, edges, histtype="step", color=colours.get(kind, "black"), label=_plain(kind))
+    right.set(xlabel=what, ylabel="images")
+    right.legend(frameon=False)
+    return figure
 
 
 def new_figure(width: float, height: float) -> Figure:

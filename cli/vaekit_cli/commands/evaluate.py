@@ -70,8 +70,14 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Draw the worst misses and false alarms there, with --anomalies."),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Plot ROC curves and histograms of scores there, with --anomalies; extra plot."
+        ),
+    ] = None,
     score_by: Annotated[
-        ScoreBy, typer.Option(help="The score whose worst misses --worst draws, as in vaekit score.")
+        ScoreBy, typer.Option(help="The score that --worst and --plot draw, as in vaekit score.")
     ] = ScoreBy.MAP,
     map_by: Annotated[
         MapBy | None, typer.Option(help="What maps compare with, as in vaekit score.", show_default="as there")
@@ -106,11 +112,12 @@ def evaluate(
             None if map_by is None else map_by.value,
             score_by.value,
             worst,
+            plot,
         )
         evaluate_anomalies(request, as_json=as_json, quiet=quiet)
         return
-    if masks is not None or worst is not None or map_by is not None:
-        raise UsageError("--masks, --map-by and --worst only apply to --anomalies")
+    if masks is not None or worst is not None or plot is not None or map_by is not None:
+        raise UsageError("--masks, --map-by, --worst and --plot only apply to --anomalies")
     if is_bundle(run):
         raise UsageError(f"{run} is a bundle: name the run it was exported from, or add --anomalies to find defects")
     check_extra()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vaekit.images.stream import Chunk
     from vaekit.types import Array
     from vaekit.vae import VAE
+    from vaekit_cli.on_flag import OnFlag
 
 
 @runs_a_bundle
@@ -108,10 +109,12 @@ def score(
     Each score uses one Monte Carlo sample (L = 1). All images share its noise.
     """
     from vaekit.system.files import check_file_target, check_new_folder, replacing_folder
+    from vaekit_cli.on_flag import OnFlag
 
     flags = flag_above is not None or false_alarms is not None
     _check_watch(watch, maps, on_flag, flags=flags, others=bool(images) or from_file is not None or skip_errors)
     say = speaker(quiet)
+    runner = None if on_flag is None else OnFlag(on_flag, say)
     if output is not None:
         check_file_target(output)
     if maps is not None and watch is None:
@@ -129,7 +132,7 @@ def score(
     usual = usual_scores(false_alarms, calibration, flag_above, score_by.value)
     scoring = Scoring(score_by.value, seed, by, limit, usual)
     if watch is not None:
-        _watch(vae, own_sizes, watch, scoring, output, maps, on_flag, say, resize=not no_resize)
+        _watch(vae, own_sizes, watch, scoring, output, maps, runner, say, resize=not no_resize)
         return
     flagged = scored = 0
     with (
@@ -197,17 +200,15 @@ def _watch(
     scoring: Scoring,
     output: Path | None,
     maps: Path | None,
-    on_flag: str | None,
+    runner: OnFlag | None,
     say: Callable[[str], None],
     *,
     resize: bool,
 ) -> None:
     from vaekit.images.watch import FolderWatch
-    from vaekit_cli.on_flag import OnFlag
     from vaekit_cli.score_record import ScoreRecord
     from vaekit_cli.watching import Watching, watch
 
-    runner = None if on_flag is None else OnFlag(on_flag, say)
     with FolderWatch(folder) as pictures:
         record = ScoreRecord(output, say)
         if maps is not None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +27,7 @@ from vaekit.training.config import (
 from vaekit_cli.config_file import given, overridden, use_config
 from vaekit_cli.console import Advance, announced, command_line, progress_bar, speaker
 from vaekit_cli.options import QuietOption, parse_sigma, parse_size
+from vaekit_cli.stopping import stop_asked
 from vaekit_cli.training_options import (
     SOURCE_HELP,
     DeviceOption,
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
 DEFAULT_RUN = Path("vae")
 
 _LENGTHS = ("epochs", "steps", "max_minutes")
+_STOPPING = "stopping: keeping what was learnt and fitting the prior (once more to stop at once)"
 _NAMED_FILES = 10  # skipped files that are named; the others are only counted
 
 
@@ -186,7 +185,7 @@ def _run(
         say(loss_in_words(config))
     with (
         join_process_group(config.device) as (group, device),
-        _interrupts(say) as stop,
+        stop_asked(lambda: say(_STOPPING)) as stop,
         progress_bar("", None, quiet) as bar,
     ):
         trainer = Trainer(
@@ -399,28 +398,6 @@ def _describe_changes(images: Images, say: Callable[[str], None]) -> None:
             say(f"  {line}")
         if len(images.skipped) > _NAMED_FILES:
             say(f"  and {len(images.skipped) - _NAMED_FILES} more")
-
-
-@contextmanager
-def _interrupts(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C or SIGTERM asked to stop.
-
-    A second signal stops at once, with KeyboardInterrupt.
-    """
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        say("stopping: keeping what was learnt and fitting the prior (once more to stop at once)")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _show(now: Progress, bar: Advance) -> None:

@@ -84,6 +84,39 @@ def test_a_table_and_the_worst_misses(vaekit: Run, with_residuals: WithResiduals
     assert small.returncode == 0
 
 
+def test_curves_and_histograms_are_plotted(vaekit: Run, with_residuals: WithResiduals, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("scipy")
+    bundle = with_residuals()
+    write_pictures(tmp_path, bundle, 4)
+    result = vaekit("evaluate", bundle, "test", "--anomalies", "--plot", "roc.png", "--score-by", "peak")
+    assert result.returncode == 0, result.stderr
+    assert "roc.png: ROC curves and histograms of the score peak" in result.stderr
+    with Image.open(tmp_path / "roc.png") as picture:
+        assert picture.width > 1000
+    vector = vaekit("evaluate", bundle, "test", "--anomalies", "--plot", "roc.svg", "-q")
+    assert vector.returncode == 0
+    assert (tmp_path / "roc.svg").read_text().startswith("<?xml")
+
+
+def test_the_figure_has_a_curve_and_a_histogram_for_each_kind() -> None:
+    pytest.importorskip("matplotlib")
+    from vaekit.output.plots import detection_figure
+
+    good, bad = np.arange(10.0), np.arange(8.0, 20.0)
+    figure = detection_figure({"_scratch$": curve_of_scores(good, bad)}, {"good": good, "_scratch$": bad}, "score map")
+    left, right = figure.axes
+    legends = left.get_legend(), right.get_legend()
+    assert legends[0] is not None
+    assert legends[1] is not None
+    assert [text.get_text() for text in legends[0].get_texts()] == [
+        r" _scratch\$, AUROC 0.983",
+        "chance, AUROC 0.5",
+    ]
+    assert len(legends[1].get_texts()) == 2
+    assert right.get_xlabel() == "score map"
+
+
 def test_without_masks_nothing_is_measured_by_pixel(vaekit: Run, with_residuals: WithResiduals, tmp_path: Path) -> None:
     bundle = with_residuals()
     write_pictures(tmp_path / "a", bundle, 2)
@@ -120,6 +153,13 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "masks alone": (("run", "--masks", "empty"), 2, ("only apply to --anomalies",)),
     "a map of no statistics": (("bare", "test", "--anomalies", "--map-by", "pixel"), 2, ("export it again",)),
     "worst of an array": (("bundle", "a.npz", "--anomalies", "--worst", "w.png"), 2, ("pictures of a folder",)),
+    "a plot of no format": (("bundle", "test", "--anomalies", "--plot", "w.txt"), 2, ("w.txt",)),
+    "a plot alone": (("run", "--plot", "p.png"), 2, ("only apply to --anomalies",)),
+    "a plot of a score that is not there": (
+        ("bare", "test", "--anomalies", "--plot", "p.png", "--score-by", "peak"),
+        2,
+        ("export it again",),
+    ),
     "a picture of no format": (("bundle", "test", "--anomalies", "--worst", "w.txt"), 2, ("w.txt",)),
 }
 
@@ -130,6 +170,8 @@ def test_what_cannot_be_measured_ends_in_one_line(
 ) -> None:
     if "mask" in what:
         pytest.importorskip("scipy")
+    if "plot of a score" in what:
+        pytest.importorskip("matplotlib")
     bundle = with_residuals()
     bundle.rename(tmp_path / "bundle")
     write_pictures(tmp_path, tmp_path / "bundle", 1)

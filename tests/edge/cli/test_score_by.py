@@ -106,6 +106,9 @@ def test_usual_images_are_flagged_at_the_rate(vaekit: Run, with_residuals: WithR
     for target, options in (("good.csv", ()), ("good.jsonl", ("--json",))):
         made = vaekit("score", "good.npy", "-m", bundle, "--score-by", "map", "-o", target, *options)
         assert made.returncode == 0
+        if options:  # a watch's line of a picture that could not be read
+            with open(tmp_path / target, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"path": "broken.png", "error": "it is truncated"}) + "\n")
         result = vaekit(
             "score",
             "new.npy",
