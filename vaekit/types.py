@@ -14,16 +14,17 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 Pixels: TypeAlias = NDArray[np.uint8]
 """Images with 8 bits per channel."""
 
-GraphName = Literal["encoder", "decoder"]
+GraphName = Literal["encoder", "decoder", "prior"]
 PosteriorName = Literal["diagonal", "isotropic", "deterministic"]
 LikelihoodName = Literal["gaussian", "laplace", "bernoulli", "none"]
 PrecisionName = Literal["fp32", "fp16", "int8", "fp16-weights", "int8-weights"]
-PriorName = Literal["mixture", "normal"]
+PriorName = Literal["flow", "mixture", "normal"]
 ProviderClass = Literal["cpu", "accelerator", "reduced"]
 """``cpu``: processors computing in float32. ``accelerator``: GPUs and similar devices computing in float32.
 ``reduced``: devices that always compute at lower precision."""
 
-GRAPHS: tuple[GraphName, ...] = get_args(GraphName)
+GRAPHS: tuple[GraphName, ...] = ("encoder", "decoder")
+"""The graphs that every bundle has; ``prior`` is there if a prior was learnt."""
 POSTERIORS: tuple[PosteriorName, ...] = get_args(PosteriorName)
 LIKELIHOODS: tuple[LikelihoodName, ...] = get_args(LikelihoodName)
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vaekit.bundle.manifest import MOST_FLOW_STEPS
 from vaekit.bundle.reading import Bundle, read_bundle, read_golden, read_residuals
 from vaekit.errors import UsageError
 from vaekit.maths.anomaly import ELBO_SCORES, MAP_SCORES, SCORES, mahalanobis, scores_of_maps, scores_of_terms
 from vaekit.maths.elbo import Terms, elbo_terms, posterior_sample
+from vaekit.maths.flow import integrate
 from vaekit.maths.latents import channel_shift, interpolate, traversal
 from vaekit.maths.numbers import as_integer, is_number
 from vaekit.maths.prior import draw_mixture, draw_normal
@@ -107,7 +109,7 @@ class VAE:
     @property
     def priors(self) -> tuple[PriorName, ...]:
         """Return the priors that ``sample`` can draw from, the default first."""
-        return PRIORS if self.manifest.mixture is not None else ("normal",)
+        return self.manifest.priors
 
     @property
     def dimensions(self) -> tuple[int, ...]:
@@ -162,22 +164,40 @@ class VAE:
         """
         return self.decode(self.encode(images)[0])
 
-    def sample(self, n: int = 1, *, seed: int = 0, prior: str | None = None, temperature: float = 1.0) -> Array:
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        prior: str | None = None,
+        temperature: float = 1.0,
+        prior_steps: int | None = None,
+    ) -> Array:
         """Draw n images from the prior, float32 (n, C, H, W).
 
         Image k of a seed does not depend on n. The arguments and errors are those of ``sample_latents``.
         """
-        return self.decode(self.sample_latents(n, seed=seed, prior=prior, temperature=temperature))
+        latents = self.sample_latents(n, seed=seed, prior=prior, temperature=temperature, prior_steps=prior_steps)
+        return self.decode(latents)
 
     def sample_latents(
-        self, n: int = 1, *, seed: int = 0, prior: str | None = None, temperature: float = 1.0, start: int = 0
+        self,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        prior: str | None = None,
+        temperature: float = 1.0,
+        start: int = 0,
+        prior_steps: int | None = None,
     ) -> Array:
         """Draw n latents from the prior, float32 (n, d) or (n, c, h, w).
 
-        These are samples ``start`` to ``start + n - 1`` of the seed. Sample k of a seed has the same bits on every
-        machine. ``prior`` is ``mixture`` (fitted to the encoded training images; the default if the bundle has one) or
-        ``normal``, which is N(0, I). ``temperature`` scales the standard deviations. Raises UsageError for values out
-        of range.
+        These are samples ``start`` to ``start + n - 1`` of the seed. ``prior`` is ``flow`` (learned from the encoded
+        training images), ``mixture`` (fitted to them) or ``normal``, which is N(0, I); the first of these that the
+        bundle has is the default. Sample k of a seed has the same bits on every machine; from the flow, whose
+        velocities the provider computes, its starting noise has, and samples agree within the bundle's tolerances.
+        ``temperature`` scales the standard deviations, or the flow's starting noise. ``prior_steps`` is the number of
+        steps in which the flow is integrated, the bundle's by default. Raises UsageError for values out of range.
         """
         n, seed, start = (
             as_integer(value, name) for name, value in (("number of samples", n), ("seed", seed), ("start", start))
@@ -191,12 +211,32 @@ class VAE:
         prior = prior or self.priors[0]
         if prior not in PRIORS:
             raise UsageError(f"there is no prior {prior!r}: choose one of {', '.join(self.priors)}")
-        if prior == "normal":
+        if prior_steps is not None and prior != "flow":
+            raise UsageError(f"steps belong to the flow, and not to the prior {prior}")
+        if prior != "mixture":
             flat = draw_normal(self.manifest.latent.size, n, seed=seed, start=start, temperature=temperature)
-            return flat.reshape(n, *self.latent_shape)
+            noise = flat.reshape(n, *self.latent_shape)
+            return noise if prior == "normal" else self._flowed(noise, prior_steps)
         if self.manifest.mixture is None:
             raise UsageError(f"{self.bundle.path} has no mixture prior: use the prior normal")
         return draw_mixture(self.manifest.mixture, n, seed=seed, start=start, temperature=temperature)
+
+    def _flowed(self, noise: Array, steps: int | None) -> Array:
+        """Carry noise (N, …) to latents along the learned prior's velocity."""
+        flow = self.manifest.flow
+        if flow is None:
+            raise UsageError(f"{self.bundle.path} has no learned prior: choose one of {', '.join(self.priors)}")
+        steps = flow.steps if steps is None else as_integer(steps, "number of steps")
+        if not 1 <= steps <= MOST_FLOW_STEPS:
+            raise UsageError(f"a flow is integrated in 1 to {MOST_FLOW_STEPS} steps, not {steps}")
+        mean, std = (np.array(part, np.float32).reshape(-1, *[1] * (noise.ndim - 2)) for part in (flow.mean, flow.std))
+        latents = np.empty_like(noise)
+        for part in self._batches(len(noise)):
+            latents[part] = mean + std * integrate(self._velocity, noise[part], steps)
+        return latents
+
+    def _velocity(self, z: Array, t: Array) -> Array:
+        return self.graph("prior").run(["velocity"], {"z": z, "t": t})[0]
 
     def interpolate(
         self, a: Floats, b: Floats, steps: int = 8, *, mode: str = "linear", latents: bool | None = None
@@ -370,10 +410,11 @@ class VAE:
             vae.manifest,
             encoder=Replay(vae.graph("encoder"), encode),
             decoder=Replay(vae.graph("decoder"), lambda z: (vae.decode(z),)),
+            prior=None if vae.manifest.flow is None else (vae.graph("prior"), vae._velocity),
         )
 
     def graph(self, name: GraphName) -> GraphSession:
-        """Return the session of ``encoder`` or ``decoder``, opening it on first use.
+        """Return the session of ``encoder``, ``decoder`` or ``prior``, opening it on first use.
 
         Its ``placement`` says which providers run its nodes. Raises ProviderError if the selected provider cannot.
         """
@@ -446,7 +487,8 @@ class VAE:
         own = self._at_own_size
         if name == "encoder":
             return {"image": np.full((1, *own.image_shape), 0.5, np.float32)}
-        return {"z": np.zeros((1, *own.latent_shape), np.float32)}
+        z = {"z": np.zeros((1, *own.latent_shape), np.float32)}
+        return z if name == "decoder" else z | {"t": np.zeros(1, np.float32)}
 
     def _batches(self, count: int) -> list[slice]:
         _, height, width = self.image_shape

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vaekit.bundle.manifest import Manifest, Tolerance
 from vaekit.images.pixels import to_uint8
@@ -81,12 +82,21 @@ class Replay:
     """A graph opened on a provider, and a function that runs it."""
 
     graph: GraphSession
-    run: Callable[[Array], tuple[Array, ...]]
+    run: Callable[[NDArray[Any]], tuple[Array, ...]]
     """Takes rows of the graph's input and returns its outputs."""
 
 
-def verify(golden: Mapping[str, Array], manifest: Manifest, *, encoder: Replay, decoder: Replay) -> Verification:
-    """Run the golden vectors through both graphs and compare with PyTorch's results.
+def verify(
+    golden: Mapping[str, Array],
+    manifest: Manifest,
+    *,
+    encoder: Replay,
+    decoder: Replay,
+    prior: tuple[GraphSession, Callable[[Array, Array], Array]] | None = None,
+) -> Verification:
+    """Run the golden vectors through the graphs and compare with PyTorch's results.
+
+    ``prior`` is the learned prior's session, if there is one, and a function (z, t) → velocity that runs it.
 
     A compressed bundle's golden vectors were computed by its own graphs on the machine that compressed it, because
     against PyTorch's vectors, compression error would mask device error.
@@ -98,8 +108,12 @@ def verify(golden: Mapping[str, Array], manifest: Manifest, *, encoder: Replay, 
         *_check(encoder, golden["image"], manifest.encoder_outputs, golden, _tolerance(manifest, encoder.graph)),
         *_check(decoder, golden["z"], ("decoded",), golden, _tolerance(manifest, decoder.graph)),
     )
+    opened = [encoder.graph, decoder.graph]
+    if prior is not None:
+        opened.append(prior[0])
+        outputs = (*outputs, *_check_prior(*prior, golden, _tolerance(manifest, prior[0])))
     passed = all(output.passed for output in outputs)
-    graphs = {graph.name: graph for graph in (encoder.graph, decoder.graph)}
+    graphs = {graph.name: graph for graph in opened}
     return Verification(
         passed=passed,
         provider=" and ".join(dict.fromkeys(graph.provider for graph in graphs.values())),
@@ -111,7 +125,7 @@ def verify(golden: Mapping[str, Array], manifest: Manifest, *, encoder: Replay, 
 
 
 def _check(
-    replay: Replay, rows: Array, names: tuple[str, ...], golden: Mapping[str, Array], tolerance: Tolerance
+    replay: Replay, rows: NDArray[Any], names: tuple[str, ...], golden: Mapping[str, Array], tolerance: Tolerance
 ) -> list[OutputCheck]:
     """Check each output on the whole batch and row by row; keep the worse."""
     singly = [np.concatenate(parts) for parts in zip(*(replay.run(row[None]) for row in rows), strict=True)]
@@ -121,6 +135,15 @@ def _check(
         both = [compare(replay.graph.name, output, actual, golden[name], tolerance) for actual in (together, alone)]
         checks.append(max(both, key=lambda check: (not check.passed, check.max_abs)))
     return checks
+
+
+def _check_prior(
+    graph: GraphSession, velocity: Callable[[Array, Array], Array], golden: Mapping[str, Array], tolerance: Tolerance
+) -> list[OutputCheck]:
+    """Check the velocity on the whole batch and row by row, as ``_check`` does."""
+    times, rows = golden["flow_t"], np.arange(len(golden["flow_t"]))
+    replay = Replay(graph, lambda rows: (velocity(golden["flow_z"][rows], times[rows]),))
+    return _check(replay, rows, ("velocity",), golden, tolerance)
 
 
 def _tolerance(manifest: Manifest, graph: GraphSession) -> Tolerance:

@@ -18,6 +18,7 @@ from vaekit_cli.threads import TORCH_COMMANDS, limit_spinning
 
 COMMANDS = (
     "train",
+    "prior",
     "evaluate",
     "export",
     "compress",

@@ -65,9 +65,9 @@ OWN_SIZE = "own"
 PriorOption = Annotated[
     str | None,
     typer.Option(
-        metavar="mixture|normal",
-        help="mixture, fitted to the encoded training images, or normal, which is N(0, I).",
-        show_default="mixture if the bundle has one",
+        metavar="flow|mixture|normal",
+        help="flow, learned from the encoded training images; mixture, fitted to them; or normal, which is N(0, I).",
+        show_default="the first of these that the bundle has",
     ),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 
-TORCH_COMMANDS = ("train", "evaluate", "export", "compress")
+TORCH_COMMANDS = ("train", "prior", "evaluate", "export", "compress")
 """The commands that import PyTorch."""
 
 _SPINS = "1000"

@@ -16,6 +16,8 @@ from vaekit.images.picture import preprocessing_rule
 from vaekit.maths.elbo import Likelihood
 from vaekit.maths.prior import Mixture, draw_mixture, draw_normal
 from vaekit.training.config import as_settings
+from vaekit.training.flow import Flow
+from vaekit.training.prior import load_flow
 from vaekit.training.run import Run, load_holdout, load_whole_pictures
 from vaekit.types import Array, Pixels, PosteriorName
 from vaekit_export.onnx_export import BATCH_AXIS, Axes
@@ -58,6 +60,8 @@ class Model:
     """Held-out pictures at their own sizes, each uint8 (C, h, w), if the images are crops; else None."""
     context: int | None = None
     """The manifest's ``image.context``."""
+    flow: Flow | None = None
+    """The learned prior."""
 
     @property
     def image_spec(self) -> ImageSpec:
@@ -99,6 +103,7 @@ def model_of_run(run: Run) -> Model:
     settings = as_settings(run.config)
     settings["source"] = Path(run.config.source).resolve().name  # a bundle must not contain paths of this machine
     settings |= {name: Path(settings[name]).resolve().name for name in ("val", "init") if settings.get(name)}
+    learned = load_flow(run)
     return Model(
         encoder=run.network.encoder,
         decoder=run.network.decoder,
@@ -111,7 +116,9 @@ def model_of_run(run: Run) -> Model:
         mixture=run.mixture,
         images=load_holdout(run).astype(np.float32) / np.float32(255),
         wholes=load_whole_pictures(run) if run.config.crop else None,
-        provenance={"dataset": settings["source"], "settings": settings, "training": run.summary},
+        flow=None if learned is None else learned[0],
+        provenance={"dataset": settings["source"], "settings": settings, "training": run.summary}
+        | ({} if learned is None else {"prior": learned[1]}),
     )
 
 

@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from vaekit.bundle.onnx_file import TensorInfo, read_onnx
 from vaekit.errors import ExportError, UsageError
 from vaekit.ort.session import open_on_cpu
-from vaekit.types import GraphName
+from vaekit.types import Array, GraphName
 from vaekit_export.passes import write
 from vaekit_export.passes.axes import name_axes
 from vaekit_export.passes.metadata import KEYS, lowest_ir_version, tidy
@@ -72,6 +72,12 @@ class ExportedGraph:
     output_names: tuple[str, ...]
     input_axes: Axes = field(default_factory=lambda: BATCH_AXIS)
     """The input's free axes."""
+    feeds: Callable[[Array], dict[str, Array]] | None = None
+    """If the graph has several inputs, a function that makes them of the rows of its module's one input."""
+
+    def inputs_of(self, rows: Array) -> dict[str, Array]:
+        """Return the graph's inputs for rows of its module's input."""
+        return {self.input_name: rows} if self.feeds is None else self.feeds(rows)
 
 
 def newest_opset() -> int:
@@ -149,17 +155,28 @@ def export_onnx(
     ``example`` is an input of at least two rows. ``input_axes`` and ``output_axes`` are free. Raises ExportError if the
     export fails or the file is not as requested.
     """
+    return export_with_inputs(module, {input_name: (example, input_axes)}, output_names, output_axes, opset=opset)
+
+
+def export_with_inputs(
+    module: nn.Module,
+    examples: Mapping[str, tuple[Tensor, Axes]],
+    output_names: Sequence[str],
+    output_axes: Axes,
+    *,
+    opset: int,
+) -> bytes:
+    """Export a module of several inputs, each with its free axes, as ``export_onnx`` does."""
     module.eval()
+    tensors = [tensor for tensor, _ in examples.values()]
     with torch.inference_mode():
-        outputs = module(example)
+        outputs = module(*tensors)
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
     if len(outputs) != len(output_names):
         raise ExportError(f"the module has {len(outputs)} outputs, not the {len(output_names)} named {output_names}")
-    inputs = [_declared(input_name, example, input_axes)]
+    inputs = [_declared(name, tensor, axes) for name, (tensor, axes) in examples.items()]
     declared = [_declared(name, output, output_axes) for name, output in zip(output_names, outputs, strict=True)]
-    program = export_program(
-        module, example, input_name=input_name, output_names=output_names, opset=opset, input_axes=input_axes
-    )
+    program = _program(module, examples, output_names, opset)
     model = _at_opset(program.model, opset)
     constant_shapes(model)
     named = {axis: name for axis, name in output_axes.items() if axis not in BATCH_AXIS}
@@ -184,15 +201,21 @@ def export_program(
 
     Raises ExportError if the export fails.
     """
+    return _program(module, {input_name: (example, input_axes)}, output_names, opset)
+
+
+def _program(
+    module: nn.Module, examples: Mapping[str, tuple[Tensor, Axes]], output_names: Sequence[str], opset: int
+) -> torch.onnx.ONNXProgram:
     try:
         with quietly():
             program = torch.onnx.export(
                 module,
-                (example,),
-                input_names=[input_name],
+                tuple(tensor for tensor, _ in examples.values()),
+                input_names=list(examples),
                 output_names=list(output_names),
                 opset_version=opset,
-                dynamic_shapes=(dict(input_axes),),
+                dynamic_shapes=tuple(dict(axes) for _, axes in examples.values()),
                 dynamo=True,
                 external_data=False,
                 verbose=False,

@@ -203,7 +203,7 @@ def remembering(run: Runner) -> Runner:
 
 
 def _session_runner(graph: ExportedGraph, opened: GraphSession) -> Runner:
-    return lambda rows: tuple(opened.run(list(graph.output_names), {graph.input_name: rows}))
+    return lambda rows: tuple(opened.run(list(graph.output_names), graph.inputs_of(rows)))
 
 
 def _on_one_thread(graph: ExportedGraph) -> Runner:

@@ -26,6 +26,7 @@ from vaekit.bundle.manifest import (
     GOLDEN,
     LAPLACE_FEATURE,
     MANIFEST,
+    PRIOR,
     RESIDUALS,
     FileSpec,
     GraphSpec,
@@ -42,6 +43,7 @@ from vaekit.types import GRAPHS, Array, GraphName, one_of
 from vaekit_export.context import context_of
 from vaekit_export.effort import Clock, Effort, measure_effort, within
 from vaekit_export.explain import Explanation, explain
+from vaekit_export.learned_prior import export_flow
 from vaekit_export.model import Model, Progress, Say, model_of_run, no_progress, rows_of_images
 from vaekit_export.onnx_export import Axes, ExportedGraph, check_fits, check_opset, export_onnx, minimum_onnxruntime
 from vaekit_export.parity import (
@@ -224,11 +226,24 @@ def publish(
         say("comparing layer by layer")
         explanations = [explain(graph, _to_explain(rows, effort), tolerances, opset=opset) for graph, rows, _ in checks]
         write_report(report, explanations, tolerances)
+    learned = None
+    if model.flow is not None:
+        learned = export_flow(model.flow, model, opset, tolerances, effort.golden_rows)
+        results += learned.results
     vectors = golden_vectors(
-        model, modules, rows=effort.golden_rows, batch=effort.golden_batch, of_samples=golden == "samples"
+        model,
+        modules,
+        rows=effort.golden_rows,
+        batch=effort.golden_batch,
+        of_samples=golden == "samples",
+        more={} if learned is None else learned.golden,
     )
     manifest = _manifest(model, modules, encoder, decoder, codes, vectors, tolerances, results, opset, effort)
     files = {ENCODER: encoder.onnx, DECODER: decoder.onnx, GOLDEN: vectors}
+    if learned is not None:
+        files[PRIOR] = learned.graph.onnx
+        graphs = manifest.graphs | {"prior": _graph_spec(PRIOR, learned.graph)}
+        manifest = dataclasses.replace(manifest, graphs=graphs, flow=learned.spec)
     if not effort.once:  # the few images of a costly model say little about what is usual
         distance = partial(mahalanobis, mean=np.array(manifest.latent.mean), std=np.array(manifest.latent.std))
         residuals = residuals_of(model, modules, codes[0], smooth, effort.batch, distance)
@@ -246,7 +261,7 @@ def publish(
         manifest,
         results,
         files={name: len(data) for name, data in files.items()},
-        nodes={graph.name: read_onnx(graph.onnx).operators.total() for graph in (encoder, decoder)},
+        nodes={name: read_onnx(files[graph.file]).operators.total() for name, graph in manifest.graphs.items()},
         report=report if explained else None,
         explanations=explanations,
     )

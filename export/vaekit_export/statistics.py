@@ -94,19 +94,25 @@ def verify_tolerances(gate: Tolerances) -> VerifyTolerances:
 
 
 def golden_vectors(
-    model: Model, modules: Mapping[GraphName, Runner], *, rows: int, batch: int, of_samples: bool
+    model: Model,
+    modules: Mapping[GraphName, Runner],
+    *,
+    rows: int,
+    batch: int,
+    of_samples: bool,
+    more: Mapping[str, Array],
 ) -> bytes:
     """Return golden.npz: ``rows`` images and as many latents with PyTorch's results.
 
     It has ``image`` with its mu and logvar, and ``z`` with its ``decoded`` images. The images are held-out ones, or
-    with ``of_samples`` the model's own samples.
+    with ``of_samples`` the model's own samples. ``more`` are further arrays.
     """
     draw = model.draw_latents(2 * rows, model.mixture)
     z, others = draw[:rows], draw[rows:]
     encode, decode = (partial(in_batches, modules[name], size=batch) for name in GRAPHS)
     images = decode(others)[0] if of_samples else model.images[:rows]
     codes = dict(zip(model.encoder_outputs, encode(images), strict=True))
-    arrays: dict[str, Any] = {"image": images, **codes, "z": z, "decoded": decode(z)[0]}
+    arrays: dict[str, Any] = {"image": images, **codes, "z": z, "decoded": decode(z)[0], **more}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

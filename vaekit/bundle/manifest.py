@@ -40,9 +40,11 @@ from vaekit.types import (
     LIKELIHOODS,
     POSTERIORS,
     PRECISIONS,
+    PRIORS,
     PROVIDER_CLASSES,
     PosteriorName,
     PrecisionName,
+    PriorName,
     ProviderClass,
     one_of,
 )
@@ -53,10 +55,13 @@ LAPLACE_FEATURE = "likelihood-laplace"
 FEATURES = frozenset((LAPLACE_FEATURE,))
 """The features that this version of vaekit knows."""
 
+MOST_FLOW_STEPS = 1000
+"""The largest number of steps in which a learned prior is integrated."""
+
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """Names of a bundle's files: no folders, no hidden files, and only characters that work on every system."""
 MANIFEST, ENCODER, DECODER, GOLDEN = "manifest.json", "encoder.onnx", "decoder.onnx", "golden.npz"
-RESIDUALS = "residuals.npz"
+RESIDUALS, PRIOR = "residuals.npz", "prior.onnx"
 
 IMAGE_AXES, LATENT_AXES = ("height", "width"), ("latent_height", "latent_width")
 """Names of the free axes of images and of latent maps."""
@@ -188,6 +193,17 @@ class ScoreStatistics:
 
 
 @dataclass(frozen=True)
+class FlowSpec:
+    """A learned prior: the graph ``prior``, and how codes are drawn with it (``vaekit.maths.flow``)."""
+
+    steps: int
+    """Steps of the integration."""
+    mean: tuple[float, ...]
+    """(d,) or (c,): the integration's result is multiplied by ``std``, and ``mean`` is added."""
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Tolerance:
     """A result a agrees with PyTorch's result b if |a − b| ≤ atol + rtol·|b|."""
 
@@ -229,6 +245,14 @@ class Manifest:
     """Statistics of other scores than −ELBO, by name (``vaekit.maths.anomaly``), as far as export measured them."""
     scores_at_own_size: dict[str, ScoreStatistics] = field(default_factory=dict)
     """Statistics of scores of whole held-out pictures at their own sizes, if the model was trained on crops."""
+    flow: FlowSpec | None = None
+    """The learned prior, if there is one; ``graphs`` has a ``prior`` then."""
+
+    @property
+    def priors(self) -> tuple[PriorName, ...]:
+        """Return the priors that latents can be drawn from, the default first."""
+        there = {"flow": self.flow is not None, "mixture": self.mixture is not None, "normal": True}
+        return tuple(name for name in PRIORS if there[name])
 
     @property
     def declared_files(self) -> tuple[GraphSpec | FileSpec, ...]:
@@ -292,7 +316,9 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as a JSON object."""
-        prior: dict[str, Any] = {"default": "normal" if self.mixture is None else "mixture"}
+        prior: dict[str, Any] = {"default": self.priors[0]}
+        if self.flow is not None:
+            prior["flow"] = dataclasses.asdict(self.flow)
         if self.mixture is not None:
             prior["mixture"] = {
                 "weights": self.mixture.weights.tolist(),
@@ -328,7 +354,7 @@ class Manifest:
         """Parse a manifest's JSON object. Raises KeyError, TypeError or ValueError if invalid."""
         image, latent = document["image"], document["latent"]
         likelihood, golden = document["likelihood"], document["golden"]
-        mixture = document["prior"].get("mixture")
+        mixture, flow = (document["prior"].get(name) for name in ("mixture", "flow"))
         return cls(
             image=_image_from_json(image),
             latent=_latent_from_json(latent),
@@ -337,6 +363,7 @@ class Manifest:
                 one_of(LIKELIHOODS, likelihood["name"], "likelihood"), _optional_float(likelihood["sigma"])
             ),
             mixture=None if mixture is None else _mixture_from_json(mixture),
+            flow=None if flow is None else _flow_from_json(flow),
             graphs=_graphs_from_json(document["graphs"]),
             golden=_file_from_json(golden),
             residuals=None if document.get("residuals") is None else _file_from_json(document["residuals"]),
@@ -474,6 +501,14 @@ def _scores_from_json(document: Mapping[str, Any]) -> ScoreStatistics:
     if not all(name.startswith("p") and 0 <= float(name[1:]) <= 100 for name in quantiles):
         raise ValueError("the scores' quantiles are not named p0 to p100")
     return ScoreStatistics(int(document["images"]), int(document["seed"]), quantiles)
+
+
+def _flow_from_json(document: Mapping[str, Any]) -> FlowSpec:
+    steps = int(document["steps"])
+    mean, std = (tuple(float(number) for number in document[name]) for name in ("mean", "std"))
+    if not 1 <= steps <= MOST_FLOW_STEPS or not all(map(math.isfinite, mean + std)) or min(std, default=0.0) < 0:
+        raise ValueError(f"a flow has 1 to {MOST_FLOW_STEPS} steps, finite means and no negative deviations")
+    return FlowSpec(steps, mean, std)
 
 
 def _mixture_from_json(document: Mapping[str, Any]) -> Mixture:

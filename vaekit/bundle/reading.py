@@ -86,7 +86,9 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
     path = bundle.path / file
     try:
         with np.load(io.BytesIO(bundle.files[file]), allow_pickle=False) as arrays:
-            golden = {name: arrays[name] for name in ("image", *bundle.manifest.encoder_outputs, "z", "decoded")}
+            learned = ("flow_z", "flow_t", "velocity") if bundle.manifest.flow is not None else ()
+            names = ("image", *bundle.manifest.encoder_outputs, "z", "decoded", *learned)
+            golden = {name: arrays[name] for name in names}
     except NPZ_ERRORS as error:
         raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
     images, latents = golden["image"].shape[:1], golden["z"].shape[:1]
@@ -96,6 +98,9 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
         "logvar": images + bundle.manifest.latent.shape,
         "z": latents + bundle.manifest.latent.shape,
         "decoded": latents + bundle.manifest.image.shape,
+        "flow_z": latents + bundle.manifest.latent.shape,
+        "flow_t": latents,
+        "velocity": latents + bundle.manifest.latent.shape,
     }
     for name, array in golden.items():
         if array.dtype != np.float32 or array.shape != shapes[name] or not array.size:
@@ -249,13 +254,21 @@ def _check_declarations(path: Path, manifest: Manifest) -> None:
         "the decoder's inputs": (decoder.inputs, (z,)),
         "the decoder's outputs": (decoder.outputs, (image,)),
     }
+    graphs = [encoder, decoder]
+    if manifest.flow is not None:
+        if "prior" not in manifest.graphs:
+            raise BundleError(f"{path} contradicts itself: it has a learned prior, but no graph of that name")
+        graphs.append(prior := manifest.graphs["prior"])
+        velocity = TensorInfo("velocity", "float32", z.shape)
+        wanted["the prior's inputs"] = (prior.inputs, (z, TensorInfo("t", "float32", ("batch",))))
+        wanted["the prior's outputs"] = (prior.outputs, (velocity,))
     for what, (declared, expected) in wanted.items():
         if declared != expected:
             raise BundleError(
                 f"{path} contradicts itself: {what} are declared as {_describe(declared)}, but its sizes require "
                 f"{_describe(expected)}"
             )
-    if missing := {encoder.precision, decoder.precision} - set(manifest.tolerances):
+    if missing := {graph.precision for graph in graphs} - set(manifest.tolerances):
         raise BundleError(f"{path} contradicts itself: it has no tolerances for {', '.join(sorted(missing))} graphs")
     latent, d = manifest.latent, manifest.latent.shape[0]
     kl = 0 if manifest.posterior == "deterministic" else d
@@ -263,6 +276,8 @@ def _check_declarations(path: Path, manifest: Manifest) -> None:
         raise BundleError(f"{path} contradicts itself: its latent statistics do not have {d} dimensions")
     if manifest.mixture is not None and manifest.mixture.means.shape[1:] != latent.shape:
         raise BundleError(f"{path} contradicts itself: its mixture prior does not have {d} dimensions")
+    if manifest.flow is not None and (len(manifest.flow.mean), len(manifest.flow.std)) != (d, d):
+        raise BundleError(f"{path} contradicts itself: its learned prior does not have {d} dimensions")
     if manifest.scores is not None and manifest.why_no_elbo is not None:
         raise BundleError(f"{path} contradicts itself: it has scores, but {manifest.why_no_elbo}")
 

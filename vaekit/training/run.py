@@ -27,6 +27,7 @@ from vaekit.training.networks import VAENetwork
 
 MODEL, METRICS, HOLDOUT, PREVIEWS = "model.safetensors", "metrics.jsonl", "holdout.npz", "previews"
 
+PRIOR, PRIOR_CHECKPOINT = "prior.safetensors", "prior-checkpoint.safetensors"
 _NAMED_SHAPES = 2  # in messages
 _PRIOR_KEYS = ("prior.weights", "prior.means", "prior.cholesky")
 
@@ -74,7 +75,7 @@ def start_folder(path: Path) -> None:
         for name in (PREVIEWS, "tensorboard"):
             shutil.rmtree(path / name, ignore_errors=True)
         # The model goes first: with a model and no checkpoint, an interrupted removal would look like a finished run.
-        for name in (MODEL, CHECKPOINT, METRICS):
+        for name in (MODEL, CHECKPOINT, METRICS, PRIOR, PRIOR_CHECKPOINT):
             (path / name).unlink(missing_ok=True)
         (path / PREVIEWS).mkdir(parents=True)
         _remove_unfinished(path)

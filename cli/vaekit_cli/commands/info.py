@@ -44,7 +44,7 @@ def _rows(bundle: Bundle) -> Rows:
 
 
 def _model(manifest: Manifest) -> Rows:
-    image, likelihood, mixture = manifest.image, manifest.likelihood, manifest.mixture
+    image, likelihood = manifest.image, manifest.likelihood
     sigma = "" if likelihood.sigma is None else f", sigma {likelihood.sigma:.4g}"
     step = image.multiple_of
     free = "" if step is None else f"; --size may be anything from {step}x{step} on, padded to multiples of {step}"
@@ -56,8 +56,15 @@ def _model(manifest: Manifest) -> Rows:
         ("preprocessing", image.preprocessing),
         ("latent", f"{manifest.latent.describe()}, {manifest.posterior} posterior{_scaling(manifest.latent.scaling)}"),
         ("likelihood", f"{likelihood.name}{sigma}"),
-        ("prior", "N(0, I)" if mixture is None else f"mixture of {len(mixture.weights)} Gaussians, or N(0, I)"),
+        ("prior", _priors(manifest)),
     ]
+
+
+def _priors(manifest: Manifest) -> str:
+    flow, mixture = manifest.flow, manifest.mixture
+    learned = [] if flow is None else [f"flow of {flow.steps} steps"]
+    fitted = [] if mixture is None else [f"mixture of {len(mixture.weights)} Gaussians"]
+    return ", or ".join((*learned, *fitted, "N(0, I)"))
 
 
 def _scaling(scaling: Scaling | None) -> str:

@@ -45,8 +45,15 @@ def sample(
     prior: PriorOption = None,
     temperature: Annotated[
         float,
-        typer.Option(min=0.0, help="Factor for the prior's standard deviations; below 1 gives more typical images."),
+        typer.Option(
+            min=0.0,
+            help="Factor for the prior's standard deviations, or the flow's noise; below 1 gives more typical images.",
+        ),
     ] = 1.0,
+    prior_steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Steps in which the flow is integrated.", show_default="the bundle's"),
+    ] = None,
     columns: Annotated[
         int | None, typer.Option(min=1, help="Columns of the grid.", show_default="a square grid")
     ] = None,
@@ -61,12 +68,12 @@ def sample(
     vae = runtime.load()
     check_pictures_target(output, count, columns, vae.image_shape)
     prior = prior or vae.priors[0]
-    if len(vae.latent_shape) > 1:
+    if len(vae.latent_shape) > 1 and prior == "normal":
         say(_MAPS)
-    batches = _samples(vae, count, seed, prior, temperature)
+    batches = _samples(vae, count, seed, prior, temperature, prior_steps)
     with progress_bar("sampling", count, quiet or as_json) as progress:
         write_pictures(batches, count, output, columns, progress)
-    provider = say_where(vae, say, "decoder")
+    provider = say_where(vae, say, *(("prior", "decoder") if prior == "flow" else ("decoder",)))
     if as_json:
         print_document(Sampled(str(output), count, seed, prior, provider, str(runtime.model)))
         return
@@ -83,7 +90,10 @@ def sample(
     say(f"next: {command_line('vaekit sample', *again)}")
 
 
-def _samples(vae: VAE, count: int, seed: int, prior: str, temperature: float) -> Iterator[NDArray[np.float32]]:
+def _samples(
+    vae: VAE, count: int, seed: int, prior: str, temperature: float, prior_steps: int | None
+) -> Iterator[NDArray[np.float32]]:
     for start in range(0, count, _CHUNK):
         n = min(_CHUNK, count - start)
-        yield vae.decode(vae.sample_latents(n, seed=seed, prior=prior, temperature=temperature, start=start))
+        z = vae.sample_latents(n, seed=seed, prior=prior, temperature=temperature, start=start, prior_steps=prior_steps)
+        yield vae.decode(z)

@@ -70,6 +70,9 @@ def assemble(
     contents = {GRAPH_FILES[name]: data for name, data in onnx.items()} | {GOLDEN: _golden(parent, graphs)}
     if (residuals := parent.manifest.residuals) is not None:
         contents[residuals.file] = parent.files[residuals.file]
+    if _keeps_flow(parent, kept):
+        file = parent.manifest.graphs["prior"].file
+        contents[file] = parent.files[file]
     precisions = {name: change.precision for name, change in changes.items()}
     manifest = _manifest(parent, graphs, precisions, contents)
     manifest = dataclasses.replace(
@@ -78,6 +81,11 @@ def assemble(
         provenance=manifest.provenance | {"compression": record},
     )
     return contents | {MANIFEST: dump_json(manifest.to_json()).encode()}, manifest
+
+
+def _keeps_flow(parent: Bundle, kept: tuple[int, ...]) -> bool:
+    """Return whether the learned prior stays, unchanged: it knows codes of all dimensions only."""
+    return parent.manifest.flow is not None and len(kept) == parent.manifest.latent.shape[0]
 
 
 def _described(manifest: Manifest, name: GraphName, change: Change, dimensions: int) -> bytes:
@@ -93,7 +101,8 @@ def _golden(parent: Bundle, graphs: Graphs) -> bytes:
     With PyTorch's outputs, tolerances would have to be as wide as the compression error, which would mask device error.
     """
     with np.load(io.BytesIO(parent.files[GOLDEN]), allow_pickle=False) as arrays:
-        golden = {name: arrays[name] for name in ("image", "z")}
+        learned = ("flow_z", "flow_t", "velocity") if _keeps_flow(parent, graphs.kept) else ()
+        golden = {name: arrays[name] for name in ("image", "z", *learned)}
     golden["z"] = _kept_of(golden["z"], graphs.kept)
     encoded = run(graphs.encoder, golden["image"])
     names = [output.name for output in parent.manifest.graphs["encoder"].outputs]
@@ -130,9 +139,13 @@ def _manifest(
     if len(graphs.kept) < latent.shape[0]:
         mean, std, kl = (tuple(numbers[j] for j in graphs.kept) for numbers in (latent.mean, latent.std, latent.kl))
         latent = dataclasses.replace(latent, shape=(len(graphs.kept), *latent.shape[1:]), mean=mean, std=std, kl=kl)
+    keeps_flow = _keeps_flow(parent, graphs.kept)
+    if keeps_flow:
+        specs["prior"] = old.graphs["prior"]
     return dataclasses.replace(
         old,
         latent=latent,
+        flow=old.flow if keeps_flow else None,
         mixture=old.mixture if old.mixture is None or latent is old.latent else marginal(old.mixture, graphs.kept),
         graphs=specs,
         golden=FileSpec(GOLDEN, hashlib.sha256(contents[GOLDEN]).hexdigest()),

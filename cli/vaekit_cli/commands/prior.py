@@ -1,0 +1,108 @@
+"""`vaekit prior`: fit the prior of a run again, or learn one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaekit.errors import RunError, UsageError
+from vaekit.training import check_extra
+from vaekit_cli.commands.train import DEFAULT_RUN
+from vaekit_cli.console import announced, command_line, progress_bar, speaker
+from vaekit_cli.options import QuietOption
+from vaekit_cli.stopping import stop_asked
+from vaekit_cli.training_options import SOURCE_HELP, read_source, read_validation
+
+
+class Kind(StrEnum):
+    """The kinds of prior."""
+
+    FLOW = "flow"
+    MIXTURE = "mixture"
+    NONE = "none"
+
+
+def prior(
+    run: Annotated[Path, typer.Argument(help="The run that `vaekit train` wrote.")] = DEFAULT_RUN,
+    source: Annotated[str | None, typer.Argument(help=SOURCE_HELP, show_default="the run's own")] = None,
+    kind: Annotated[
+        Kind,
+        typer.Option(help="flow: learn where the codes lie; mixture: fit Gaussians to them; none: keep N(0, I) alone."),
+    ] = Kind.FLOW,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length of learning the flow in batches.", show_default="4000")
+    ] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Length in minutes instead.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from where an earlier command stopped.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same prior.", show_default="the run's"),
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Fit the prior that `vaekit sample` draws from, to the codes of a run's training images.
+
+    A flow is a small network, which export puts into the bundle as prior.onnx. Images and weights stay as they are.
+    """
+    check_extra()
+    if steps is not None and max_minutes is not None:
+        raise UsageError("--steps and --max-minutes both set the length: give one of them")
+    if max_minutes is not None and not 0 < max_minutes < float("inf"):
+        raise UsageError(f"--max-minutes must be above 0, not {max_minutes:g}")
+    if kind is not Kind.FLOW and (steps is not None or max_minutes is not None or resume):
+        raise UsageError("--steps, --max-minutes and --resume belong to --kind flow")
+    say = speaker(quiet)
+    with announced("loading PyTorch", say):
+        from vaekit.training.flow import STEPS
+        from vaekit.training.holdout import hold_out
+        from vaekit.training.prior import fit_flow, refit_mixture, remove_prior, training_codes
+        from vaekit.training.run import PRIOR, is_finished, load_run
+
+    trained = load_run(run)
+    if not is_finished(run):
+        raise RunError(f"{run} is not finished: {command_line('vaekit train', ('--resume', run, None))}")
+    again = command_line("vaekit export", ("", run, DEFAULT_RUN))
+    if kind is Kind.NONE:
+        remove_prior(trained)
+        say(f"{run}: the prior is N(0, I)")
+        say(f"next: {again}")
+        return
+    config = trained.config
+    images = read_source(source or config.source, (config.height, config.width), quiet, crop=config.crop)
+    validation = read_validation(config.val, config.image_shape, quiet, crop=config.crop)
+    split = hold_out(images, config.seed, config.val, validation)
+    split.check(config)
+    with progress_bar("encoding", None, quiet) as bar:
+        codes = training_codes(trained, split, bar)
+    chosen = config.seed if seed is None else seed
+    if kind is Kind.MIXTURE:
+        with announced("fitting the mixture", say):
+            components = refit_mixture(trained, codes, chosen)
+        say(f"{run}: a mixture of {components} Gaussians, fitted to the codes of {len(codes.mu):,} images")
+        say(f"next: {again}")
+        return
+    say(f"{run}: learning the flow from the codes of {len(codes.mu):,} images")
+    length = None if max_minutes is not None else steps or STEPS
+    with (
+        stop_asked(lambda: say("stopping: keeping a checkpoint (once more to stop at once)")) as stop,
+        progress_bar("", length, quiet) as bar,
+    ):
+        fitted = fit_flow(
+            trained,
+            codes,
+            steps=length,
+            seconds=None if max_minutes is None else 60 * max_minutes,
+            seed=chosen,
+            resume=resume,
+            stop=stop,
+            advance=bar,
+        )
+    if fitted.stopped:
+        say(f"{run}: stopped after {fitted.steps:,} steps; the prior is as before")
+        say(f"next: {command_line('vaekit prior', ('', run, DEFAULT_RUN))} --resume")
+        return
+    say(f"{run / PRIOR}: a flow, {fitted.steps:,} steps; loss of held-out images {fitted.loss:.4f}")
+    say(f"next: {again}")
