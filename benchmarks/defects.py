@@ -34,7 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -303,13 +303,14 @@ def train_pythae(
 
     def rebuild(image: Array) -> Array:
         total, weight = np.zeros((2, *image.shape[2:]), np.float32)
-        for top in starts(image.shape[2]):
-            for left in starts(image.shape[3]):
-                part = np.s_[top : top + WINDOW, left : left + WINDOW]
-                window = torch.from_numpy(image[0, 0][part].copy()).expand(1, 3, -1, -1)
-                with torch.inference_mode():
-                    total[part] += model.decoder(model.encoder(window).embedding).reconstruction[0].mean(0).numpy()
-                weight[part] += 1
+        corners = product(starts(image.shape[2]), starts(image.shape[3]))
+        parts = [np.s_[top : top + WINDOW, left : left + WINDOW] for top, left in corners]
+        windows = torch.from_numpy(np.stack([image[0, 0][part] for part in parts]))[:, None].expand(-1, 3, -1, -1)
+        with torch.inference_mode():
+            rebuilt = model.decoder(model.encoder(windows).embedding).reconstruction.mean(1).numpy()
+        for part, window in zip(parts, rebuilt, strict=True):
+            total[part] += window
+            weight[part] += 1
         return np.asarray((total / weight)[None, None])
 
     return both_ways(PYTHAE, rebuild, held_out)

@@ -52,14 +52,14 @@ class TimeFeatures(nn.Module):
 class VectorVelocity(nn.Module):
     """The velocity of vectors: a residual network, z (B, d) and t (B,) → (B, d)."""
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, width: int = _WIDTH, blocks: int = _BLOCKS) -> None:
         super().__init__()
         self.time = TimeFeatures()
-        self.first = nn.Linear(dimensions, _WIDTH)
-        self.times = nn.ModuleList(nn.Linear(2 * _FREQUENCIES, _WIDTH) for _ in range(_BLOCKS))
-        self.ins = nn.ModuleList(nn.Linear(_WIDTH, _WIDTH) for _ in range(_BLOCKS))
-        self.outs = nn.ModuleList(nn.Linear(_WIDTH, _WIDTH) for _ in range(_BLOCKS))
-        self.last = _nothing_at_first(nn.Linear(_WIDTH, dimensions))
+        self.first = nn.Linear(dimensions, width)
+        self.times = nn.ModuleList(nn.Linear(2 * _FREQUENCIES, width) for _ in range(blocks))
+        self.ins = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.outs = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.last = _nothing_at_first(nn.Linear(width, dimensions))
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         features, hidden = self.time(t), self.first(z)
@@ -138,13 +138,13 @@ class Codes:
 class FlowTraining:
     """Training of a flow. The same codes, seed and steps give the same weights on one machine."""
 
-    def __init__(self, codes: Codes, seed: int) -> None:
-        """Build the network."""
+    def __init__(self, codes: Codes, seed: int, network: nn.Module | None = None) -> None:
+        """Build the network, unless it is given."""
         torch.manual_seed(seed)
         self.codes, self.seed = codes, seed
         self.step = 0
         self.mean, self.std = codes.moments()
-        self.network = velocity_network(codes.mu.shape[1:])
+        self.network = velocity_network(codes.mu.shape[1:]) if network is None else network
         self.average = copy.deepcopy(self.network).eval().requires_grad_(requires_grad=False)
         self._optimiser = torch.optim.Adam(self.network.parameters(), _RATE)
 

@@ -30,6 +30,7 @@ IMAGES = ("--from-file", "--no-resize", "--skip-errors")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (*OUTPUT, "--seed", "--quiet"),
     "compress": ("--int8", "--fp16", "--prune", "--min-psnr", "--max-delta-elbo", "--json", "--quiet"),
+    "prior": ("--kind", "--steps", "--max-minutes", "--resume", "--seed", "--quiet"),
     "evaluate": ("--limit", "--batch-size", "--seed", "--json", "--quiet"),
     "export": (*OUTPUT, "--json", "--quiet"),
     "sample": (*ON_EDGE, *OUTPUT, "--seed"),

@@ -1,0 +1,166 @@
+"""`vaekit prior`: a run's prior, from its images to samples on the edge."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vaekit
+from vaekit.images.shapes import draw_shapes
+from vaekit.training.run import load_run
+from vaekit_export import export_run
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Fails = Callable[..., None]
+
+
+@pytest.fixture
+def run(in_process: Run, tmp_path: Path) -> Path:
+    """Train for a moment on 120 shapes of 16 x 16."""
+    np.save(tmp_path / "images.npy", draw_shapes(120, (16, 16)).images)
+    done = in_process("train", "images.npy", "--latent", "2", "--batch-size", "16", "--steps", "12", "-q", "-o", "run")
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "run"
+
+
+def test_a_flow_goes_from_the_run_to_samples(in_process: Run, run: Path, tmp_path: Path) -> None:
+    weights = (run / "model.safetensors").read_bytes()
+    done = in_process("prior", "run", "--steps", "30")
+    assert done.returncode == 0, done.stderr
+    assert "learning the flow from the codes of 108 images" in done.stderr
+    assert "prior.safetensors: a flow, 30 steps; loss of held-out images" in done.stderr
+    assert done.stderr.splitlines()[-1] == "next: vaekit export run"
+    assert (run / "model.safetensors").read_bytes() == weights
+    first = (run / "prior.safetensors").read_bytes()
+    assert in_process("prior", "run", "--steps", "30", "-q").returncode == 0
+    assert (run / "prior.safetensors").read_bytes() == first
+    assert in_process("export", "run", "-o", "bundle", "-q").returncode == 0
+    vae = vaekit.load(tmp_path / "bundle", provider="cpu")
+    assert vae.priors == ("flow", "normal") if load_run(run).mixture is None else ("flow", "mixture", "normal")
+    assert vae.verify().passed
+    assert vae.manifest.provenance["prior"]["steps"] == 30
+    assert {result["graph"] for result in vae.manifest.parity["results"]} == {"encoder", "decoder", "prior"}
+    assert vae.sample(3).shape == (3, 3, 16, 16)
+    lenient = ("--max-delta-elbo", "1e9", "--min-psnr", "0", "--seconds", "0")
+    compressed = in_process("compress", "bundle", "-o", "small", "--fp16", *lenient)
+    assert compressed.returncode == 0, compressed.stderr
+    small = vaekit.load(tmp_path / "small", provider="cpu")
+    assert small.priors == vae.priors
+    assert small.verify().passed
+    np.testing.assert_array_equal(small.sample_latents(4), vae.sample_latents(4))
+
+
+def test_maps_have_a_flow_too(in_process: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", draw_shapes(80, (16, 16)).images)
+    small = ("--latent", "2", "--downscale", "4", "--batch-size", "16", "--steps", "4", "-q")
+    assert in_process("train", "images.npy", *small, "-o", "run").returncode == 0
+    refused = in_process("prior", "run", "--kind", "mixture")
+    assert refused.returncode == 2
+    assert "knows nothing of neighbouring positions" in refused.stderr
+    assert in_process("prior", "run", "--steps", "4", "-q").returncode == 0
+    assert in_process("export", "run", "-o", "bundle", "-q").returncode == 0
+    vae = vaekit.load(tmp_path / "bundle", provider="cpu")
+    assert vae.priors == ("flow", "normal")
+    assert vae.sample_latents(3).shape == (3, 2, 4, 4)
+    assert vae.at(24, 20).sample(2).shape == (2, 3, 24, 20)
+    assert vae.verify().passed
+
+
+def test_a_mixture_or_none_replaces_the_flow(in_process: Run, run: Path) -> None:
+    assert in_process("prior", "run", "--steps", "4", "-q").returncode == 0
+    done = in_process("prior", "run", "--kind", "mixture")
+    assert done.returncode == 0, done.stderr
+    assert "a mixture of 6 Gaussians, fitted to the codes of 108 images" in done.stderr
+    assert not (run / "prior.safetensors").exists()
+    assert load_run(run).mixture is not None
+    done = in_process("prior", "run", "--kind", "none")
+    assert done.returncode == 0
+    assert load_run(run).mixture is None
+
+
+def test_a_killed_fit_resumes_to_the_same_bytes(run: Path, in_process: Run, tmp_path: Path) -> None:
+    assert in_process("prior", "run", "--steps", "400", "-q").returncode == 0
+    whole = (run / "prior.safetensors").read_bytes()
+    script = Path(sys.executable).with_name("vaekit")
+    command = [script, "prior", "run", "--steps", "400"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "learning the flow" in line:
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(60) == 0
+    assert "the prior is as before" in rest or "a flow, 400 steps" in rest  # a quick machine may have finished
+    assert (run / "prior.safetensors").read_bytes() == whole
+    if "as before" in rest:
+        other = in_process("prior", "run", "--steps", "400", "--seed", "5", "--resume")
+        assert other.returncode == 1
+        assert "belongs to another model, seed or source" in other.stderr
+        done = in_process("prior", "run", "--steps", "400", "--resume", "-q")
+        assert done.returncode == 0, done.stderr
+        assert (run / "prior.safetensors").read_bytes() == whole
+        assert not (run / "prior-checkpoint.safetensors").exists()
+
+
+def test_a_time_is_kept(in_process: Run, run: Path) -> None:
+    started = time.monotonic()
+    assert in_process("prior", "run", "--max-minutes", "0.05", "-q").returncode == 0
+    assert time.monotonic() - started < 30
+    assert (run / "prior.safetensors").exists()
+
+
+def test_a_flow_of_other_weights_is_not_exported(in_process: Run, run: Path, tmp_path: Path) -> None:
+    assert in_process("prior", "run", "--steps", "4", "-q").returncode == 0
+    model = run / "model.safetensors"
+    other = load_run(run)
+    (tmp_path / "moved").mkdir()
+    path = tmp_path / "moved" / "prior.safetensors"
+    path.write_bytes((run / "prior.safetensors").read_bytes())
+    assert in_process("prior", "run", "--kind", "none", "-q").returncode == 0
+    path.rename(run / "prior.safetensors")
+    if model.read_bytes() and other.mixture is not None:
+        refused = in_process("export", "run", "-o", "b", "-q")
+        assert refused.returncode == 1
+        assert "was fitted to other weights" in refused.stderr
+    (run / "prior.safetensors").write_bytes(b"no tensors")
+    refused = in_process("export", "run", "-o", "b", "-q")
+    assert refused.returncode == 1
+    assert "prior.safetensors cannot be read" in refused.stderr
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "two lengths": (("run", "--steps", "3", "--max-minutes", "1"), 2, "both set the length"),
+    "no time": (("run", "--max-minutes", "0"), 2, "must be above 0"),
+    "steps of a mixture": (("run", "--kind", "mixture", "--steps", "3"), 2, "belong to --kind flow"),
+    "nothing to resume": (("run", "--resume"), 1, "there is no run/prior-checkpoint.safetensors to resume from"),
+    "no run": (("gone",), 1, "gone"),
+    "a source that is gone": (("run", "away.npy"), 1, "away.npy"),
+    "a source of another shape": (("run", "other.npy"), 1, "is needed"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_fitted_ends_in_one_line(in_process: Run, run: Path, tmp_path: Path, what: str) -> None:
+    np.save(tmp_path / "other.npy", draw_shapes(30, (16, 16)).images[:, 0])
+    arguments, code, words = REFUSED[what]
+    done = in_process("prior", *arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert not (run / "prior.safetensors").exists()
+
+
+def test_an_export_of_a_run_without_a_flow_has_none(run: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "bundle")
+    document = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert "flow" not in document["prior"]
+    assert set(document["graphs"]) == {"encoder", "decoder"}
