@@ -89,7 +89,7 @@ def test_a_mixture_or_none_replaces_the_flow(in_process: Run, run: Path) -> None
 def test_a_killed_fit_resumes_to_the_same_bytes(run: Path, in_process: Run, tmp_path: Path) -> None:
     assert in_process("prior", "run", "--steps", "400", "-q").returncode == 0
     whole = (run / "prior.safetensors").read_bytes()
-    script = Path(sys.executable).with_name("vaekit")
+    script = str(Path(sys.executable).with_name("vaekit"))
     command = [script, "prior", "run", "--steps", "400"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
