@@ -167,6 +167,11 @@ def runs_a_bundle(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
+def graphs_of_samples(vae: VAE, prior: str | None = None) -> tuple[GraphName, ...]:
+    """Return the graphs that compute samples from a prior, by default the bundle's own."""
+    return ("prior", "decoder") if (prior or vae.priors[0]) == "flow" else ("decoder",)
+
+
 def say_where(vae: VAE, say: Say, *graphs: GraphName) -> str:
     """Open graphs, report where they run, and return the provider's name.
 

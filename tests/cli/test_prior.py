@@ -58,6 +58,22 @@ def test_a_flow_goes_from_the_run_to_samples(in_process: Run, run: Path, tmp_pat
     np.testing.assert_array_equal(small.sample_latents(4), vae.sample_latents(4))
 
 
+def test_pruning_leaves_the_flow_out_and_says_so(in_process: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", draw_shapes(120, (16, 16)).images)
+    options = ("--latent", "8", "--batch-size", "16", "--steps", "30", "--beta", "20", "-q", "-o", "run")
+    assert in_process("train", "images.npy", *options).returncode == 0
+    assert in_process("prior", "run", "--steps", "4", "-q").returncode == 0
+    assert in_process("export", "run", "-o", "bundle", "-q").returncode == 0
+    done = in_process("compress", "bundle", "-o", "small", "--prune", "--max-delta-elbo", "1e9", "--seconds", "0")
+    assert done.returncode == 0, done.stderr
+    assert "it is left out, and" in done.stderr
+    small = vaekit.load(tmp_path / "small", provider="cpu")
+    assert small.latent_shape[0] < 8
+    assert "flow" not in small.priors
+    assert not (tmp_path / "small" / "prior.onnx").exists()
+    assert small.verify().passed
+
+
 def test_maps_have_a_flow_too(in_process: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", draw_shapes(80, (16, 16)).images)
     small = ("--latent", "2", "--downscale", "4", "--batch-size", "16", "--steps", "4", "-q")

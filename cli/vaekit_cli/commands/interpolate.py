@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaekit.errors import UsageError
-from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
+from vaekit_cli.bundle_options import Runtime, graphs_of_samples, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, print_document, speaker
 from vaekit_cli.image_input import NoResizeOption
 from vaekit_cli.options import JsonOption, PriorOption, QuietOption
@@ -79,7 +79,7 @@ def interpolate(
     else:
         a, b = (vae.sample_latents(1, seed=seed or 0, prior=prior)[0] for seed in (from_seed, to_seed))
     images = vae.interpolate(a, b, steps, mode=mode.value, latents=True)
-    provider = say_where(vae, say, *(GRAPHS if pictures else ("decoder",)))
+    provider = say_where(vae, say, *(GRAPHS if pictures else graphs_of_samples(vae, prior)))
     if output.suffix.lower() in ANIMATIONS:
         save_animation(images, output)
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
+from vaekit_cli.bundle_options import Runtime, graphs_of_samples, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, print_document, progress_bar, speaker
 from vaekit_cli.options import JsonOption, PriorOption, QuietOption, SeedOption
 
@@ -73,7 +73,7 @@ def sample(
     batches = _samples(vae, count, seed, prior, temperature, prior_steps)
     with progress_bar("sampling", count, quiet or as_json) as progress:
         write_pictures(batches, count, output, columns, progress)
-    provider = say_where(vae, say, *(("prior", "decoder") if prior == "flow" else ("decoder",)))
+    provider = say_where(vae, say, *graphs_of_samples(vae, prior))
     if as_json:
         print_document(Sampled(str(output), count, seed, prior, provider, str(runtime.model)))
         return

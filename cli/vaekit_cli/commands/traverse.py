@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaekit.errors import UsageError
-from vaekit_cli.bundle_options import Runtime, runs_a_bundle, say_where
+from vaekit_cli.bundle_options import Runtime, graphs_of_samples, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, print_document, speaker
 from vaekit_cli.image_input import NoResizeOption
 from vaekit_cli.options import JsonOption, QuietOption, SeedOption
@@ -80,7 +80,7 @@ def traverse(
         channels, *size = vae.image_shape
         base = read_image(image, channels, (size[0], size[1]), resize=not no_resize) / np.float32(255)
     images = vae.traverse(base, dimensions=chosen, steps=steps, span=span, seed=seed, latents=False, at=place)
-    provider = say_where(vae, say, "decoder")
+    provider = say_where(vae, say, *(graphs_of_samples(vae) if base is None else ("decoder",)))
     save_picture(_picture(vae, images, chosen, span), output)
     if as_json:
         print_document(Traversed(str(output), list(chosen), steps, provider, str(runtime.model)))

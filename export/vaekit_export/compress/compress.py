@@ -140,6 +140,8 @@ def _compressed(request: _Request, parent: Bundle, images: _Images, judge: Judge
     record = _record(parent, changes, judge.limits) | quality_record(psnr, delta)
     record |= {"pruned": list(pruned), "measured_on": images.source}
     files, manifest = assemble(parent, changes, graphs.kept, rows, record)
+    if parent.manifest.flow is not None and manifest.flow is None:
+        say(f"the learned prior needs all dimensions: it is left out, and {manifest.priors[0]} is the default")
     write_bundle(target, files, _check_replay)
     reports = {
         name: _report(parent, name, files[GRAPH_FILES[name]], candidates, speeds, index)
