@@ -15,6 +15,8 @@ import pytest
 
 import vaekit
 from vaekit.images.shapes import draw_shapes
+from vaekit.training.config import load_config
+from vaekit.training.prior import load_flow
 from vaekit.training.run import load_run
 from vaekit_export import export_run
 
@@ -56,6 +58,27 @@ def test_a_flow_goes_from_the_run_to_samples(in_process: Run, run: Path, tmp_pat
     assert small.priors == vae.priors
     assert small.verify().passed
     np.testing.assert_array_equal(small.sample_latents(4), vae.sample_latents(4))
+
+
+def test_training_can_learn_the_flow_at_its_end(in_process: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", draw_shapes(120, (16, 16)).images)
+    small = ("--latent", "2", "--batch-size", "16")
+    started = time.monotonic()
+    done = in_process("train", "images.npy", *small, "--max-minutes", "0.3", "--prior", "flow", "-o", "run")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 60
+    lines = done.stderr.splitlines()
+    assert lines[-1] == "next: vaekit export run"
+    assert sum(line.startswith("next:") for line in lines) == 1
+    assert "run/prior.safetensors: a flow" in lines[-2]
+    assert load_flow(load_run(tmp_path / "run")) is not None
+    assert load_config(tmp_path / "run").prior == "flow"
+    done = in_process("train", "images.npy", *small, "--steps", "4", "--prior", "none", "-o", "bare")
+    assert done.returncode == 0, done.stderr
+    assert "prior: N(0, I)\n" in done.stderr
+    assert load_run(tmp_path / "bare").mixture is None
+    assert in_process("train", "images.npy", *small, "--steps", "4", "--overwrite", "-q", "-o", "run").returncode == 0
+    assert not (tmp_path / "run" / "prior.safetensors").exists()
 
 
 def test_pruning_leaves_the_flow_out_and_says_so(in_process: Run, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ PixelLikelihood = Literal["gaussian", "laplace", "bernoulli"]
 ObjectiveName = Literal["elbo", "iwae", "autoencoder", "prior-only"]
 Binarize = Literal["none", "fixed", "dynamic"]
 Augment = Literal["none", "flip"]
+PriorKind = Literal["mixture", "flow", "none"]
 Device = Literal["cpu", "cuda", "mps"]
 DeviceChoice = Literal["auto", Device]
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
@@ -107,6 +108,13 @@ class Config:
     """The run whose weights the network begins with; None for random weights."""
     likelihood: PixelLikelihood = field(default="gaussian", metadata=_setting("p(x|z)."))
     """p(x|z)."""
+    prior: PriorKind = field(
+        default="mixture",
+        metadata=_setting(
+            "What samples are drawn from: a mixture fitted to the codes, a flow learned from them, or N(0, I) alone."
+        ),
+    )
+    """The prior that is fitted at the end; a flow is learned after the mixture."""
     sigma: float | None = field(default=None, metadata=_setting(above_zero=True))
     """Standard deviation of the Gaussian or Laplace likelihood; None if it is fitted (``--sigma optimal``)."""
     objective: ObjectiveName = field(

@@ -324,8 +324,8 @@ class Trainer:
             yield read_to_measure(self.split.images, part, self.config.binarize)
 
     def _fit_prior(self, draws: Draws, goes_on: Callable[[], bool] | None = None) -> Mixture | None:
-        if self.config.downscale is not None:  # a mixture knows nothing of neighbouring positions
-            return None
+        if self.config.downscale is not None or self.config.prior == "none":
+            return None  # of maps, a mixture would know nothing of neighbouring positions
         z = draws.z[0].cpu().numpy()
         with self._aside("fit", fit_work(*z.shape)):
             return fit_mixture(z, seed=self.config.seed, goes_on=goes_on)

@@ -12,8 +12,8 @@ from vaekit.errors import RunError, UsageError
 from vaekit.training import check_extra
 from vaekit_cli.commands.train import DEFAULT_RUN
 from vaekit_cli.console import announced, command_line, progress_bar, speaker
+from vaekit_cli.learning_flow import learn_flow
 from vaekit_cli.options import QuietOption
-from vaekit_cli.stopping import stop_asked
 from vaekit_cli.training_options import SOURCE_HELP, read_source, read_validation
 
 
@@ -56,10 +56,9 @@ def prior(
         raise UsageError("--steps, --max-minutes and --resume belong to --kind flow")
     say = speaker(quiet)
     with announced("loading PyTorch", say):
-        from vaekit.training.flow import STEPS
         from vaekit.training.holdout import hold_out
-        from vaekit.training.prior import fit_flow, refit_mixture, remove_prior, training_codes
-        from vaekit.training.run import PRIOR, is_finished, load_run
+        from vaekit.training.prior import refit_mixture, remove_prior, training_codes
+        from vaekit.training.run import is_finished, load_run
 
     trained = load_run(run)
     if not is_finished(run):
@@ -75,34 +74,16 @@ def prior(
     validation = read_validation(config.val, config.image_shape, quiet, crop=config.crop)
     split = hold_out(images, config.seed, config.val, validation)
     split.check(config)
-    with progress_bar("encoding", None, quiet) as bar:
-        codes = training_codes(trained, split, bar)
     chosen = config.seed if seed is None else seed
     if kind is Kind.MIXTURE:
+        with progress_bar("encoding", None, quiet) as bar:
+            codes = training_codes(trained, split, bar)
         with announced("fitting the mixture", say):
             components = refit_mixture(trained, codes, chosen)
         say(f"{run}: a mixture of {components} Gaussians, fitted to the codes of {len(codes.mu):,} images")
         say(f"next: {again}")
         return
-    say(f"{run}: learning the flow from the codes of {len(codes.mu):,} images")
-    length = None if max_minutes is not None else steps or STEPS
-    with (
-        stop_asked(lambda: say("stopping: keeping a checkpoint (once more to stop at once)")) as stop,
-        progress_bar("", length, quiet) as bar,
-    ):
-        fitted = fit_flow(
-            trained,
-            codes,
-            steps=length,
-            seconds=None if max_minutes is None else 60 * max_minutes,
-            seed=chosen,
-            resume=resume,
-            stop=stop,
-            advance=bar,
-        )
-    if fitted.stopped:
-        say(f"{run}: stopped after {fitted.steps:,} steps; the prior is as before")
-        say(f"next: {command_line('vaekit prior', ('', run, DEFAULT_RUN))} --resume")
-        return
-    say(f"{run / PRIOR}: a flow, {fitted.steps:,} steps; loss of held-out images {fitted.loss:.4f}")
-    say(f"next: {again}")
+    seconds = None if max_minutes is None else 60 * max_minutes
+    fitted = learn_flow(trained, split, steps=steps, seconds=seconds, seed=chosen, resume=resume, quiet=quiet, say=say)
+    if not fitted.stopped:
+        say(f"next: {again}")

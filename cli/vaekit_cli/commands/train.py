@@ -26,6 +26,7 @@ from vaekit.training.config import (
 )
 from vaekit_cli.config_file import given, overridden, use_config
 from vaekit_cli.console import Advance, announced, command_line, progress_bar, speaker
+from vaekit_cli.learning_flow import learn_flow
 from vaekit_cli.options import QuietOption, parse_sigma, parse_size
 from vaekit_cli.stopping import stop_asked
 from vaekit_cli.training_options import (
@@ -46,6 +47,7 @@ DEFAULT_RUN = Path("vae")
 
 _LENGTHS = ("epochs", "steps", "max_minutes")
 _STOPPING = "stopping: keeping what was learnt and fitting the prior (once more to stop at once)"
+_FLOW_SHARE = 0.25  # of --max-minutes, if a flow is learned
 _NAMED_FILES = 10  # skipped files that are named; the others are only counted
 
 
@@ -203,18 +205,38 @@ def _run(
         if changed := trainer.changed_setting():
             say(f"started with {'; '.join(changed)}: results may differ in their last bits")
         outcome = trainer.run()
-    _summarise(outcome, output, say)
+    learns = config.prior == "flow" and not outcome.interrupted
+    _summarise(outcome, output, say, ends=not learns)
+    if learns and group.first:
+        used = time.monotonic() - started if checkpoint is None else 60 * (1 - _FLOW_SHARE) * (config.max_minutes or 0)
+        seconds = None if config.max_minutes is None else 60 * config.max_minutes - used
+        _learn_flow(config, split, output, seconds, quiet, say)
+
+
+def _learn_flow(
+    config: Config, split: Split, run: Path, seconds: float | None, quiet: bool, say: Callable[[str], None]
+) -> None:
+    """Learn the flow of a run that is trained, in the seconds that are left, or in the default number of steps."""
+    from vaekit.training.run import load_run
+
+    fitted = learn_flow(
+        load_run(run), split, steps=None, seconds=seconds, seed=config.seed, resume=False, quiet=quiet, say=say
+    )
+    if not fitted.stopped:
+        say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")
 
 
 def _deadline(config: Config, checkpoint: Checkpoint | None, started: float) -> float | None:
-    """Return the time.monotonic at which the command must end; None without a limit.
+    """Return the time.monotonic at which the training must end; None without a limit.
 
-    A resumed training has the time that was left at its checkpoint.
+    A flow that is learned after it has a part of the time. A resumed training has the time that was left at its
+    checkpoint.
     """
     if config.max_minutes is None:
         return None
     left = None if checkpoint is None else checkpoint.seconds_left
-    return started + (60 * config.max_minutes if left is None else left)
+    share = 1 - _FLOW_SHARE if config.prior == "flow" else 1.0
+    return started + (60 * share * config.max_minutes if left is None else left)
 
 
 def _resume(run: Path, source: str | None, device: DeviceChoice | None, quiet: bool, started: float) -> None:
@@ -405,7 +427,7 @@ def _show(now: Progress, bar: Advance) -> None:
     bar(now.step, now.total, text)
 
 
-def _summarise(outcome: Outcome, run: Path, say: Callable[[str], None]) -> None:
+def _summarise(outcome: Outcome, run: Path, say: Callable[[str], None], *, ends: bool) -> None:
     sigma = (
         "" if outcome.sigma is None else f"; sigma {outcome.sigma:.4f}: 1/(2 sigma^2) = {0.5 / outcome.sigma**2:.4g}"
     )
@@ -414,7 +436,9 @@ def _summarise(outcome: Outcome, run: Path, say: Callable[[str], None]) -> None:
     prior = (
         f"mixture of {outcome.components} Gaussians" if outcome.components else "N(0, I): too few images for a mixture"
     )
-    if outcome.config.downscale is not None:
+    if outcome.config.prior == "none":
+        prior = "N(0, I)"
+    elif outcome.config.downscale is not None:
         prior = "N(0, I): no mixture is fitted to maps"
     stopped = "stopped early, " if outcome.interrupted else ""
     say(
@@ -423,4 +447,5 @@ def _summarise(outcome: Outcome, run: Path, say: Callable[[str], None]) -> None:
     )
     if outcome.interrupted:
         say(f"resume it with: vaekit train --resume {shlex.quote(str(run))}")
-    say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")
+    if ends:
+        say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")
