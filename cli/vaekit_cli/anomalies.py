@@ -129,15 +129,15 @@ def evaluate_anomalies(request: AnomalyRequest, *, as_json: bool, quiet: bool) -
 
 def _plot(findings: Findings, request: AnomalyRequest) -> None:
     from vaekit.diagnose.anomalies import ALL
-    from vaekit.maths.anomaly import ELBO_SCORES
+    from vaekit.maths.anomaly import unit_of
     from vaekit.output.plots import detection_figure, save_figure
 
     assert request.plot is not None
     kinds = findings.kinds()
     curves = {kind: findings.curve(kind, request.score_by) for kind in (*kinds, *([ALL] if len(kinds) > 1 else []))}
     scores = {kind: findings.of(kind, request.score_by) for kind in (findings.normal, *kinds)}
-    unit = "nats" if request.score_by in ELBO_SCORES else "standard deviations"
-    save_figure(detection_figure(curves, scores, f"score {request.score_by}, {unit}"), request.plot)
+    what = f"score {request.score_by}, {unit_of(request.score_by)}"
+    save_figure(detection_figure(curves, scores, what), request.plot)
 
 
 def _masks(request: AnomalyRequest) -> Path | None:

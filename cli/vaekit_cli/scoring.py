@@ -30,6 +30,11 @@ class ScoreBy(StrEnum):
     PEAK = "peak"
     MAHALANOBIS = "mahalanobis"
 
+    @property
+    def from_maps(self) -> bool:
+        """Return whether the score is taken from maps, without loading NumPy."""
+        return self in (ScoreBy.MAP, ScoreBy.PEAK)
+
 
 class MapBy(StrEnum):
     """What a pixel's error is compared with."""
@@ -62,9 +67,9 @@ class Scoring:
     @property
     def unit(self) -> str:
         """Return the unit of the scores."""
-        from vaekit.maths.anomaly import ELBO_SCORES
+        from vaekit.maths.anomaly import unit_of
 
-        return "nats" if self.by in ELBO_SCORES else "standard deviations"
+        return unit_of(self.by)
 
     @property
     def fields(self) -> list[str]:

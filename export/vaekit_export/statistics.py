@@ -183,8 +183,8 @@ def _whole_pairs(model: Model, modules: Mapping[GraphName, Runner]) -> tuple[lis
     for picture in model.wholes or ():
         image = picture[None].astype(np.float32) / np.float32(255)
         height, width = picture.shape[1:]
-        beyond = ((0, -side % model.multiple_of) for side in (height, width))
-        mu = modules["encoder"](np.pad(image, ((0, 0), (0, 0), *beyond), "reflect"))[0]
+        below, beside = dataclasses.replace(model.image_spec, height=height, width=width).padding
+        mu = modules["encoder"](np.pad(image, ((0, 0), (0, 0), (0, below), (0, beside)), "reflect"))[0]
         decoded = modules["decoder"](mu)[0][:, :, :height, :width]
         pairs.append((image, decoded))
         codes.append(mu)

@@ -23,6 +23,11 @@ TOP_SHARE = 0.01
 """Share of a map's pixels whose mean is the score ``map``."""
 
 
+def unit_of(score: ScoreName) -> str:
+    """Return the unit of a score, in words."""
+    return "nats" if score in ELBO_SCORES else "standard deviations"
+
+
 def scores_of_terms(terms: Terms) -> dict[ScoreName, NDArray[np.float64]]:
     """Return the scores that are terms of the ELBO, by name: float64 (N,) each, in nats."""
     return {"elbo": -terms.elbo, "reconstruction": -terms.reconstruction, "kl": terms.kl}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from vaekit.errors import RunError, UsageError
 from vaekit.training import check_extra
+from vaekit.training.config import PriorKind
 from vaekit_cli.commands.train import DEFAULT_RUN
 from vaekit_cli.console import announced, command_line, progress_bar, speaker
 from vaekit_cli.learning_flow import learn_flow
@@ -17,21 +17,13 @@ from vaekit_cli.options import QuietOption
 from vaekit_cli.training_options import SOURCE_HELP, read_source, read_validation
 
 
-class Kind(StrEnum):
-    """The kinds of prior."""
-
-    FLOW = "flow"
-    MIXTURE = "mixture"
-    NONE = "none"
-
-
 def prior(
     run: Annotated[Path, typer.Argument(help="The run that `vaekit train` wrote.")] = DEFAULT_RUN,
     source: Annotated[str | None, typer.Argument(help=SOURCE_HELP, show_default="the run's own")] = None,
     kind: Annotated[
-        Kind,
+        PriorKind,
         typer.Option(help="flow: learn where the codes lie; mixture: fit Gaussians to them; none: keep N(0, I) alone."),
-    ] = Kind.FLOW,
+    ] = "flow",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Length of learning the flow in batches.", show_default="4000")
     ] = None,
@@ -52,7 +44,7 @@ def prior(
         raise UsageError("--steps and --max-minutes both set the length: give one of them")
     if max_minutes is not None and not 0 < max_minutes < float("inf"):
         raise UsageError(f"--max-minutes must be above 0, not {max_minutes:g}")
-    if kind is not Kind.FLOW and (steps is not None or max_minutes is not None or resume):
+    if kind != "flow" and (steps is not None or max_minutes is not None or resume):
         raise UsageError("--steps, --max-minutes and --resume belong to --kind flow")
     say = speaker(quiet)
     with announced("loading PyTorch", say):
@@ -64,7 +56,7 @@ def prior(
     if not is_finished(run):
         raise RunError(f"{run} is not finished: {command_line('vaekit train', ('--resume', run, None))}")
     again = command_line("vaekit export", ("", run, DEFAULT_RUN))
-    if kind is Kind.NONE:
+    if kind == "none":
         remove_prior(trained)
         say(f"{run}: the prior is N(0, I)")
         say(f"next: {again}")
@@ -75,7 +67,7 @@ def prior(
     split = hold_out(images, config.seed, config.val, validation)
     split.check(config)
     chosen = config.seed if seed is None else seed
-    if kind is Kind.MIXTURE:
+    if kind == "mixture":
         with progress_bar("encoding", None, quiet) as bar:
             codes = training_codes(trained, split, bar)
         with announced("fitting the mixture", say):

@@ -77,7 +77,7 @@ def score(
         typer.Option(
             help="What is usual: the errors of held-out images at the same pixel, or at pixels as steep or bright; or "
             "the contrasts at pixels as bright and as far from the border.",
-            show_default="pixel for images of one size, else contrast",
+            show_default="pixel for images of one size, contrast for models of crops, else gradient",
         ),
     ] = None,
     watch: Annotated[
@@ -119,14 +119,14 @@ def score(
         check_file_target(output)
     if maps is not None and watch is None:
         check_new_folder(maps)
-    elif maps is None and map_by is not None and score_by not in (ScoreBy.MAP, ScoreBy.PEAK):
+    elif maps is None and map_by is not None and not score_by.from_maps:
         raise UsageError("--map-by only applies to --maps and --score-by map or peak")
     vae, own_sizes = runtime.load_for_each(images or (), spinning=False)
     vae.check_score(score_by.value)
     by = None if map_by is None else map_by.value
     if maps is not None or by is not None:
         vae.residual_statistics(by)  # fails now, before any work
-    default_map = score_by not in (ScoreBy.MAP, ScoreBy.PEAK) or map_by is None
+    default_map = not score_by.from_maps or map_by is None
     percentiles = vae.manifest.statistics_of(score_by.value, own_sizes=own_sizes) if default_map else None
     limit = None if flag_above is None else threshold(flag_above, percentiles)
     usual = usual_scores(false_alarms, calibration, flag_above, score_by.value)
