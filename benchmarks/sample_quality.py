@@ -20,8 +20,10 @@ the extras `train` and, for MAF, `pythae`. Takes about ten minutes.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +37,17 @@ from torch import Tensor, nn
 from vaekit.images.dataset import open_source
 from vaekit.images.idx import read_idx
 from vaekit.images.source import find_dataset
-from vaekit.maths.flow import integrate
-from vaekit.maths.prior import draw_mixture, draw_normal
+from vaekit.maths.prior import draw_normal
 from vaekit.output.grid import grid, save_picture
 from vaekit.output.table import text_table
 from vaekit.system.machine import usable_cpus
 from vaekit.training.flow import STEPS, Codes
 from vaekit.training.holdout import hold_out
-from vaekit.training.prior import codes_of, load_flow, training_codes
+from vaekit.training.prior import codes_of, training_codes
 from vaekit.training.run import Run, load_run
 from vaekit.types import Array
+from vaekit.vae import VAE, load
+from vaekit_export import export_run
 
 _BATCH, _EPOCHS, _FEATURES = 500, 4, 64
 _NEIGHBOURS, _SHOWN = 3, 64
@@ -153,31 +156,25 @@ FLOOR = "z ~ q(z|x)"
 
 
 def priors(run: Run, codes: Codes, options: argparse.Namespace) -> dict[str, Draw]:
-    """Return the priors of a run by name, and the floor."""
-    d, mixture, learned = run.config.latent, run.mixture, load_flow(run)
-    found: dict[str, Draw] = {
-        FLOOR: lambda count, seed: codes_drawn(codes, count, seed),
-        "N(0, I)": lambda count, seed: draw_normal(d, count, seed=seed),
-    }
-    if mixture is not None:
-        found["mixture"] = lambda count, seed: draw_mixture(mixture, count, seed=seed)
-    if learned is not None:
-        flow = learned[0]
-
-        def velocity(z: Array, t: Array) -> Array:
-            with torch.inference_mode():
-                return np.asarray(flow.network(torch.from_numpy(z), torch.from_numpy(t)).numpy())
-
-        def drawn(count: int, seed: int, steps: int) -> Array:
-            z = integrate(velocity, draw_normal(d, count, seed=seed), steps)
-            return np.asarray(flow.mean + flow.std * z)
-
-        for steps in _FLOW_STEPS:
-            name = "flow" if steps == 8 else f"flow, {steps} step{'s' * (steps > 1)}"
-            found[name] = lambda count, seed, steps=steps: drawn(count, seed, steps)  # type: ignore[misc]
+    """Return the priors of a run's bundle by name, and the floor."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_run(options.run, Path(folder, "bundle"))
+        vae = load(Path(folder, "bundle"), provider="cpu")
+        vae.sample_latents(1)  # opens the learned prior, if there is one
+    found: dict[str, Draw] = {FLOOR: lambda count, seed: codes_drawn(codes, count, seed)}
+    for prior in reversed(vae.priors):
+        default = None if vae.manifest.flow is None or prior != "flow" else vae.manifest.flow.steps
+        for steps in (None,) if default is None else _FLOW_STEPS:
+            name = prior if steps in (None, default) else f"{prior}, {steps} step{'s' * (steps != 1)}"
+            found[name] = partial(drawn, vae, prior, steps)
     if options.with_maf:
         found["pythae's MAF"] = trained_maf(run)
     return found
+
+
+def drawn(vae: VAE, prior: str, steps: int | None, count: int, seed: int) -> Array:
+    """Draw latents from one of a bundle's priors."""
+    return vae.sample_latents(count, seed=seed, prior=prior, prior_steps=steps)
 
 
 def codes_drawn(codes: Codes, count: int, seed: int) -> Array:
@@ -197,7 +194,7 @@ def trained_maf(run: Run) -> Draw:
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     started, random = time.monotonic(), np.random.default_rng(0)
     for _ in range(STEPS):
-        z = torch.from_numpy((codes.draw(random, 1024) - mean) / std)
+        z = torch.from_numpy((codes.draw(random, 1024)[0] - mean) / std)
         found = model(z)
         loss = (0.5 * found.out.square().sum(1) - found.log_abs_det_jac).mean()
         optimiser.zero_grad()

@@ -19,6 +19,7 @@ PosteriorName = Literal["diagonal", "isotropic", "deterministic"]
 LikelihoodName = Literal["gaussian", "laplace", "bernoulli", "none"]
 PrecisionName = Literal["fp32", "fp16", "int8", "fp16-weights", "int8-weights"]
 PriorName = Literal["flow", "mixture", "normal"]
+FlowStart = Literal["mixture", "normal"]
 ProviderClass = Literal["cpu", "accelerator", "reduced"]
 """``cpu``: processors computing in float32. ``accelerator``: GPUs and similar devices computing in float32.
 ``reduced``: devices that always compute at lower precision."""
@@ -29,6 +30,7 @@ POSTERIORS: tuple[PosteriorName, ...] = get_args(PosteriorName)
 LIKELIHOODS: tuple[LikelihoodName, ...] = get_args(LikelihoodName)
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 PRIORS: tuple[PriorName, ...] = get_args(PriorName)
+FLOW_STARTS: tuple[FlowStart, ...] = get_args(FlowStart)
 PROVIDER_CLASSES: tuple[ProviderClass, ...] = get_args(ProviderClass)
 """Ordered from the strictest tolerances to the loosest."""
 

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from vaekit.bundle.manifest import MOST_FLOW_STEPS
 from vaekit.bundle.reading import Bundle, read_bundle, read_golden, read_residuals
 from vaekit.errors import UsageError
+from vaekit.images.labels import UNLABELLED
 from vaekit.maths.anomaly import ELBO_SCORES, MAP_SCORES, SCORES, mahalanobis, scores_of_maps, scores_of_terms
+from vaekit.maths.attributes import Attributes
 from vaekit.maths.elbo import Terms, elbo_terms, posterior_sample
-from vaekit.maths.flow import integrate
+from vaekit.maths.flow import guided, integrate, one_hot
 from vaekit.maths.latents import channel_shift, interpolate, traversal
 from vaekit.maths.numbers import as_integer, is_number
-from vaekit.maths.prior import draw_mixture, draw_normal
+from vaekit.maths.prior import draw_mixture, draw_normal, draw_numbers
 from vaekit.maths.surprise import MAP_KINDS, MapKind, ResidualStatistics, default_kind, surprise
 from vaekit.maths.tiles import Run, Tiling, count_tiles, run_in_tiles
 from vaekit.ort.providers import Selection
@@ -39,6 +41,7 @@ LARGE_IMAGE = 1 << 20
 """Pixels, height times width, above which an image is computed in tiles if tiles give the same result."""
 
 _PIXELS_AT_ONCE = 1 << 22  # in all images of one batch, so that few large ones take no more memory than many small
+_NAMED_LABELS = 20  # in an error message, at most
 _WIDEST_SPAN = 1e30  # standard deviations; a wider traversal would overflow float32
 
 
@@ -172,12 +175,22 @@ class VAE:
         prior: str | None = None,
         temperature: float = 1.0,
         prior_steps: int | None = None,
+        label: str | None = None,
+        guidance: float = 1.0,
     ) -> Array:
         """Draw n images from the prior, float32 (n, C, H, W).
 
         Image k of a seed does not depend on n. The arguments and errors are those of ``sample_latents``.
         """
-        latents = self.sample_latents(n, seed=seed, prior=prior, temperature=temperature, prior_steps=prior_steps)
+        latents = self.sample_latents(
+            n,
+            seed=seed,
+            prior=prior,
+            temperature=temperature,
+            prior_steps=prior_steps,
+            label=label,
+            guidance=guidance,
+        )
         return self.decode(latents)
 
     def sample_latents(
@@ -189,6 +202,8 @@ class VAE:
         temperature: float = 1.0,
         start: int = 0,
         prior_steps: int | None = None,
+        label: str | None = None,
+        guidance: float = 1.0,
     ) -> Array:
         """Draw n latents from the prior, float32 (n, d) or (n, c, h, w).
 
@@ -197,7 +212,11 @@ class VAE:
         bundle has is the default. Sample k of a seed has the same bits on every machine; from the flow, whose
         velocities the provider computes, its starting noise has, and samples agree within the bundle's tolerances.
         ``temperature`` scales the standard deviations, or the flow's starting noise. ``prior_steps`` is the number of
-        steps in which the flow is integrated, the bundle's by default. Raises UsageError for values out of range.
+        steps in which the flow is integrated, the bundle's by default.
+
+        ``label`` is one of ``labels``, for latents of that class; by default classes are as frequent as in training.
+        ``guidance`` is for the flow and a label: 1 leaves the class as it was learnt, and more draws latents that are
+        more typical of it and less varied. Raises UsageError for values out of range, and for an unknown label.
         """
         n, seed, start = (
             as_integer(value, name) for name, value in (("number of samples", n), ("seed", seed), ("start", start))
@@ -213,30 +232,106 @@ class VAE:
             raise UsageError(f"there is no prior {prior!r}: choose one of {', '.join(self.priors)}")
         if prior_steps is not None and prior != "flow":
             raise UsageError(f"steps belong to the flow, and not to the prior {prior}")
-        if prior != "mixture":
+        if prior not in self.priors:
+            raise UsageError(f"{self.bundle.path} has no {prior} prior: choose one of {', '.join(self.priors)}")
+        number = None if label is None else self._number_of_label(label, one_of(PRIORS, prior, "prior"))
+        if not (is_number(guidance) and math.isfinite(guidance)):
+            raise UsageError(f"the guidance must be a finite number, not {guidance}")
+        if guidance != 1 and (prior != "flow" or label is None):
+            raise UsageError("guidance needs the flow and a label")
+        flow, mixture = self.manifest.flow, self.manifest.mixture
+        if prior == "mixture" or (prior == "flow" and flow is not None and flow.start == "mixture"):
+            assert mixture is not None
+            chosen = mixture if number is None else mixture.of_label(number)
+            assert chosen is not None
+            drawn = draw_mixture(chosen, n, seed=seed, start=start, temperature=temperature)
+        else:
             flat = draw_normal(self.manifest.latent.size, n, seed=seed, start=start, temperature=temperature)
-            noise = flat.reshape(n, *self.latent_shape)
-            return noise if prior == "normal" else self._flowed(noise, prior_steps)
-        if self.manifest.mixture is None:
-            raise UsageError(f"{self.bundle.path} has no mixture prior: use the prior normal")
-        return draw_mixture(self.manifest.mixture, n, seed=seed, start=start, temperature=temperature)
+            drawn = flat.reshape(n, *self.latent_shape)
+        if prior != "flow":
+            return drawn
+        return self._flowed(drawn, prior_steps, self._label_rows(n, seed, start, number), guidance)
 
-    def _flowed(self, noise: Array, steps: int | None) -> Array:
-        """Carry noise (N, …) to latents along the learned prior's velocity."""
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the classes that latents can be drawn of; none if the priors know no classes."""
+        return self.manifest.labels
+
+    def check_label(self, label: str) -> None:
+        """Raise UsageError if there is no such label."""
+        if not self.labels:
+            raise UsageError(f"{self.bundle.path} has no labels: its images had no classes, or its priors know none")
+        self._check_name(label, self.labels)
+
+    def _check_name(self, label: str, names: tuple[str, ...]) -> None:
+        if label in names:
+            return
+        import difflib  # here, because only this message needs it
+
+        (nearest,) = difflib.get_close_matches(label, names, n=1, cutoff=0.0)
+        more = len(names) - _NAMED_LABELS
+        known = ", ".join(names[:_NAMED_LABELS]) + (f" and {more} more" if more > 0 else "")
+        raise UsageError(f"{self.bundle.path} has no label {label!r}. The nearest is {nearest!r}; there are {known}")
+
+    def _number_of_label(self, label: str, prior: PriorName) -> int:
+        """Return a label's number. Raises UsageError if there is no such label, or the prior does not know it."""
+        self.check_label(label)
+        number, flow, mixture = self.labels.index(label), self.manifest.flow, self.manifest.mixture
+        in_mixture = mixture is not None and mixture.of_label(number) is not None
+        known = {
+            "flow": flow is not None and bool(flow.label_weights) and (flow.start == "normal" or in_mixture),
+            "mixture": in_mixture,
+            "normal": False,
+        }
+        if not known[prior]:
+            able = " or ".join(name for name in self.priors if known[name])
+            raise UsageError(
+                f"the {prior} prior does not know the label {label}" + (f": use the prior {able}" if able else "")
+            )
+        return number
+
+    def _label_rows(self, n: int, seed: int, start: int, number: int | None) -> Array | None:
+        """Return the flow's labels of samples, (n, K + 1); None if the flow knows no labels."""
+        flow, mixture = self.manifest.flow, self.manifest.mixture
+        if flow is None or flow.label_weights is None:
+            return None
+        if number is not None:
+            return one_hot(np.full(n, number), len(self.labels))
+        size = self.manifest.latent.size
+        if flow.start == "mixture" and mixture is not None and mixture.labels is not None:
+            numbers = mixture.labels[draw_numbers(mixture.weights, size, n, seed=seed, start=start)]
+        else:
+            numbers = draw_numbers(np.array(flow.label_weights), size, n, seed=seed, start=start)
+        return one_hot(numbers, len(self.labels))
+
+    def _flowed(self, drawn: Array, steps: int | None, labels: Array | None, guidance: float) -> Array:
+        """Carry draws (N, …) of the flow's start to latents along its velocity."""
         flow = self.manifest.flow
-        if flow is None:
-            raise UsageError(f"{self.bundle.path} has no learned prior: choose one of {', '.join(self.priors)}")
+        assert flow is not None
         steps = flow.steps if steps is None else as_integer(steps, "number of steps")
         if not 1 <= steps <= MOST_FLOW_STEPS:
             raise UsageError(f"a flow is integrated in 1 to {MOST_FLOW_STEPS} steps, not {steps}")
-        mean, std = (np.array(part, np.float32).reshape(-1, *[1] * (noise.ndim - 2)) for part in (flow.mean, flow.std))
+        mean, std = (np.array(part, np.float32).reshape(-1, *[1] * (drawn.ndim - 2)) for part in (flow.mean, flow.std))
+        noise = (drawn - mean) / std if flow.start == "mixture" else drawn
         latents = np.empty_like(noise)
         for part in self._batches(len(noise)):
-            latents[part] = mean + std * integrate(self._velocity, noise[part], steps)
+            velocity = functools.partial(self._guided, None if labels is None else labels[part], guidance)
+            latents[part] = mean + std * integrate(velocity, noise[part], steps)
         return latents
 
-    def _velocity(self, z: Array, t: Array) -> Array:
-        return self.graph("prior").run(["velocity"], {"z": z, "t": t})[0]
+    def _guided(self, labels: Array | None, guidance: float, z: Array, t: Array) -> Array:
+        """Return the velocity of z (N, …) at t (N,) for labels (N, K + 1), with guidance."""
+        inputs = {"z": z, "t": t}
+        if labels is None:
+            return self._velocity(inputs)
+        given = self._velocity(inputs | {"label": labels})
+        if guidance == 1:
+            return given
+        none = one_hot(np.full(len(z), UNLABELLED, np.int64), len(self.labels))
+        return guided(given, self._velocity(inputs | {"label": none}), guidance)
+
+    def _velocity(self, inputs: Mapping[str, Array]) -> Array:
+        return self.graph("prior").run(["velocity"], inputs)[0]
 
     def interpolate(
         self, a: Floats, b: Floats, steps: int = 8, *, mode: str = "linear", latents: bool | None = None
@@ -286,6 +381,37 @@ class VAE:
         move = functools.partial(channel_shift, at=place) if self.manifest.latent.is_map else traversal
         rows = [move(latent, j, self.traversed_values(j, steps, span)) for j in chosen]
         return self.decode(np.concatenate(rows)).reshape(len(chosen), steps, *self.image_shape)
+
+    def toward(
+        self, base: Floats, labels: Sequence[str], *, steps: int = 9, strength: float = 1.0, latents: bool | None = None
+    ) -> Array:
+        """Move an image in the direction of each label, float32 (labels, steps, C, H, W).
+
+        ``base`` is an image (C, H, W), which is encoded to mu, or a latent (see ``interpolate``). The decoded latents
+        are base + s · direction, with s from 0 to ``strength`` in ``steps`` steps, at all positions of a map. With the
+        whole direction, the mean of the label's held-out images takes the place of that of the base's own label (see
+        ``vaekit.maths.attributes``). Raises UsageError as ``interpolate`` does, for an unknown label, and if the bundle
+        has no attributes.
+        """
+        attributes, steps = self.attributes, as_integer(steps, "number of steps")
+        if steps < 2 or not (is_number(strength) and 0 < abs(strength) < _WIDEST_SPAN):
+            raise UsageError(f"moving needs 2 steps or more and a strength that is not 0, not {steps} and {strength}")
+        if not labels:
+            raise UsageError("moving needs one label or more")
+        for label in labels:
+            self._check_name(label, attributes.names)
+        latent = self._as_latent(base, latents)
+        shares = np.linspace(0, strength, steps).reshape(-1, *[1] * latent.ndim)
+        moves = [attributes.direction(label, latent).reshape(-1, *[1] * (latent.ndim - 1)) for label in labels]
+        rows = np.concatenate([latent + shares * move for move in moves]).astype(np.float32)
+        return self.decode(rows).reshape(len(labels), steps, *self.image_shape)
+
+    @property
+    def attributes(self) -> Attributes:
+        """Return the directions and the read-out of labels. Raises UsageError if the bundle has none."""
+        if self.manifest.attributes is None:
+            raise UsageError(f"{self.bundle.path} has no attributes: its held-out images had no classes")
+        return self.manifest.attributes
 
     def _as_position(self, at: tuple[int, int]) -> tuple[int, int]:
         if not self.manifest.latent.is_map:
@@ -488,7 +614,10 @@ class VAE:
         if name == "encoder":
             return {"image": np.full((1, *own.image_shape), 0.5, np.float32)}
         z = {"z": np.zeros((1, *own.latent_shape), np.float32)}
-        return z if name == "decoder" else z | {"t": np.zeros(1, np.float32)}
+        if name == "decoder":
+            return z
+        labels = self._label_rows(1, 0, 0, None)
+        return z | {"t": np.zeros(1, np.float32)} | ({} if labels is None else {"label": labels})
 
     def _batches(self, count: int) -> list[slice]:
         _, height, width = self.image_shape

@@ -92,11 +92,11 @@ def verify(
     *,
     encoder: Replay,
     decoder: Replay,
-    prior: tuple[GraphSession, Callable[[Array, Array], Array]] | None = None,
+    prior: tuple[GraphSession, Callable[[Mapping[str, Array]], Array]] | None = None,
 ) -> Verification:
     """Run the golden vectors through the graphs and compare with PyTorch's results.
 
-    ``prior`` is the learned prior's session, if there is one, and a function (z, t) → velocity that runs it.
+    ``prior`` is the learned prior's session, if there is one, and a function from its inputs to the velocity.
 
     A compressed bundle's golden vectors were computed by its own graphs on the machine that compressed it, because
     against PyTorch's vectors, compression error would mask device error.
@@ -138,11 +138,15 @@ def _check(
 
 
 def _check_prior(
-    graph: GraphSession, velocity: Callable[[Array, Array], Array], golden: Mapping[str, Array], tolerance: Tolerance
+    graph: GraphSession,
+    velocity: Callable[[Mapping[str, Array]], Array],
+    golden: Mapping[str, Array],
+    tolerance: Tolerance,
 ) -> list[OutputCheck]:
     """Check the velocity on the whole batch and row by row, as ``_check`` does."""
-    times, rows = golden["flow_t"], np.arange(len(golden["flow_t"]))
-    replay = Replay(graph, lambda rows: (velocity(golden["flow_z"][rows], times[rows]),))
+    inputs = {name.removeprefix("flow_"): part for name, part in golden.items() if name.startswith("flow_")}
+    rows = np.arange(len(inputs["t"]))
+    replay = Replay(graph, lambda rows: (velocity({name: part[rows] for name, part in inputs.items()}),))
     return _check(replay, rows, ("velocity",), golden, tolerance)
 
 

@@ -39,7 +39,8 @@ def learn_flow(
     started = time.monotonic()
     with progress_bar("encoding", None, quiet) as bar:
         codes = training_codes(run, split, bar)
-    say(f"{run.path}: learning the flow from the codes of {len(codes.mu):,} images")
+    of_classes = f" of {len(codes.names):,} classes" if codes.names else ""
+    say(f"{run.path}: learning the flow from the codes of {len(codes.mu):,} images{of_classes}")
     length = None if seconds is not None else steps or STEPS
     left = None if seconds is None else max(0.0, seconds - (time.monotonic() - started))
     with stop_asked(lambda: say(_STOPPING)) as stop, progress_bar("", length, quiet) as bar:

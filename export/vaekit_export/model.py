@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from vaekit.bundle.manifest import IMAGE_AXES, LATENT_AXES, ImageSpec, Scaling
@@ -18,7 +19,7 @@ from vaekit.maths.prior import Mixture, draw_mixture, draw_normal
 from vaekit.training.config import as_settings
 from vaekit.training.flow import Flow
 from vaekit.training.prior import load_flow
-from vaekit.training.run import Run, load_holdout, load_whole_pictures
+from vaekit.training.run import Run, load_holdout, load_holdout_labels, load_whole_pictures
 from vaekit.types import Array, Pixels, PosteriorName
 from vaekit_export.onnx_export import BATCH_AXIS, Axes
 
@@ -62,6 +63,10 @@ class Model:
     """The manifest's ``image.context``."""
     flow: Flow | None = None
     """The learned prior."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes that the priors know."""
+    classes: tuple[tuple[str, ...], NDArray[np.int64]] | None = None
+    """Names of the held-out images' classes, and each image's number among them, or -1, (N,)."""
 
     @property
     def image_spec(self) -> ImageSpec:
@@ -104,6 +109,7 @@ def model_of_run(run: Run) -> Model:
     settings["source"] = Path(run.config.source).resolve().name  # a bundle must not contain paths of this machine
     settings |= {name: Path(settings[name]).resolve().name for name in ("val", "init") if settings.get(name)}
     learned = load_flow(run)
+    mixture, labels = (run.mixture, run.labels) if learned is None else (learned[0].mixture, learned[0].labels)
     return Model(
         encoder=run.network.encoder,
         decoder=run.network.decoder,
@@ -113,7 +119,9 @@ def model_of_run(run: Run) -> Model:
         posterior=run.config.posterior,
         likelihood=Likelihood(run.config.likelihood, None if run.variance is None else run.variance**0.5),
         scaling=None,
-        mixture=run.mixture,
+        mixture=mixture,
+        labels=labels,
+        classes=load_holdout_labels(run),
         images=load_holdout(run).astype(np.float32) / np.float32(255),
         wholes=load_whole_pictures(run) if run.config.crop else None,
         flow=None if learned is None else learned[0],

@@ -38,6 +38,8 @@ from vaekit.bundle.writing import check_bundle_target, write_bundle
 from vaekit.defaults import OPSET, SMOOTH
 from vaekit.errors import ExportError, ParityError, UsageError, VaekitError
 from vaekit.maths.anomaly import mahalanobis, scores_of_terms
+from vaekit.maths.attributes import Attributes
+from vaekit.training.read_out import fit_attributes
 from vaekit.training.run import load_run
 from vaekit.types import GRAPHS, Array, GraphName, one_of
 from vaekit_export.context import context_of
@@ -243,7 +245,8 @@ def publish(
     if learned is not None:
         files[PRIOR] = learned.graph.onnx
         graphs = manifest.graphs | {"prior": _graph_spec(PRIOR, learned.graph)}
-        manifest = dataclasses.replace(manifest, graphs=graphs, flow=learned.spec)
+        requires = (*manifest.requires, *learned.spec.features)
+        manifest = dataclasses.replace(manifest, graphs=graphs, flow=learned.spec, requires=requires)
     if not effort.once:  # the few images of a costly model say little about what is usual
         distance = partial(mahalanobis, mean=np.array(manifest.latent.mean), std=np.array(manifest.latent.std))
         residuals = residuals_of(model, modules, codes[0], smooth, effort.batch, distance)
@@ -412,6 +415,7 @@ def _manifest(
         posterior=model.posterior,
         likelihood=model.likelihood,
         mixture=model.mixture,
+        labels=model.labels,
         graphs={"encoder": _graph_spec(ENCODER, encoder), "decoder": _graph_spec(DECODER, decoder)},
         golden=FileSpec(GOLDEN, hashlib.sha256(vectors).hexdigest()),
         parity=_parity_record(tolerances, results, effort),
@@ -422,7 +426,11 @@ def _manifest(
         requires=(LAPLACE_FEATURE,) if model.likelihood.name == "laplace" else (),
     )
     distances = mahalanobis(codes[0], np.array(manifest.latent.mean), np.array(manifest.latent.std))
-    manifest = dataclasses.replace(manifest, scores_by={"mahalanobis": score_statistics(distances)})
+    manifest = dataclasses.replace(
+        manifest,
+        scores_by={"mahalanobis": score_statistics(distances)},
+        attributes=_attributes(model, codes[0]),
+    )
     if manifest.why_no_elbo is not None:
         return manifest
     by_torch, by_onnx = terms_of_both(
@@ -436,6 +444,14 @@ def _manifest(
         scores=statistics.pop("elbo"),
         scores_by=manifest.scores_by | statistics,
     )
+
+
+def _attributes(model: Model, mu: Array) -> Attributes | None:
+    """Fit the classes of the held-out images, whose means are mu."""
+    if model.classes is None:
+        return None
+    names, numbers = model.classes
+    return fit_attributes(mu, numbers[: len(mu)], names)
 
 
 def _graph_spec(file: str, graph: ExportedGraph) -> GraphSpec:

@@ -91,3 +91,49 @@ def test_a_fit_that_may_go_on_is_that_of_one_call_and_one_that_may_not_is_shorte
     np.testing.assert_allclose(parts.cholesky, whole.cholesky, rtol=1e-6)
     assert not np.allclose(short.means, whole.means, rtol=1e-6)
     assert short.weights.sum() == pytest.approx(1.0)
+
+
+def test_each_class_has_gaussians_of_its_own() -> None:
+    random = np.random.default_rng(0)
+    classes = random.permutation(np.repeat([-1, 0, 1], (500, 1500, 1000)))
+    z = random.standard_normal((3000, 2)) + 5 * classes[:, None]
+    fitted = fit_mixture(z, classes, components=12)
+    assert fitted is not None
+    assert fitted.labels is not None
+    assert sorted(set(fitted.labels)) == [-1, 0, 1]
+    assert [np.sum(fitted.labels == number) for number in (-1, 0, 1)] == [2, 6, 4]
+    for number, share in ((-1, 1 / 6), (0, 1 / 2), (1, 1 / 3)):
+        assert fitted.weights[fitted.labels == number].sum() == pytest.approx(share)
+        only = fitted.of_label(number)
+        assert only is not None
+        samples = draw_mixture(only, 2000)
+        np.testing.assert_allclose(samples.mean(0), 5 * number, atol=0.15)
+        np.testing.assert_allclose(np.cov(samples.T), np.eye(2), atol=0.15)
+    assert fitted.of_label(2) is None
+    assert fit_mixture(z) is not None
+    assert (unlabelled := fit_mixture(z, components=3)) is not None
+    assert unlabelled.labels is None
+    assert unlabelled.of_label(0) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_class_of_few_latents_has_one_gaussian(count: int) -> None:
+    random = np.random.default_rng(0)
+    z = np.concatenate((random.standard_normal((400, 4)), 20 + random.standard_normal((count, 4))))
+    fitted = fit_mixture(z, np.repeat([0, 1], (400, count)))
+    assert fitted is not None
+    assert fitted.labels is not None
+    assert np.sum(fitted.labels == 1) == 1
+    only = fitted.of_label(1)
+    assert only is not None
+    samples = draw_mixture(only, 500)
+    np.testing.assert_allclose(samples.mean(0), z[400:].mean(0), atol=0.2)
+    assert 0.3 < samples.std() < 2
+
+
+def test_more_classes_than_components_are_fitted_together() -> None:
+    z = np.random.default_rng(0).standard_normal((400, 2))
+    fitted = fit_mixture(z, np.arange(400) % 50, components=20)
+    assert fitted is not None
+    assert fitted.labels is None
+    assert len(fitted.weights) == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import stat
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 
 from vaekit.errors import VaekitError
 from vaekit.maths.prior import Mixture
+from vaekit.training.classes import Classes
 from vaekit.training.config import CONFIG, Config, save_config
 from vaekit.training.networks import VAENetwork
 from vaekit.training.run import (
@@ -24,6 +26,7 @@ from vaekit.training.run import (
     check_run_target,
     is_run,
     load_holdout,
+    load_holdout_labels,
     load_run,
     save_holdout,
     save_model,
@@ -33,6 +36,7 @@ from vaekit.training.run import (
 MIXTURE = Mixture(
     np.array([0.25, 0.75]), np.array([[0.1, 1.0], [-1.0, 0.0]]), np.array([[[1.0, 0.0], [0.3, 1.0]], [[2.0, 0.0]] * 2])
 )
+CLASSES = Classes(("cat", "dog"), np.array([0, 1]), np.array([0, 1, 1, -1, 0, 1]), ())
 SUMMARY = {"steps": 7, "validation": {"elbo": -1.5}}
 
 
@@ -54,7 +58,7 @@ def run(tmp_path: Path, network: VAENetwork, make_config: Callable[..., Config])
     start_folder(path)
     save_config(path, make_config())
     save_model(path, network, 0.04, MIXTURE, SUMMARY)
-    save_holdout(path, np.random.default_rng(0).integers(0, 256, (6, 3, 12, 9), np.uint8), np.arange(6))
+    save_holdout(path, np.random.default_rng(0).integers(0, 256, (6, 3, 12, 9), np.uint8), CLASSES)
     return path
 
 
@@ -77,8 +81,31 @@ def test_a_run_comes_back_as_it_was_saved(run: Path, network: VAENetwork, make_c
 def test_held_out_images_come_back(run: Path) -> None:
     images = load_holdout(load_run(run))
     assert np.array_equal(images, np.random.default_rng(0).integers(0, 256, (6, 3, 12, 9), np.uint8))
-    with np.load(run / HOLDOUT) as arrays:
-        assert arrays["labels"].tolist() == [0, 1, 2, 3, 4, 5]
+    names, labels = load_holdout_labels(load_run(run))
+    assert names == ("cat", "dog")
+    assert labels.tolist() == [0, 1, 1, -1, 0, 1]
+
+
+def test_labels_of_the_mixture_come_back_with_it(run: Path, network: VAENetwork) -> None:
+    labelled = dataclasses.replace(MIXTURE, labels=np.array([1, -1]))
+    save_model(run, network, 0.04, labelled, SUMMARY, ("cat", "dog"))
+    loaded = load_run(run)
+    assert loaded.labels == ("cat", "dog")
+    assert loaded.mixture is not None
+    assert loaded.mixture.labels is not None
+    assert loaded.mixture.labels.tolist() == [1, -1]
+    assert loaded.summary == SUMMARY
+
+
+def test_runs_of_earlier_versions_have_labels_without_names(run: Path, refused: Callable[..., None]) -> None:
+    images = np.zeros((6, 3, 12, 9), np.uint8)
+    np.savez(run / HOLDOUT, images=images, labels=np.arange(6))
+    names, labels = load_holdout_labels(load_run(run))
+    assert names == ()
+    assert labels.tolist() == [-1] * 6
+    for wrong in (np.arange(5), np.array([0, 1, 2, 0, 0, 0]), np.zeros(6)):
+        np.savez(run / HOLDOUT, images=images, labels=wrong, label_names=np.array(["cat", "dog"]))
+        refused(lambda: load_holdout_labels(load_run(run)), str(run / HOLDOUT), "labels that do not fit")
 
 
 def test_a_bernoulli_run_without_a_mixture_comes_back(

@@ -33,15 +33,18 @@ import numpy as np
 
 from vaekit.bundle.onnx_file import TensorInfo
 from vaekit.errors import UsageError
+from vaekit.maths.attributes import Attributes
 from vaekit.maths.elbo import Likelihood
 from vaekit.maths.prior import Mixture
 from vaekit.types import (
+    FLOW_STARTS,
     GRAPHS,
     LIKELIHOODS,
     POSTERIORS,
     PRECISIONS,
     PRIORS,
     PROVIDER_CLASSES,
+    FlowStart,
     PosteriorName,
     PrecisionName,
     PriorName,
@@ -52,7 +55,8 @@ from vaekit.types import (
 FORMAT = "vaekit-bundle"
 FORMAT_VERSION = 3
 LAPLACE_FEATURE = "likelihood-laplace"
-FEATURES = frozenset((LAPLACE_FEATURE,))
+_LABEL_FEATURE, _START_FEATURE = "prior-label", "prior-starts-from-mixture"
+FEATURES = frozenset((LAPLACE_FEATURE, _LABEL_FEATURE, _START_FEATURE))
 """The features that this version of vaekit knows."""
 
 MOST_FLOW_STEPS = 1000
@@ -201,6 +205,17 @@ class FlowSpec:
     mean: tuple[float, ...]
     """(d,) or (c,): the integration's result is multiplied by ``std``, and ``mean`` is added."""
     std: tuple[float, ...]
+    label_weights: tuple[float, ...] | None = None
+    """Each label's share of the training images, and last that of images without a label, if the graph has an input
+    ``label``; else None."""
+    start: FlowStart = "normal"
+    """Where the integration starts: at draws of N(0, I), or of the mixture, standardised by ``mean`` and ``std``."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Return the features that a reader must know to draw with it."""
+        labels, start = self.label_weights is not None, self.start == "mixture"
+        return (*([_LABEL_FEATURE] if labels else []), *([_START_FEATURE] if start else []))
 
 
 @dataclass(frozen=True)
@@ -247,6 +262,10 @@ class Manifest:
     """Statistics of scores of whole held-out pictures at their own sizes, if the model was trained on crops."""
     flow: FlowSpec | None = None
     """The learned prior, if there is one; ``graphs`` has a ``prior`` then."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes that images can be drawn of, by number; none if the priors know no classes."""
+    attributes: Attributes | None = None
+    """The directions and the read-out of the held-out images' classes; None if they had no classes."""
 
     @property
     def priors(self) -> tuple[PriorName, ...]:
@@ -318,12 +337,13 @@ class Manifest:
         """Return the manifest as a JSON object."""
         prior: dict[str, Any] = {"default": self.priors[0]}
         if self.flow is not None:
-            prior["flow"] = dataclasses.asdict(self.flow)
+            prior["flow"] = _without_none(dataclasses.asdict(self.flow))
         if self.mixture is not None:
             prior["mixture"] = {
                 "weights": self.mixture.weights.tolist(),
                 "means": self.mixture.means.tolist(),
                 "cholesky": self.mixture.cholesky.tolist(),
+                **({} if self.mixture.labels is None else {"labels": self.mixture.labels.tolist()}),
             }
         return {
             "format": FORMAT,
@@ -334,6 +354,8 @@ class Manifest:
             "posterior": self.posterior,
             "likelihood": dataclasses.asdict(self.likelihood),
             "prior": prior,
+            **({"labels": list(self.labels)} if self.labels else {}),
+            **({} if self.attributes is None else {"attributes": _attributes_to_json(self.attributes)}),
             "graphs": {name: dataclasses.asdict(graph) for name, graph in self.graphs.items()},
             "golden": dataclasses.asdict(self.golden),
             **({} if self.residuals is None else {"residuals": dataclasses.asdict(self.residuals)}),
@@ -362,14 +384,16 @@ class Manifest:
             likelihood=Likelihood(
                 one_of(LIKELIHOODS, likelihood["name"], "likelihood"), _optional_float(likelihood["sigma"])
             ),
-            mixture=None if mixture is None else _mixture_from_json(mixture),
-            flow=None if flow is None else _flow_from_json(flow),
+            labels=(labels := _labels_from_json(document.get("labels", []))),
+            mixture=None if mixture is None else _mixture_from_json(mixture, len(labels)),
+            flow=None if flow is None else _flow_from_json(flow, len(labels)),
             graphs=_graphs_from_json(document["graphs"]),
             golden=_file_from_json(golden),
             residuals=None if document.get("residuals") is None else _file_from_json(document["residuals"]),
             parity=dict(document["parity"]),
             tolerances=_tolerances_from_json(document["verify"]),
             scores=None if document["scores"] is None else _scores_from_json(document["scores"]),
+            attributes=_attributes_from_json(document.get("attributes")),
             scores_by=_named_scores(document, "scores_by"),
             scores_at_own_size=_named_scores(document, "scores_at_own_size"),
             minimum_onnxruntime=str(document["minimum_onnxruntime"]),
@@ -503,16 +527,65 @@ def _scores_from_json(document: Mapping[str, Any]) -> ScoreStatistics:
     return ScoreStatistics(int(document["images"]), int(document["seed"]), quantiles)
 
 
-def _flow_from_json(document: Mapping[str, Any]) -> FlowSpec:
+def _attributes_to_json(attributes: Attributes) -> dict[str, Any]:
+    arrays = (attributes.images, attributes.means, attributes.weights, attributes.biases)
+    rows = zip(attributes.names, *(array.tolist() for array in arrays), strict=True)
+    keys = ("name", "images", "mean", "weights", "bias")
+    return {"accuracy": attributes.accuracy, "labels": [dict(zip(keys, row, strict=True)) for row in rows]}
+
+
+def _attributes_from_json(document: Mapping[str, Any] | None) -> Attributes | None:
+    if document is None:
+        return None
+    rows = document["labels"]
+    if not isinstance(rows, list) or not all(isinstance(row["name"], str) for row in rows):
+        raise ValueError("the attributes are not a list of labels with names")
+    means, weights = (np.array([row[key] for row in rows], np.float64) for key in ("mean", "weights"))
+    if means.ndim != 2:
+        raise ValueError("the attributes' means are not vectors of one length")
+    return Attributes(
+        tuple(row["name"] for row in rows),
+        np.array([int(row["images"]) for row in rows], np.int64),
+        means,
+        weights,
+        np.array([float(row["bias"]) for row in rows]),
+        float(document["accuracy"]),
+    )
+
+
+def _labels_from_json(document: Any) -> tuple[str, ...]:
+    if not isinstance(document, list) or not all(isinstance(name, str) and name for name in document):
+        raise ValueError("the labels are not a list of names")
+    if len(set(document)) < len(document):
+        raise ValueError("two labels have the same name")
+    return tuple(document)
+
+
+def _flow_from_json(document: Mapping[str, Any], labels: int) -> FlowSpec:
     steps = int(document["steps"])
     mean, std = (tuple(float(number) for number in document[name]) for name in ("mean", "std"))
     if not 1 <= steps <= MOST_FLOW_STEPS or not all(map(math.isfinite, mean + std)) or min(std, default=0.0) < 0:
         raise ValueError(f"a flow has 1 to {MOST_FLOW_STEPS} steps, finite means and no negative deviations")
-    return FlowSpec(steps, mean, std)
+    weights = document.get("label_weights")
+    start = one_of(FLOW_STARTS, document.get("start", "normal"), "start of a flow")
+    if start == "mixture" and 0 in std:
+        raise ValueError("a flow that starts from the mixture has no deviation of 0")
+    if weights is None:
+        return FlowSpec(steps, mean, std, None, start)
+    shares = tuple(map(_finite, weights))
+    if len(shares) != labels + 1 or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise ValueError("a flow's label weights are not a share for each label and one for none, with sum 1")
+    return FlowSpec(steps, mean, std, shares, start)
 
 
-def _mixture_from_json(document: Mapping[str, Any]) -> Mixture:
-    return Mixture(*(np.asarray(document[key], np.float64) for key in ("weights", "means", "cholesky")))
+def _mixture_from_json(document: Mapping[str, Any], labels: int) -> Mixture:
+    weights, means, cholesky = (np.asarray(document[key], np.float64) for key in ("weights", "means", "cholesky"))
+    of_components = document.get("labels")
+    if of_components is None:
+        return Mixture(weights, means, cholesky)
+    if not all(type(number) is int and -1 <= number < labels for number in of_components):
+        raise ValueError("the mixture's labels are not numbers of labels")
+    return Mixture(weights, means, cholesky, np.asarray(of_components, np.int64))
 
 
 def _finite(value: Any) -> float:

@@ -75,6 +75,13 @@ def read_bundle(path: str | Path) -> Bundle:
     return Bundle(path, manifest, document, files)
 
 
+def flow_arrays(manifest: Manifest) -> tuple[str, ...]:
+    """Return the names of a learned prior's golden vectors; none without one."""
+    if manifest.flow is None:
+        return ()
+    return ("flow_z", "flow_t", *(() if manifest.flow.label_weights is None else ("flow_label",)), "velocity")
+
+
 def read_golden(bundle: Bundle) -> dict[str, Array]:
     """Return a bundle's golden vectors, float32, by name.
 
@@ -86,7 +93,7 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
     path = bundle.path / file
     try:
         with np.load(io.BytesIO(bundle.files[file]), allow_pickle=False) as arrays:
-            learned = ("flow_z", "flow_t", "velocity") if bundle.manifest.flow is not None else ()
+            learned = flow_arrays(bundle.manifest)
             names = ("image", *bundle.manifest.encoder_outputs, "z", "decoded", *learned)
             golden = {name: arrays[name] for name in names}
     except NPZ_ERRORS as error:
@@ -100,6 +107,7 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
         "decoded": latents + bundle.manifest.image.shape,
         "flow_z": latents + bundle.manifest.latent.shape,
         "flow_t": latents,
+        "flow_label": (*latents, len(bundle.manifest.labels) + 1),
         "velocity": latents + bundle.manifest.latent.shape,
     }
     for name, array in golden.items():
@@ -260,7 +268,9 @@ def _check_declarations(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path} contradicts itself: it has a learned prior, but no graph of that name")
         graphs.append(prior := manifest.graphs["prior"])
         velocity = TensorInfo("velocity", "float32", z.shape)
-        wanted["the prior's inputs"] = (prior.inputs, (z, TensorInfo("t", "float32", ("batch",))))
+        columns = () if manifest.flow.label_weights is None else (len(manifest.flow.label_weights),)
+        labels = [TensorInfo("label", "float32", ("batch", *columns))] if columns else []
+        wanted["the prior's inputs"] = (prior.inputs, (z, TensorInfo("t", "float32", ("batch",)), *labels))
         wanted["the prior's outputs"] = (prior.outputs, (velocity,))
     for what, (declared, expected) in wanted.items():
         if declared != expected:
@@ -276,8 +286,12 @@ def _check_declarations(path: Path, manifest: Manifest) -> None:
         raise BundleError(f"{path} contradicts itself: its latent statistics do not have {d} dimensions")
     if manifest.mixture is not None and manifest.mixture.means.shape[1:] != latent.shape:
         raise BundleError(f"{path} contradicts itself: its mixture prior does not have {d} dimensions")
+    if manifest.flow is not None and manifest.flow.start == "mixture" and manifest.mixture is None:
+        raise BundleError(f"{path} contradicts itself: its learned prior starts from a mixture, but it has none")
     if manifest.flow is not None and (len(manifest.flow.mean), len(manifest.flow.std)) != (d, d):
         raise BundleError(f"{path} contradicts itself: its learned prior does not have {d} dimensions")
+    if manifest.attributes is not None and manifest.attributes.means.shape[1] != d:
+        raise BundleError(f"{path} contradicts itself: its attributes do not have {d} dimensions")
     if manifest.scores is not None and manifest.why_no_elbo is not None:
         raise BundleError(f"{path} contradicts itself: it has scores, but {manifest.why_no_elbo}")
 

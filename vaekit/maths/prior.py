@@ -23,6 +23,8 @@ class Mixture:
     """(K, d)."""
     cholesky: NDArray[np.float64]
     """(K, d, d), the lower triangular Cholesky factors L of the covariances L Lᵀ."""
+    labels: NDArray[np.int64] | None = None
+    """(K,), the number of each component's label, or -1; None if components have no labels."""
 
     def __post_init__(self) -> None:
         k, d = self.means.shape
@@ -32,6 +34,15 @@ class Mixture:
             raise ValueError("the mixture contains NaN or infinity")
         if (self.weights < 0).any() or not np.isclose(self.weights.sum(), 1.0):
             raise ValueError("the mixture's weights are negative or do not sum to 1")
+        if self.labels is not None and self.labels.shape != (k,):
+            raise ValueError("the mixture's labels are not one for each component")
+
+    def of_label(self, label: int) -> Mixture | None:
+        """Return the mixture of one label's components, or None if it has none."""
+        if self.labels is None or not (weight := self.weights[self.labels == label].sum()):
+            return None
+        weights = np.where(self.labels == label, self.weights / weight, 0.0)
+        return Mixture(weights, self.means, self.cholesky, self.labels)
 
 
 def draw_normal(
@@ -65,6 +76,20 @@ def draw_mixture(
         with np.errstate(over="ignore"):
             part[:] = mixture.means[component] + _rows_times(mixture.cholesky, component, eps)
     return out
+
+
+def draw_numbers(
+    weights: NDArray[np.float64], dimensions: int, count: int, *, seed: int = 0, start: int = 0
+) -> NDArray[np.int64]:
+    """Draw numbers in proportion to weights (K,), for samples whose latents have ``dimensions`` numbers, (count,).
+
+    The uniform that chooses them is the one that chooses a mixture's component, which ``draw_normal`` does not use.
+    """
+    words = noise.block_words(dimensions)
+    step = max(1, _CHUNK // words)
+    parts = ((first, min(step, count - first)) for first in range(0, count, step))
+    uniforms = (noise.uniforms(noise.words(seed, start + first, rows, words)[:, -1]) for first, rows in parts)
+    return np.concatenate([_components(weights, part) for part in uniforms])
 
 
 def _chunks(rows: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -135,27 +134,41 @@ def save_animation(images: Floats, path: Path) -> None:
         loop[0].save(temporary, "GIF", save_all=True, append_images=loop[1:], duration=durations, loop=0)
 
 
-def save_images(batches: Iterable[Floats], count: int, folder: Path, progress: Progress = lambda done: None) -> None:
+def save_images(
+    batches: Iterable[Floats],
+    count: int,
+    folder: Path,
+    progress: Progress = lambda done: None,
+    *,
+    subfolders: Sequence[str] = ("",),
+) -> None:
     """Write each image to a PNG file in a new folder.
 
-    ``batches`` yields ``count`` images in [0, 1], (n, C, H, W) at a time. The files are named 000000.png and so on. The
-    folder is written under a temporary name and renamed. ``progress`` is called with the number of images written.
-    Raises VaekitError if the folder is not empty or cannot be written.
+    ``batches`` yields images in [0, 1], (n, C, H, W) at a time: ``count`` for each of the ``subfolders``, in order. The
+    files are named 000000.png and so on. The folder is written under a temporary name and renamed. ``progress`` is
+    called with the number of images written. Raises VaekitError if the folder is not empty or cannot be written, and
+    UsageError for a subfolder that is not a plain name, or several with a slash between them.
     """
     from vaekit.system.workers import ordered_map
 
     check_new_folder(folder)
     digits = max(6, len(str(count - 1)))
     with replacing_folder(folder, durable=False) as temporary:  # to sync each file would take far longer
-        firsts = itertools.count()
-        pieces = (
-            [(str(temporary / f"{next(firsts):0{digits}}.png"), image) for image in to_uint8(batch)]
-            for batch in batches
-        )
+        for subfolder in filter(None, subfolders):
+            check_subfolder(subfolder)
+            (temporary / subfolder).mkdir(parents=True, exist_ok=True)
+        names = (str(temporary / part / f"{number:0{digits}}.png") for part in subfolders for number in range(count))
+        pieces = ([(next(names), image) for image in to_uint8(batch)] for batch in batches)
         done = 0
         for written in ordered_map(_save_pngs, pieces, processes=None if count > _FEW else 1):
             done += written
             progress(done)
+
+
+def check_subfolder(name: str) -> None:
+    """Raise UsageError unless a name is safe as a folder inside another: plain names, with slashes between them."""
+    if any(not part or part.startswith(".") or set(part) & set('\\:*?"<>|\0') for part in name.split("/")):
+        raise UsageError(f"the label {name!r} cannot be the name of a folder: write a picture, such as -o grid.png")
 
 
 def _save_pngs(images: list[tuple[str, Pixels]]) -> int:

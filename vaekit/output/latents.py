@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +108,17 @@ class ParquetRows:
             raise SourceError(f"{self.path} cannot be read: {' '.join(str(error).split())}") from error
 
 
+class ReadOut(Protocol):
+    """A function of mu with several results, such as ``vaekit.maths.attributes.Attributes``."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the results."""
+
+    def scores(self, mu: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the results for mu (N, …), float32 (N, names)."""
+
+
 class Spill:
     """Latents that are collected on disk until they become one output file."""
 
@@ -120,17 +131,22 @@ class Spill:
         resume: bool,
         overwrite: bool,
         arrays: tuple[str, ...] = ("mu", "logvar"),
+        read_out: ReadOut | None = None,
     ) -> None:
         """Start collecting latents, or resume interrupted work.
 
         ``shape`` is the shape of one latent. ``identity`` is a fingerprint of the work; ``resume`` only continues work
-        with the same fingerprint. ``arrays`` is ``("mu", "logvar")`` or ``("mu",)``.
+        with the same fingerprint. ``arrays`` is ``("mu", "logvar")`` or ``("mu",)``. ``read_out`` is a function of mu
+        whose results the file holds beside it.
 
         Raises VaekitError if unfinished work exists and neither ``resume`` nor ``overwrite`` is set, or if its
-        fingerprint differs. Raises UsageError for a suffix not in SUFFIXES, and MissingExtraError for .parquet without
-        pyarrow.
+        fingerprint differs. Raises UsageError for a suffix not in SUFFIXES, or .npy with a read-out, and
+        MissingExtraError for .parquet without pyarrow.
         """
         check_file_target(output, SUFFIXES)
+        if read_out is not None and output.suffix.lower() == ".npy":
+            raise UsageError(f"{output} can only hold mu: give a .npz or .parquet for --attributes")
+        self._read_out = read_out
         if output.suffix.lower() == ".parquet":
             _import_pyarrow()
         self.output, self.shape, self.arrays = output, shape, arrays
@@ -251,6 +267,15 @@ class Spill:
                     else:
                         write_header(member, float32, (self.rows, *self.shape))
                         self._copy(name, member)
+            if self._read_out is not None:
+                names = np.array(self._read_out.names)
+                with archive.open(zipfile.ZipInfo("attribute_names.npy", _ZIP_TIME), "w") as member:
+                    write_header(member, names.dtype, names.shape)
+                    member.write(names.tobytes())
+                entry = zipfile.ZipInfo("attributes.npy", _ZIP_TIME)
+                with archive.open(entry, "w", force_zip64=True) as member:
+                    write_header(member, float32, (self.rows, len(names)))
+                    member.writelines(self._scores(flat).tobytes() for flat in self._rows("mu"))
 
     def _write_npy(self, path: Path) -> None:
         with open(path, "wb") as file:
@@ -260,17 +285,27 @@ class Spill:
     def _write_parquet(self, path: Path) -> None:
         """Write the columns ``path``, ``mu`` and ``logvar``, one row group at a time.
 
-        Latents are lists of float32; a map is flattened in C order. The file's metadata state the latent's shape.
+        Latents are lists of float32; a map is flattened in C order. The file's metadata state the latent's shape. With
+        a read-out there is a column of float32 for each of its names.
         """
         pa, parquet = _import_pyarrow()
         size = math.prod(self.shape)
         fields = [("path", pa.string()), *((name, pa.list_(pa.float32(), size)) for name in self.arrays)]
+        named = () if self._read_out is None else self._read_out.names
+        fields += [(f"attribute_{name}", pa.float32()) for name in named]
         schema = pa.schema(fields, metadata={_PARQUET_SHAPE: _shape_text(self.shape).encode()})
         with parquet.ParquetWriter(path, schema) as writer:
             for paths, *parts in zip(self._paths(), *map(self._rows, self.arrays), strict=True):
                 names = pa.array([name.decode("utf-8", "backslashreplace") for name in paths], pa.string())
                 vectors = [pa.FixedSizeListArray.from_arrays(pa.array(part), size) for part in parts]
-                writer.write_table(pa.Table.from_arrays([names, *vectors], schema=schema))
+                scores = self._scores(parts[0]).T if named else ()
+                columns = [names, *vectors, *map(pa.array, scores)]
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+    def _scores(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the read-out of some rows of mu, given flattened."""
+        assert self._read_out is not None
+        return self._read_out.scores(flat.reshape(-1, *self.shape))
 
     @property
     def _rows_at_once(self) -> int:

@@ -79,13 +79,9 @@ class Split:
             kept.append(picture)
         return kept
 
-    def holdout_labels(self) -> NDArray[np.int64] | None:
-        """Return the held-out images' class numbers (N,), if the source has labels."""
-        return None if self.measured.labels is None else self.measured.labels[self.holdout]
-
     def for_statistics(self) -> NDArray[np.int64]:
-        """Return the numbers of at most STATISTICS_IMAGES training images, evenly spaced."""
-        return self.training[:: -(-len(self.training) // STATISTICS_IMAGES)]
+        """Return the places in ``training`` of at most STATISTICS_IMAGES images, evenly spaced."""
+        return np.arange(0, len(self.training), -(-len(self.training) // STATISTICS_IMAGES))
 
 
 def hold_out(images: Images, seed: int, val: str | None = None, validation: Images | None = None) -> Split:

@@ -18,10 +18,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vaekit.errors import RunError
+from vaekit.images.labels import UNLABELLED
 from vaekit.maths.prior import Mixture
 from vaekit.system.files import check_writable, replacing_file
 from vaekit.system.npz import NPZ_ERRORS
 from vaekit.training.checkpoint import CHECKPOINT
+from vaekit.training.classes import Classes
 from vaekit.training.config import CONFIG, Config, load_config
 from vaekit.training.networks import VAENetwork
 
@@ -29,7 +31,8 @@ MODEL, METRICS, HOLDOUT, PREVIEWS = "model.safetensors", "metrics.jsonl", "holdo
 
 PRIOR, PRIOR_CHECKPOINT = "prior.safetensors", "prior-checkpoint.safetensors"
 _NAMED_SHAPES = 2  # in messages
-_PRIOR_KEYS = ("prior.weights", "prior.means", "prior.cholesky")
+_LABELS = "labels"  # in the summary of model.safetensors
+_PRIOR_KEYS = ("prior.weights", "prior.means", "prior.cholesky", "prior.labels")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Run:
     mixture: Mixture | None
     summary: dict[str, Any]
     """Results of the training, such as the number of steps and the validation terms."""
+    labels: tuple[str, ...] = ()
+    """Names of the labels of the mixture's components, by number."""
 
 
 def is_run(path: Path) -> bool:
@@ -116,32 +121,52 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def save_model(
-    path: Path, network: VAENetwork, variance: float | None, mixture: Mixture | None, summary: Mapping[str, Any]
+    path: Path,
+    network: VAENetwork,
+    variance: float | None,
+    mixture: Mixture | None,
+    summary: Mapping[str, Any],
+    labels: Sequence[str] = (),
 ) -> None:
     """Write model.safetensors under a temporary name and rename it.
 
-    The same model gives the same bytes.
+    ``labels`` are the names of the labels that components of the mixture have. The same model gives the same bytes.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     if variance is not None:
         tensors["likelihood.variance"] = torch.tensor(variance, dtype=torch.float64)
-    if mixture is not None:
-        for key, array in zip(_PRIOR_KEYS, (mixture.weights, mixture.means, mixture.cholesky), strict=True):
-            tensors[key] = torch.from_numpy(np.ascontiguousarray(array))
+    tensors |= {} if mixture is None else mixture_tensors(mixture)
     # Only one key, because safetensors does not guarantee the order of several.
-    metadata = {"summary": json.dumps(summary, sort_keys=True)}
+    named = {_LABELS: list(labels)} if mixture is not None and mixture.labels is not None else {}
+    metadata = {"summary": json.dumps({**summary, **named}, sort_keys=True)}
     with replacing_file(path / MODEL) as temporary:
         temporary.write_bytes(save(tensors, metadata))  # save_file() would make it unreadable for other users
 
 
-def save_holdout(
-    path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, pictures: Sequence[NDArray[np.uint8]] = ()
-) -> None:
-    """Write holdout.npz: ``images`` uint8 (N, C, H, W), ``labels`` (N,) if given, and whole pictures if there are any.
+def mixture_tensors(mixture: Mixture) -> dict[str, Tensor]:
+    """Return a mixture's arrays as named tensors."""
+    arrays = (mixture.weights, mixture.means, mixture.cholesky, mixture.labels)
+    named = zip(_PRIOR_KEYS, arrays, strict=True)
+    return {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in named if array is not None}
 
-    The pictures, uint8 (C, h, w) each, lie one after the other in ``pictures``; ``sizes`` (P, 2) are their (h, w).
+
+def mixture_of_tensors(tensors: Mapping[str, Tensor]) -> Mixture | None:
+    """Return the mixture among named tensors, or None. Raises TypeError or ValueError if it is damaged."""
+    arrays = [tensors[key].numpy() for key in _PRIOR_KEYS if key in tensors]
+    return Mixture(*arrays) if arrays else None
+
+
+def save_holdout(
+    path: Path, images: NDArray[np.uint8], classes: Classes | None, pictures: Sequence[NDArray[np.uint8]] = ()
+) -> None:
+    """Write holdout.npz: ``images`` uint8 (N, C, H, W), their classes, and whole pictures if there are any.
+
+    The classes are ``labels`` (N,), numbers of the names in ``label_names``, or -1. The pictures, uint8 (C, h, w) each,
+    lie one after the other in ``pictures``; ``sizes`` (P, 2) are their (h, w).
     """
-    arrays: dict[str, NDArray[Any]] = {"images": images} | ({} if labels is None else {"labels": labels})
+    arrays: dict[str, NDArray[Any]] = {"images": images}
+    if classes is not None:
+        arrays |= {"labels": classes.of_holdout, "label_names": np.array(classes.names)}
     if pictures:
         arrays["pictures"] = np.concatenate([picture.ravel() for picture in pictures])
         arrays["sizes"] = np.array([picture.shape[1:] for picture in pictures], np.int64)
@@ -165,16 +190,17 @@ def load_run(path: Path) -> Run:
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{model_path} cannot be read: {error}") from error
     variance = tensors.pop("likelihood.variance", None)
-    prior = [tensors.pop(key, None) for key in _PRIOR_KEYS]
+    prior = {key: tensors.pop(key) for key in _PRIOR_KEYS if key in tensors}
     network = VAENetwork.of(config)
     try:
         network.load_state_dict(tensors)
-        mixture = None if prior[0] is None else Mixture(*(part.numpy() for part in prior if part is not None))
-    except (RuntimeError, TypeError, ValueError) as error:
+        mixture = mixture_of_tensors(prior)
+        labels = tuple(map(str, summary.pop(_LABELS, ())))
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"the weights in {model_path} do not fit {path / CONFIG}: {_first_line(error)}") from error
     if config.likelihood != "bernoulli" and variance is None:
         raise RunError(f"{model_path} has no likelihood.variance: it was not written by vaekit")
-    return Run(path, config, network.eval(), None if variance is None else float(variance), mixture, summary)
+    return Run(path, config, network.eval(), None if variance is None else float(variance), mixture, summary, labels)
 
 
 def load_initial_weights(network: VAENetwork, path: Path) -> None:
@@ -217,6 +243,23 @@ def load_holdout(run: Run) -> NDArray[np.uint8]:
     if images.dtype != np.uint8 or images.shape[1:] != run.config.image_shape or not len(images):
         raise RunError(f"{path} contains {images.dtype} {images.shape}, which does not fit {run.path / CONFIG}")
     return images
+
+
+def load_holdout_labels(run: Run) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Read the names of classes, and each held-out image's class number, or -1, (N,).
+
+    There are no names if the training images had no classes. Raises RunError as ``load_holdout`` does.
+    """
+    images, labels, names = _read_holdout(run, "images", "labels", "label_names")
+    if not len(names):  # earlier versions wrote labels without names
+        return (), np.full(len(images), UNLABELLED, np.int64)
+    if (
+        labels.shape != images.shape[:1]
+        or labels.dtype.kind != "i"
+        or not (labels >= UNLABELLED).all() & (labels < len(names)).all()
+    ):
+        raise RunError(f"{run.path / HOLDOUT} contains labels that do not fit its images: train again")
+    return tuple(map(str, names)), labels.astype(np.int64)
 
 
 def load_whole_pictures(run: Run) -> tuple[NDArray[np.uint8], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vaekit.errors import VaekitError
 from vaekit.maths.prior import Mixture
 from vaekit.training.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
+from vaekit.training.classes import Classes
 from vaekit.training.config import Config, save_config
 from vaekit.training.holdout import Split
 from vaekit.training.networks import VAENetwork
@@ -30,13 +31,13 @@ class RunWriter:
         self.track: Track = lambda figures, step: None
         """A function that is called with all logged figures: an experiment tracker, if any."""
 
-    def start(self, config: Config, split: Split, held_out: NDArray[np.uint8]) -> None:
+    def start(self, config: Config, split: Split, held_out: NDArray[np.uint8], classes: Classes | None) -> None:
         """Start the folder and remove an older run's files from it. ``held_out`` are the images of the split."""
         if self.active:
             start_folder(self.path)
             save_config(self.path, config)
             (self.path / METRICS).touch()
-            save_holdout(self.path, held_out, split.holdout_labels(), split.read_whole_pictures())
+            save_holdout(self.path, held_out, classes, split.read_whole_pictures())
 
     def rewind(self, metrics_bytes: int) -> None:
         """Undo what was written after a checkpoint.
@@ -86,6 +87,7 @@ class RunWriter:
         network: VAENetwork,
         variance: float | None,
         mixture: Mixture | None,
+        labels: Sequence[str],
         steps: int,
         best: Mapping[str, float],
     ) -> None:
@@ -93,7 +95,7 @@ class RunWriter:
         if self.active:
             validation = {name: figure for name, figure in best.items() if name != "step"}
             summary = {"steps": steps, "kept_step": best["step"], "validation": validation}
-            save_model(self.path, network, variance, mixture, summary)
+            save_model(self.path, network, variance, mixture, summary, labels)
 
     def save_checkpoint(self, checkpoint: Checkpoint, before: int) -> None:
         """Write a checkpoint in place of the last one.

@@ -21,6 +21,7 @@ from vaekit.maths.prior import Mixture
 from vaekit.training.adaptive_threads import AdaptiveThreads
 from vaekit.training.batches import Batches
 from vaekit.training.checkpoint import CHECKPOINT, Checkpoint
+from vaekit.training.classes import classes_of
 from vaekit.training.config import CONFIG, Config
 from vaekit.training.deadline import FINE_TOLERANCE, Clock, Ending, TimedSchedule, Work, fit_work
 from vaekit.training.device import current_setting, exact, share_threads, torch_seed
@@ -114,6 +115,7 @@ class Trainer:
                 "size. Restore it, or train again with --overwrite"
             )
         self.split.check(config)
+        self.classes = classes_of(self.split)
         rows = self.group.rows(config.batch_size)
         _check_parts(config, rows.stop - rows.start)
         self.threads = share_threads(self.group.beside)
@@ -157,7 +159,7 @@ class Trainer:
         same number of threads. Raises VaekitError if the training diverges or a file cannot be written.
         """
         if self.checkpoint is None:
-            self.writer.start(self.config, self.split, self.holdout_images)
+            self.writer.start(self.config, self.split, self.holdout_images, self.classes)
             self._save_checkpoint(0)
         else:
             self.writer.rewind(self.checkpoint.metrics_bytes)
@@ -252,7 +254,7 @@ class Trainer:
             figures = self.learner.figures(draws, likelihood)
         self._check_finite(step, figures["objective"])
         self.writer.log(step, "validation", {**figures, "variance": likelihood.float_variance()})
-        mixture = self._fit_prior(draws)
+        mixture = self._fit_prior(draws, None if self.classes is None else self.classes.of_holdout)
         with self._aside("pictures"):
             self._preview(f"{step:06d}", mixture)
             self._keep_best(step, figures, likelihood)
@@ -289,13 +291,16 @@ class Trainer:
     def _finish(self, steps: int, stopped: bool) -> Outcome:
         """Fit variance and prior on training images, and write the model."""
         learner = self.learner
+        parts = self._statistics_parts()
         with self.working("measuring training images"):
-            draws = learner.evaluate(self._statistics_parts())
+            draws = learner.evaluate(self._read_while_there_is_time(parts))
+        measured = np.concatenate(parts)[: draws.z.shape[1]]
         variance = learner.objective.fitted(learner.likelihood, draws.to_float64()).float_variance()
         figures = learner.figures(learner.evaluate([self.holdout_images]), likelihood_of(self.config, variance))
         self.best = figures | {"step": self.best["step"]}
         with self.working("fitting the prior"):
-            mixture = self._fit_prior(draws, None if self.timed is None else self.timed.fit_goes_on)
+            classes = None if self.classes is None else self.classes.of_training[measured]
+            mixture = self._fit_prior(draws, classes, None if self.timed is None else self.timed.fit_goes_on)
         self._save_model(variance, mixture, steps)
         self._preview("final", mixture)
         return Outcome(
@@ -307,34 +312,37 @@ class Trainer:
             **figures,
         )
 
-    def _statistics_parts(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield training images for fitting variance and prior, in parts.
-
-        Under a deadline there may be no time for all parts.
-        """
+    def _statistics_parts(self) -> list[NDArray[np.int64]]:
+        """Return which training images variance and prior are fitted to, in parts, as places in ``split.training``."""
         chosen = self.split.for_statistics()
         count = -(-len(chosen) // EVALUATION_BATCH)
         # Under a deadline each part is spread over all images, because later parts may be skipped.
-        parts = np.array_split(chosen, count) if self.timed is None else [chosen[part::count] for part in range(count)]
+        return np.array_split(chosen, count) if self.timed is None else [chosen[part::count] for part in range(count)]
+
+    def _read_while_there_is_time(self, parts: list[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
+        """Yield the images of parts. Under a deadline there may be no time for all of them."""
         read = 0
         for part in parts:
             if read and self.timed is not None and not self.timed.statistics_go_on(read):
                 return
             read += len(part)
-            yield read_to_measure(self.split.images, part, self.config.binarize)
+            yield read_to_measure(self.split.images, self.split.training[part], self.config.binarize)
 
-    def _fit_prior(self, draws: Draws, goes_on: Callable[[], bool] | None = None) -> Mixture | None:
+    def _fit_prior(
+        self, draws: Draws, classes: NDArray[np.int64] | None, goes_on: Callable[[], bool] | None = None
+    ) -> Mixture | None:
         if self.config.downscale is not None or self.config.prior == "none":
             return None  # of maps, a mixture would know nothing of neighbouring positions
         z = draws.z[0].cpu().numpy()
         with self._aside("fit", fit_work(*z.shape)):
-            return fit_mixture(z, seed=self.config.seed, goes_on=goes_on)
+            return fit_mixture(z, classes, seed=self.config.seed, goes_on=goes_on)
 
     def _preview(self, name: str, mixture: Mixture | None) -> None:
         self.writer.save_previews(name, self.network, self.holdout_images, mixture, self.learner.device)
 
     def _save_model(self, variance: float | None, mixture: Mixture | None, steps: int) -> None:
-        self.writer.save_model(self.network, variance, mixture, steps, self.best)
+        labels = () if self.classes is None else self.classes.names
+        self.writer.save_model(self.network, variance, mixture, labels, steps, self.best)
 
     def _save_checkpoint(self, step: int) -> None:
         """Write all that a training needs to continue after ``step`` steps."""

@@ -55,6 +55,9 @@ def encode(
         bool, typer.Option("--overwrite", help="Discard an interrupted encode and start again.")
     ] = False,
     skip_errors: SkipErrorsOption = False,
+    attributes: Annotated[
+        bool, typer.Option("--attributes", help="Also write how likely each label is, read from mu.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -66,10 +69,19 @@ def encode(
 
     say = speaker(quiet or as_json)
     vae = runtime.load(images or (), spinning=False)
+    read_out = vae.attributes if attributes else None
     with open_stream(images, from_file, vae.image_shape, say, no_resize=no_resize) as stream:
         identity = _identity(vae, stream, no_resize)
         arrays = vae.manifest.encoder_outputs
-        with Spill(output, vae.latent_shape, identity, resume=resume, overwrite=overwrite, arrays=arrays) as spill:
+        with Spill(
+            output,
+            vae.latent_shape,
+            identity,
+            resume=resume,
+            overwrite=overwrite,
+            arrays=arrays,
+            read_out=read_out,
+        ) as spill:
             if spill.consumed:
                 say(f"resuming after {spill.consumed:,} of {len(stream):,} images")
             provider = say_where(vae, say, "encoder")

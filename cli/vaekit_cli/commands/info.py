@@ -57,6 +57,7 @@ def _model(manifest: Manifest) -> Rows:
         ("latent", f"{manifest.latent.describe()}, {manifest.posterior} posterior{_scaling(manifest.latent.scaling)}"),
         ("likelihood", f"{likelihood.name}{sigma}"),
         ("prior", _priors(manifest)),
+        *([("labels", ", ".join(manifest.labels))] if manifest.labels else []),
     ]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vaekit.errors import UsageError
 from vaekit_cli.bundle_options import Runtime, graphs_of_samples, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, print_document, progress_bar, speaker
 from vaekit_cli.options import JsonOption, PriorOption, QuietOption, SeedOption
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vaekit.vae import VAE
 
 _CHUNK = 256  # images drawn and decoded at a time
+_COUNT, _PER_LABEL = 64, 8  # images, if -n does not say
 _MAPS = "these latents are maps, and N(0, I) does not know which neighbours go together: expect textures, not pictures"
 
 
@@ -31,6 +33,8 @@ class Sampled:
     count: int
     seed: int
     prior: str
+    labels: list[str]
+    """The classes that were asked for; empty for all as frequent as in training."""
     provider: str
     model: str
 
@@ -38,7 +42,16 @@ class Sampled:
 @runs_a_bundle
 def sample(
     runtime: Runtime,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of images.")] = 64,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            "--count",
+            min=1,
+            help="Number of images of each label.",
+            show_default="64; 8 if there are several labels",
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="One picture (.png, .jpg, .webp), or a folder for one PNG per image.")
     ] = Path("grid.png"),
@@ -54,6 +67,19 @@ def sample(
         int | None,
         typer.Option(min=1, max=1000, help="Steps in which the flow is integrated.", show_default="the bundle's"),
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="NAME",
+            help="Draw images of this class. Repeat it, or give all, for a row or folder of each class.",
+            show_default="classes as frequent as in training",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float,
+        typer.Option(help="With --label and the flow: above 1, images more typical of their class, and less varied."),
+    ] = 1.0,
     columns: Annotated[
         int | None, typer.Option(min=1, help="Columns of the grid.", show_default="a square grid")
     ] = None,
@@ -66,23 +92,36 @@ def sample(
 
     say = speaker(quiet or as_json)
     vae = runtime.load()
-    check_pictures_target(output, count, columns, vae.image_shape)
+    chosen = _chosen(vae, labels or [])
+    several = chosen if len(chosen) > 1 else ()
+    if several and columns is not None:
+        raise UsageError("several labels have a row each: leave out --columns, and set their number with -n")
+    count = count or (_PER_LABEL if several else _COUNT)
+    columns = count if several else columns
+    check_pictures_target(output, count, columns, vae.image_shape, several)
     prior = prior or vae.priors[0]
     if len(vae.latent_shape) > 1 and prior == "normal":
         say(_MAPS)
-    batches = _samples(vae, count, seed, prior, temperature, prior_steps)
-    with progress_bar("sampling", count, quiet or as_json) as progress:
-        write_pictures(batches, count, output, columns, progress)
+    batches = (
+        batch
+        for label in chosen or (None,)
+        for batch in _samples(vae, count, seed, prior, temperature, prior_steps, label, guidance)
+    )
+    total = count * max(1, len(chosen))
+    with progress_bar("sampling", total, quiet or as_json) as progress:
+        write_pictures(batches, count, output, columns, progress, several)
     provider = say_where(vae, say, *graphs_of_samples(vae, prior))
     if as_json:
-        print_document(Sampled(str(output), count, seed, prior, provider, str(runtime.model)))
+        print_document(Sampled(str(output), total, seed, prior, list(chosen), provider, str(runtime.model)))
         return
-    say(f"{output}: {count} images from the {prior} prior of {runtime.model}, seed {seed}, on {provider}")
+    of_labels = f" of {', '.join(chosen)}" if chosen else ""
+    say(f"{output}: {total} images{of_labels} from the {prior} prior of {runtime.model}, seed {seed}, on {provider}")
     if is_folder(output):
         say(f"next: {command_line('vaekit encode', ('', output, None), *runtime.again)}")
         return
     again = (
         *runtime.again,
+        *(("--label", label, None) for label in labels or []),
         ("-n", count, None),
         ("-o", output, None),
         ("--seed", seed + 1, None),
@@ -90,10 +129,36 @@ def sample(
     say(f"next: {command_line('vaekit sample', *again)}")
 
 
+def _chosen(vae: VAE, labels: list[str]) -> tuple[str, ...]:
+    """Return the labels to draw, each once; ``all`` stands for all, unless a label has that name."""
+    if "all" in labels and "all" not in vae.labels:
+        vae.check_label("all" if not vae.labels else vae.labels[0])
+        return vae.labels
+    for label in labels:
+        vae.check_label(label)
+    return tuple(dict.fromkeys(labels))
+
+
 def _samples(
-    vae: VAE, count: int, seed: int, prior: str, temperature: float, prior_steps: int | None
+    vae: VAE,
+    count: int,
+    seed: int,
+    prior: str,
+    temperature: float,
+    prior_steps: int | None,
+    label: str | None,
+    guidance: float,
 ) -> Iterator[NDArray[np.float32]]:
     for start in range(0, count, _CHUNK):
         n = min(_CHUNK, count - start)
-        z = vae.sample_latents(n, seed=seed, prior=prior, temperature=temperature, start=start, prior_steps=prior_steps)
+        z = vae.sample_latents(
+            n,
+            seed=seed,
+            prior=prior,
+            temperature=temperature,
+            start=start,
+            prior_steps=prior_steps,
+            label=label,
+            guidance=guidance,
+        )
         yield vae.decode(z)

@@ -395,6 +395,20 @@ def _describe(split: Split, config: Config, say: Callable[[str], None]) -> None:
     if split.has_own_validation:
         say(_statistics(split.measured))
         _describe_changes(split.measured, say)
+    _describe_small_classes(split, say)
+
+
+def _describe_small_classes(split: Split, say: Callable[[str], None]) -> None:
+    """Name the classes that cannot be drawn, if others can."""
+    from vaekit.training.classes import FEWEST_IMAGES, classes_of
+
+    classes = classes_of(split)
+    if classes is not None and (small := classes.too_small):
+        more = f" and {len(small) - _NAMED_FILES:,} more" if len(small) > _NAMED_FILES else ""
+        say(
+            f"classes with fewer than {FEWEST_IMAGES} images to train on cannot be drawn by --label: "
+            f"{', '.join(small[:_NAMED_FILES])}{more}"
+        )
 
 
 def _statistics(images: Images) -> str:

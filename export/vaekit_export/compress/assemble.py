@@ -26,7 +26,7 @@ from vaekit.bundle.manifest import (
     dump_json,
 )
 from vaekit.bundle.onnx_file import TensorInfo, read_onnx
-from vaekit.bundle.reading import Bundle
+from vaekit.bundle.reading import Bundle, flow_arrays
 from vaekit.types import PROVIDER_CLASSES, Array, GraphName, PrecisionName
 from vaekit_export.compress.judge import Graphs, run
 from vaekit_export.onnx_export import check_onnx
@@ -101,7 +101,7 @@ def _golden(parent: Bundle, graphs: Graphs) -> bytes:
     With PyTorch's outputs, tolerances would have to be as wide as the compression error, which would mask device error.
     """
     with np.load(io.BytesIO(parent.files[GOLDEN]), allow_pickle=False) as arrays:
-        learned = ("flow_z", "flow_t", "velocity") if _keeps_flow(parent, graphs.kept) else ()
+        learned = flow_arrays(parent.manifest) if _keeps_flow(parent, graphs.kept) else ()
         golden = {name: arrays[name] for name in ("image", "z", *learned)}
     golden["z"] = _kept_of(golden["z"], graphs.kept)
     encoded = run(graphs.encoder, golden["image"])
@@ -140,11 +140,16 @@ def _manifest(
         mean, std, kl = (tuple(numbers[j] for j in graphs.kept) for numbers in (latent.mean, latent.std, latent.kl))
         latent = dataclasses.replace(latent, shape=(len(graphs.kept), *latent.shape[1:]), mean=mean, std=std, kl=kl)
     keeps_flow = _keeps_flow(parent, graphs.kept)
+    requires = old.requires
     if keeps_flow:
         specs["prior"] = old.graphs["prior"]
+    else:
+        requires = tuple(name for name in requires if old.flow is None or name not in old.flow.features)
     return dataclasses.replace(
         old,
         latent=latent,
+        requires=requires,
+        attributes=old.attributes if old.attributes is None else old.attributes.of_dimensions(graphs.kept),
         flow=old.flow if keeps_flow else None,
         mixture=old.mixture if old.mixture is None or latent is old.latent else marginal(old.mixture, graphs.kept),
         graphs=specs,

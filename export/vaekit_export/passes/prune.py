@@ -60,7 +60,7 @@ def marginal(mixture: Mixture, kept: Sequence[int]) -> Mixture:
     covariance = mixture.cholesky @ mixture.cholesky.transpose(0, 2, 1)
     chosen = np.asarray(kept)
     factors = np.linalg.cholesky(covariance[:, chosen[:, None], chosen[None]]).astype(np.float64)
-    return Mixture(mixture.weights, mixture.means[:, chosen], factors)
+    return Mixture(mixture.weights, mixture.means[:, chosen], factors, mixture.labels)
 
 
 def _place_of(z: ir.Value, concat: ir.Node, user: ir.Node, width: int) -> int:

@@ -404,15 +404,15 @@ def test_the_newest_format_is_read_as_the_oldest_was(bundles: Path) -> None:
 
 def test_sections_of_later_versions_are_ignored(newest_bundle: Path) -> None:
     def add(document: Document) -> None:
-        document["attributes"] = {"quantiles": [[1.0]]}
-        document["labels"] = ["cat", "dog"]
+        document["sounds"] = {"quantiles": [[1.0]]}
+        document["colours"] = ["red", "blue"]
         document["image"]["padding"] = "reflect"
         document["graphs"]["encoder"]["weights"] = 3
 
     edit(newest_bundle, add)
     bundle = read_bundle(newest_bundle)
-    assert bundle.document["labels"] == ["cat", "dog"]
-    assert "labels" not in bundle.manifest.to_json()
+    assert bundle.document["colours"] == ["red", "blue"]
+    assert "colours" not in bundle.manifest.to_json()
 
 
 def test_a_bundle_that_requires_what_is_unknown_is_refused_before_the_rest_is_read(newest_bundle: Path) -> None:

@@ -143,6 +143,7 @@ def test_sample_tells_machines_in_one_document(vaekit: Run, tiny_bundle: Path) -
         "count": 4,
         "seed": 0,
         "prior": "mixture",
+        "labels": [],
         "provider": "cpu",
         "model": str(tiny_bundle),
     }

@@ -26,12 +26,12 @@ def test_a_constant_velocity_is_followed_exactly(steps: int, count: int) -> None
     np.testing.assert_allclose(found, start + 0.5, rtol=1e-5, atol=1e-5)
 
 
-def test_each_step_is_of_the_second_order_but_the_last() -> None:
-    """Along dx/dt = x the exact factor is e; Heun's method multiplies by 1 + h + h²/2, Euler's by 1 + h."""
+def test_each_step_is_of_the_second_order() -> None:
+    """Along dx/dt = x the exact factor is e; Heun's method multiplies by 1 + h + h²/2."""
     start = noise(4, 2)
     for steps in (1, 2, 8):
         h = 1 / steps
-        factor = (1 + h + h * h / 2) ** (steps - 1) * (1 + h)
+        factor = (1 + h + h * h / 2) ** steps
         np.testing.assert_allclose(integrate(lambda z, t: z, start, steps), start * factor, rtol=1e-5)
 
 
@@ -45,7 +45,7 @@ def test_the_velocity_is_asked_for_at_the_right_times() -> None:
         return z
 
     integrate(velocity, noise(3, 2), 4)
-    assert asked == pytest.approx([0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75])
+    assert asked == pytest.approx([0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1])
 
 
 @quick

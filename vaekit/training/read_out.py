@@ -1,0 +1,61 @@
+"""Fit the directions and the read-out of labels to the codes of held-out images."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from vaekit.images.labels import UNLABELLED
+from vaekit.maths.attributes import Attributes
+from vaekit.types import Array
+
+FEWEST_IMAGES = 5
+"""A label with fewer held-out images is left out."""
+_FOLDS = 5
+_ITERATIONS = 200
+
+
+def fit_attributes(mu: Array, labels: NDArray[np.int64], names: tuple[str, ...]) -> Attributes | None:
+    """Fit the labels' directions and read-out to mu (N, d), or (N, d, h, w) averaged over its positions.
+
+    ``labels`` (N,) are numbers of ``names``, or -1. The read-out is a multinomial logistic regression. Returns None if
+    fewer than two labels have enough images.
+    """
+    pooled = mu.mean(axis=tuple(range(2, mu.ndim)), dtype=np.float64) if mu.ndim > 2 else mu.astype(np.float64)
+    counts = np.bincount(labels[labels != UNLABELLED], minlength=len(names))
+    kept = np.flatnonzero(counts >= FEWEST_IMAGES)
+    if len(kept) < 2:
+        return None
+    rows = np.isin(labels, kept)
+    x, y = pooled[rows], np.searchsorted(kept, labels[rows])
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last iterations change nothing that is seen
+        accuracy = cross_val_score(model, x, y, cv=StratifiedKFold(_FOLDS, shuffle=True, random_state=0)).mean()
+        scaler, regression = (step for _, step in model.fit(x, y).steps)
+    weights, biases = _both_sides(regression.coef_ / scaler.scale_, regression.intercept_)
+    return Attributes(
+        tuple(names[number] for number in kept),
+        counts[kept],
+        np.stack([x[y == number].mean(axis=0) for number in range(len(kept))]),
+        weights,
+        biases - weights @ scaler.mean_,
+        float(accuracy),
+    )
+
+
+def _both_sides(
+    weights: NDArray[np.float64], biases: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return weights (K, d) and biases (K,) for a softmax; of two labels, scikit-learn has those of the second only."""
+    if len(weights) > 1:
+        return weights, biases
+    return np.concatenate((np.zeros_like(weights), weights)), np.concatenate((np.zeros_like(biases), biases))
