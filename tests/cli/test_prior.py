@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import vaekit
 from vaekit.images.shapes import draw_shapes
 from vaekit.training.config import load_config
 from vaekit.training.prior import load_flow
-from vaekit.training.run import load_run
+from vaekit.training.run import load_holdout, load_run, save_model
 from vaekit_export import export_run
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -204,3 +205,65 @@ def test_an_export_of_a_run_without_a_flow_has_none(run: Path, tmp_path: Path) -
     document = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     assert "flow" not in document["prior"]
     assert set(document["graphs"]) == {"encoder", "decoder"}
+
+
+def test_labels_go_from_the_source_to_samples(in_process: Run, tmp_path: Path) -> None:
+    shapes = draw_shapes(150, (16, 16))
+    names = np.array(["disc", "square", "triangle"])[shapes.factors[:, 0].astype(int)]
+    names[:6] = "rare"
+    np.savez(tmp_path / "images.npz", images=shapes.images, labels=names)
+    small = ("--latent", "2", "--batch-size", "16", "--steps", "12")
+    done = in_process("train", "images.npz", *small, "-o", "run")
+    assert done.returncode == 0, done.stderr
+    assert "classes with fewer than 10 images to train on cannot be drawn by --label: rare" in done.stderr
+    mixture = load_run(tmp_path / "run").mixture
+    assert mixture is not None
+    assert mixture.labels is not None
+    assert set(mixture.labels) == {-1, 0, 1, 2}
+    done = in_process("prior", "run", "--steps", "20")
+    assert done.returncode == 0, done.stderr
+    assert "from the codes of 135 images of 3 classes" in done.stderr
+    assert in_process("export", "run", "-o", "bundle", "-q").returncode == 0
+    vae = vaekit.load(tmp_path / "bundle", provider="cpu")
+    assert vae.labels == ("disc", "square", "triangle")
+    assert vae.manifest.requires == ("prior-label", "prior-starts-from-mixture")
+    assert vae.verify().passed
+    for prior in ("flow", "mixture"):
+        assert np.isfinite(vae.sample_latents(4, prior=prior, label="disc")).all()
+    assert vae.attributes.names == ("disc", "square", "triangle") or len(vae.attributes.names) == 2
+    assert in_process("prior", "run", "--kind", "none", "-q").returncode == 0
+    assert in_process("export", "run", "-o", "bare", "-q").returncode == 0
+    assert vaekit.load(tmp_path / "bare", provider="cpu").labels == ()
+
+
+def test_maps_learn_labels_too(in_process: Run, tmp_path: Path) -> None:
+    shapes = draw_shapes(80, (16, 16))
+    np.savez(tmp_path / "images.npz", images=shapes.images, labels=shapes.factors[:, 0] > 0)
+    small = ("--latent", "2", "--downscale", "4", "--batch-size", "16", "--steps", "4", "-q")
+    assert in_process("train", "images.npz", *small, "-o", "run").returncode == 0
+    assert in_process("prior", "run", "--steps", "4", "-q").returncode == 0
+    assert in_process("export", "run", "-o", "bundle", "-q").returncode == 0
+    vae = vaekit.load(tmp_path / "bundle", provider="cpu")
+    assert vae.labels == ("0", "1")
+    assert vae.manifest.requires == ("prior-label",)
+    assert vae.verify().passed
+    assert vae.sample_latents(3, label="1", guidance=2.0).shape == (3, 2, 4, 4)
+    assert not np.array_equal(vae.sample_latents(3, label="1"), vae.sample_latents(3, label="0"))
+
+
+def test_a_run_of_an_earlier_version_gets_labels_with_its_flow(in_process: Run, tmp_path: Path) -> None:
+    shapes = draw_shapes(120, (16, 16))
+    np.savez(tmp_path / "images.npz", images=shapes.images, labels=shapes.factors[:, 0].astype(int))
+    small = ("--latent", "2", "--batch-size", "16", "--steps", "12", "-q")
+    assert in_process("train", "images.npz", *small, "-o", "run").returncode == 0
+    run = load_run(tmp_path / "run")
+    assert run.mixture is not None
+    plain = dataclasses.replace(run.mixture, labels=None)
+    save_model(run.path, run.network, run.variance, plain, run.summary)
+    np.savez(run.path / "holdout.npz", images=load_holdout(run), labels=np.zeros(12, np.int64))
+    assert in_process("prior", "run", "--steps", "4", "-q").returncode == 0
+    assert in_process("export", "run", "-o", "bundle", "-q").returncode == 0
+    vae = vaekit.load(tmp_path / "bundle", provider="cpu")
+    assert vae.labels == ("0", "1", "2")
+    assert vae.manifest.attributes is None
+    assert vae.verify().passed
