@@ -1,6 +1,6 @@
 """How good are samples of a run's priors, and does a learned one pay?
 
-    python benchmarks/sample_quality.py RUN [--images 10000] [--seeds 5] [--with-maf] [--pictures FOLDER] [--json FILE]
+    python benchmarks/sample_quality.py RUN [--images 10000] [--seeds 5] [--peers] [--pictures FOLDER] [--json FILE]
 
 RUN is a folder that `vaekit train fashion-mnist` wrote, with a flow of `vaekit prior`. A small classifier is trained on
 Fashion-MNIST's labels; its accuracy on the test part is printed, and its last hidden layer gives the features. Samples
@@ -12,16 +12,16 @@ are compared with the official test part, which neither the VAE nor the classifi
 - copying: the median distance, in pixels, of samples to their nearest training image, divided by that of test images'
   reconstructions.
 
-Beside the priors stand the floor of a perfect prior, reconstructions at z ~ q(z|x) of test images, and with --with-maf
-the masked autoregressive flow of pythae (Papamakarios et al., 2017), trained on the same codes for as many steps. Needs
-the extras `train` and, for MAF, `pythae`. Takes about ten minutes.
+Beside the priors stand the floor of a perfect prior, reconstructions at z ~ q(z|x) of test images, and with --peers
+two samplers of pythae, trained on the same standardised codes for as many steps: a masked autoregressive flow (MAF;
+Papamakarios et al., 2017), and a second VAE (Dai and Wipf, 2019) of 3 layers with 256 units. Needs the extras `train`
+and, for the peers, `pythae`. Takes about twenty minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -97,7 +97,7 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--with-maf", action="store_true", help="train pythae's MAF on the codes, and include it")
+    parser.add_argument("--peers", action="store_true", help="train pythae's samplers on the codes, and include them")
     parser.add_argument("--pictures", type=Path, help="a folder for 64 samples of each")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -167,8 +167,8 @@ def priors(run: Run, codes: Codes, options: argparse.Namespace) -> dict[str, Dra
         for steps in (None,) if default is None else _FLOW_STEPS:
             name = prior if steps in (None, default) else f"{prior}, {steps} step{'s' * (steps != 1)}"
             found[name] = partial(drawn, vae, prior, steps)
-    if options.with_maf:
-        found["pythae's MAF"] = trained_maf(run)
+    if options.peers:
+        found |= peers(run)
     return found
 
 
@@ -183,29 +183,56 @@ def codes_drawn(codes: Codes, count: int, seed: int) -> Array:
     return np.asarray(codes.mu[:count] + np.exp(0.5 * codes.logvar[:count]) * noise)
 
 
-def trained_maf(run: Run) -> Draw:
-    """Train pythae's masked autoregressive flow on the training images' codes."""
+def peers(run: Run) -> dict[str, Draw]:
+    """Train pythae's samplers on the training images' codes."""
+    import pythae.models
     from pythae.models.normalizing_flows import MAF, MAFConfig
+    from pythae.samplers import TwoStageVAESampler, TwoStageVAESamplerConfig
 
+    d = run.config.latent
     images = open_source(run.config.source, size=run.config.image_shape[1:])
     codes = training_codes(run, hold_out(images, run.config.seed), lambda done, total: None)
+    maf = MAF(MAFConfig(input_dim=(d,), n_made_blocks=4, hidden_size=128, n_hidden_in_made=2))
+    sampler = TwoStageVAESampler(
+        pythae.models.VAE(pythae.models.VAEConfig(input_dim=(1, 8, 8), latent_dim=d)),
+        TwoStageVAESamplerConfig(second_stage_depth=3, second_layers_dim=256),
+    )
+
+    def maf_loss(z: Tensor) -> Tensor:
+        found = maf(z)
+        loss: Tensor = (0.5 * found.out.square().sum(1) - found.log_abs_det_jac).mean()
+        return loss
+
+    def second_loss(z: Tensor) -> Tensor:
+        loss: Tensor = sampler.second_vae({"data": z}).loss
+        return loss
+
+    return {
+        "pythae's MAF": trained_peer(codes, maf, maf_loss, lambda noise: maf.inverse(noise).out),
+        "pythae's two-stage VAE": trained_peer(
+            codes, sampler.second_vae, second_loss, lambda noise: sampler.second_vae.decoder(noise).reconstruction
+        ),
+    }
+
+
+def trained_peer(
+    codes: Codes, network: nn.Module, loss: Callable[[Tensor], Tensor], sample: Callable[[Tensor], Tensor]
+) -> Draw:
+    """Train a network on standardised codes with Adam; ``sample`` makes codes of noise, each (N, d)."""
     mean, std = codes.moments()
-    model = MAF(MAFConfig(input_dim=(run.config.latent,), n_made_blocks=4, hidden_size=128, n_hidden_in_made=2))
-    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
-    started, random = time.monotonic(), np.random.default_rng(0)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+    random = np.random.default_rng(0)
+    network.train()
     for _ in range(STEPS):
-        z = torch.from_numpy((codes.draw(random, 1024)[0] - mean) / std)
-        found = model(z)
-        loss = (0.5 * found.out.square().sum(1) - found.log_abs_det_jac).mean()
         optimiser.zero_grad()
-        loss.backward()
+        loss(torch.from_numpy((codes.draw(random, 1024)[0] - mean) / std)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    print(f"pythae's MAF: {STEPS} steps in {time.monotonic() - started:.0f} s")
-    model.eval()
+    network.eval()
 
     def draw(count: int, seed: int) -> Array:
+        torch.manual_seed(seed)
         with torch.inference_mode():
-            z = model.inverse(torch.from_numpy(draw_normal(run.config.latent, count, seed=seed))).out.numpy()
+            z = sample(torch.from_numpy(draw_normal(len(mean), count, seed=seed))).numpy()
         return np.asarray(mean + std * z, np.float32)
 
     return draw

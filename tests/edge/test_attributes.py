@@ -158,6 +158,13 @@ def test_parquet_has_a_column_for_each_label(vaekit: Run, pictures: list[Path], 
     np.testing.assert_allclose(found, vae.attributes.scores(mu), rtol=1e-6)
 
 
+def test_info_tells_how_often_the_read_out_is_right(vaekit: Run, vae: VAE) -> None:
+    told = vaekit("info", "-m", LABELS)
+    assert (
+        f"circle, square, triangle; the likeliest is right for {vae.attributes.accuracy:.0%} of images" in told.stdout
+    )
+
+
 def test_the_manifest_survives_a_round_trip() -> None:
     manifest = read_bundle(LABELS).manifest
     again = Manifest.from_json(manifest.to_json()).attributes

@@ -58,7 +58,15 @@ def _model(manifest: Manifest) -> Rows:
         ("likelihood", f"{likelihood.name}{sigma}"),
         ("prior", _priors(manifest)),
         *([("labels", ", ".join(manifest.labels))] if manifest.labels else []),
+        *_attributes(manifest),
     ]
+
+
+def _attributes(manifest: Manifest) -> Rows:
+    found = manifest.attributes
+    if found is None:
+        return []
+    return [("attributes", f"{', '.join(found.names)}; the likeliest is right for {found.accuracy:.0%} of images")]
 
 
 def _priors(manifest: Manifest) -> str:
