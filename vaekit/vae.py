@@ -389,9 +389,11 @@ class VAE:
 
         ``base`` is an image (C, H, W), which is encoded to mu, or a latent (see ``interpolate``). The decoded latents
         are base + s · direction, with s from 0 to ``strength`` in ``steps`` steps, at all positions of a map. With the
-        whole direction, the mean of the label's held-out images takes the place of that of the base's own label (see
-        ``vaekit.maths.attributes``). Raises UsageError as ``interpolate`` does, for an unknown label, and if the bundle
-        has no attributes.
+        whole direction, the mean of the label's held-out images takes the place of that of the base's own label.
+
+        ``labels`` may also name known factors, as the built-in shapes have: s is in standard deviations of the factor,
+        or if it has a period, such as a hue, in periods (see ``vaekit.maths.attributes``). Raises UsageError as
+        ``interpolate`` does, for an unknown name, and if the bundle has no attributes.
         """
         attributes, steps = self.attributes, as_integer(steps, "number of steps")
         if steps < 2 or not (is_number(strength) and 0 < abs(strength) < _WIDEST_SPAN):
@@ -401,14 +403,13 @@ class VAE:
         for label in labels:
             self._check_name(label, attributes.names)
         latent = self._as_latent(base, latents)
-        shares = np.linspace(0, strength, steps).reshape(-1, *[1] * latent.ndim)
-        moves = [attributes.direction(label, latent).reshape(-1, *[1] * (latent.ndim - 1)) for label in labels]
-        rows = np.concatenate([latent + shares * move for move in moves]).astype(np.float32)
+        moves = np.concatenate([attributes.moves(label, latent, np.linspace(0, strength, steps)) for label in labels])
+        rows = (latent + moves.reshape(*moves.shape, *[1] * (latent.ndim - 1))).astype(np.float32)
         return self.decode(rows).reshape(len(labels), steps, *self.image_shape)
 
     @property
     def attributes(self) -> Attributes:
-        """Return the directions and the read-out of labels. Raises UsageError if the bundle has none."""
+        """Return the directions and the read-out of labels and factors. Raises UsageError if the bundle has none."""
         if self.manifest.attributes is None:
             raise UsageError(f"{self.bundle.path} has no attributes: its held-out images had no classes")
         return self.manifest.attributes

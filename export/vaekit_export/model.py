@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vaekit.bundle.manifest import IMAGE_AXES, LATENT_AXES, ImageSpec, Scaling
+from vaekit.images.factors import Factors
 from vaekit.images.picture import preprocessing_rule
 from vaekit.maths.elbo import Likelihood
 from vaekit.maths.prior import Mixture, draw_mixture, draw_normal
 from vaekit.training.config import as_settings
 from vaekit.training.flow import Flow
 from vaekit.training.prior import load_flow
-from vaekit.training.run import Run, load_holdout, load_holdout_labels, load_whole_pictures
+from vaekit.training.run import Run, load_holdout, load_holdout_factors, load_holdout_labels, load_whole_pictures
 from vaekit.types import Array, Pixels, PosteriorName
 from vaekit_export.onnx_export import BATCH_AXIS, Axes
 
@@ -67,6 +68,8 @@ class Model:
     """Names of the classes that the priors know."""
     classes: tuple[tuple[str, ...], NDArray[np.int64]] | None = None
     """Names of the held-out images' classes, and each image's number among them, or -1, (N,)."""
+    factors: Factors | None = None
+    """The held-out images' known factors."""
 
     @property
     def image_spec(self) -> ImageSpec:
@@ -122,6 +125,7 @@ def model_of_run(run: Run) -> Model:
         mixture=mixture,
         labels=labels,
         classes=load_holdout_labels(run),
+        factors=load_holdout_factors(run),
         images=load_holdout(run).astype(np.float32) / np.float32(255),
         wholes=load_whole_pictures(run) if run.config.crop else None,
         flow=None if learned is None else learned[0],

@@ -39,7 +39,7 @@ from vaekit.defaults import OPSET, SMOOTH
 from vaekit.errors import ExportError, ParityError, UsageError, VaekitError
 from vaekit.maths.anomaly import mahalanobis, scores_of_terms
 from vaekit.maths.attributes import Attributes
-from vaekit.training.read_out import fit_attributes
+from vaekit.training.read_out import fit_attributes, fit_factors
 from vaekit.training.run import load_run
 from vaekit.types import GRAPHS, Array, GraphName, one_of
 from vaekit_export.context import context_of
@@ -447,11 +447,14 @@ def _manifest(
 
 
 def _attributes(model: Model, mu: Array) -> Attributes | None:
-    """Fit the classes of the held-out images, whose means are mu."""
+    """Fit the classes and known factors of the held-out images, whose means are mu."""
     if model.classes is None:
         return None
     names, numbers = model.classes
-    return fit_attributes(mu, numbers[: len(mu)], names)
+    fitted = fit_attributes(mu, numbers[: len(mu)], names)
+    if fitted is None or model.factors is None:
+        return fitted
+    return dataclasses.replace(fitted, factors=fit_factors(mu, model.factors.of(np.arange(len(mu)))))
 
 
 def _graph_spec(file: str, graph: ExportedGraph) -> GraphSpec:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vaekit.images.shapes import SHAPE_NAMES, draw_shapes
+from vaekit.images.shapes import SHAPE_NAMES, draw_shapes, known_factors
 from vaekit.maths.elbo import Likelihood
 from vaekit.training.flow import Codes, Flow, FlowTraining, VectorVelocity
 from vaekit.training.mixture import fit_mixture
@@ -92,6 +92,7 @@ def export(name: str, flow: Flow) -> None:
         mixture=flow.mixture,
         labels=flow.labels,
         classes=(SHAPE_NAMES, shapes.factors[:, 0].astype(np.int64)) if flow.labels else None,
+        factors=known_factors(shapes.factors) if flow.labels else None,
         images=shapes.images[:, :1].astype(np.float32) / np.float32(255),
         provenance={"model": name},
         flow=flow,

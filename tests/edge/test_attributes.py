@@ -19,7 +19,8 @@ import vaekit as package
 from vaekit.bundle.manifest import Manifest
 from vaekit.bundle.reading import read_bundle
 from vaekit.errors import BundleError, UsageError
-from vaekit.maths.attributes import Attributes
+from vaekit.maths.attributes import Attributes, Factor
+from vaekit.types import Array
 from vaekit.vae import VAE
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -27,6 +28,7 @@ Fails = Callable[..., None]
 
 LABELS = Path(__file__).parents[1] / "bundles" / "labels"
 NAMES = ("circle", "square", "triangle")
+FACTORS = ("hue", "size", "square rotation", "triangle rotation", "x", "y", "background hue")
 quick = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
 
@@ -71,23 +73,48 @@ def test_maps_are_averaged_over_their_positions() -> None:
 
 def test_the_way_to_a_label_puts_its_mean_in_place_of_the_own_one() -> None:
     low, high, between = (np.array([x, 1.0], np.float32) for x in (-2, 7, 2))
-    np.testing.assert_allclose(two().direction("high", low), [4, 0], atol=1e-4)
-    np.testing.assert_allclose(two().direction("low", high), [-4, 0], atol=1e-4)
-    np.testing.assert_allclose(two().direction("high", high), [0, 0], atol=1e-4)  # it is there already
-    np.testing.assert_allclose(two().direction("high", between), [2, 0], atol=1e-4)
+    shares = np.array([0, 0.5, 1, -2])
+    cases: list[tuple[str, Array, float]] = [
+        ("high", low, 4),
+        ("low", high, -4),
+        ("high", high, 0),
+        ("high", between, 2),
+    ]
+    for name, latent, whole in cases:
+        expected = np.array([[share * whole, 0] for share in shares])
+        np.testing.assert_allclose(two().moves(name, latent, shares), expected, atol=1e-3)
+
+
+def test_a_factor_without_a_period_moves_along_a_line() -> None:
+    size = Factor("size", 0.0, 10.0, 2.0, np.array([[1.0, 0.5]]), np.array([[1.0, 0.0]]), np.array([0.5]), 1.0)
+    np.testing.assert_allclose(size.values(np.array([[0, 9], [2, 9]], np.float32)), [11, 15])
+    moves = size.moves(np.array([5, 5], np.float32), np.array([0, 1, -2]))
+    np.testing.assert_allclose(moves, np.array([[0, 0], [1, 0.5], [-2, -1]]))
+
+
+@quick
+@given(turn=st.floats(0, 0.999), period=st.sampled_from([1.0, 0.25, 1 / 3]))
+def test_a_factor_with_a_period_moves_on_a_circle(turn: float, period: float) -> None:
+    hue = Factor("hue", period, 0.0, 1.0, 3 * np.eye(2), np.eye(2) / 3, np.zeros(2), 1.0)
+    mu = 3 * np.array([np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)], np.float32)
+    assert np.cos(2 * np.pi * (hue.values(mu[None])[0] / period - turn)) == pytest.approx(1, abs=1e-6)
+    assert 0 <= hue.values(mu[None])[0] < period
+    moved = mu + hue.moves(mu, np.array([0, 0.25, 1]))
+    np.testing.assert_allclose(moved[[0, 2]], [mu, mu], atol=1e-5)  # a whole period leads back
+    np.testing.assert_allclose(moved[1], [-mu[1], mu[0]], atol=1e-5)
 
 
 def test_an_image_moves_along_that_way(vae: VAE) -> None:
     attributes = vae.attributes
-    assert attributes.names == NAMES
+    assert attributes.labels == NAMES
+    assert attributes.names == (*NAMES, *FACTORS)
     assert attributes.images.sum() == 64
     image = np.random.default_rng(1).random((1, 8, 8), np.float32)
     moved = vae.toward(image, ["square", "circle"], steps=5, strength=2)
     assert moved.shape == (2, 5, 1, 8, 8)
     mu = vae.encode(image[None])[0][0]
     for row, label in zip(moved, ("square", "circle"), strict=True):
-        way = attributes.direction(label, mu)
-        expected = vae.decode(np.array([mu + share * way for share in (0, 0.5, 1, 1.5, 2)], np.float32))
+        expected = vae.decode((mu + attributes.moves(label, mu, np.array([0, 0.5, 1, 1.5, 2]))).astype(np.float32))
         np.testing.assert_allclose(row, expected, atol=1e-5)
     np.testing.assert_allclose(vae.toward(mu, ["square"], steps=5, strength=2), moved[:1], atol=1e-5)
 
@@ -112,7 +139,7 @@ def test_the_command_moves_a_picture(vaekit: Run, pictures: list[Path], tmp_path
     done = vaekit("traverse", pictures[0], "--toward", "all", "--steps", "3", "-m", LABELS, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["labels"] == list(NAMES)
+    assert document["labels"] == [*NAMES, *FACTORS]
     assert document["dimensions"] == []
     told = vaekit("traverse", pictures[0], "--toward", "square", "--strength", "-1", "-m", LABELS, "-o", "one.png")
     assert told.returncode == 0, told.stderr
@@ -139,9 +166,9 @@ def test_encode_writes_the_scores_beside_mu(vaekit: Run, pictures: list[Path], t
     done = vaekit("encode", *pictures, "--attributes", "-m", LABELS, "-o", "a.npz")
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "a.npz") as arrays:
-        assert arrays["attribute_names"].tolist() == list(NAMES)
+        assert arrays["attribute_names"].tolist() == [*NAMES, *FACTORS]
         assert arrays["attributes"].dtype == np.float32
-        np.testing.assert_allclose(arrays["attributes"], vae.attributes.scores(arrays["mu"]), rtol=1e-6)
+        np.testing.assert_allclose(arrays["attributes"], vae.attributes.read(arrays["mu"]), rtol=1e-6)
     first = (tmp_path / "a.npz").read_bytes()
     assert vaekit("encode", *pictures, "--attributes", "-m", LABELS, "-o", "a.npz").returncode == 0
     assert (tmp_path / "a.npz").read_bytes() == first
@@ -152,10 +179,11 @@ def test_parquet_has_a_column_for_each_label(vaekit: Run, pictures: list[Path], 
     parquet = pytest.importorskip("pyarrow.parquet")
     assert vaekit("encode", *pictures, "--attributes", "-m", LABELS, "-o", "a.parquet").returncode == 0
     table = parquet.read_table(tmp_path / "a.parquet")
-    assert table.column_names == ["path", "mu", "logvar", *(f"attribute_{name}" for name in NAMES)]
+    names = [f"attribute_{name}" for name in (*NAMES, *FACTORS)]
+    assert table.column_names == ["path", "mu", "logvar", *names]
     mu = np.array(table["mu"].to_pylist(), np.float32)
-    found = np.stack([table[f"attribute_{name}"].to_numpy() for name in NAMES], 1)
-    np.testing.assert_allclose(found, vae.attributes.scores(mu), rtol=1e-6)
+    found = np.stack([table[name].to_numpy() for name in names], 1)
+    np.testing.assert_allclose(found, vae.attributes.read(mu), rtol=1e-6)
 
 
 def test_info_tells_how_often_the_read_out_is_right(vaekit: Run, vae: VAE) -> None:
@@ -163,6 +191,7 @@ def test_info_tells_how_often_the_read_out_is_right(vaekit: Run, vae: VAE) -> No
     assert (
         f"circle, square, triangle; the likeliest is right for {vae.attributes.accuracy:.0%} of images" in told.stdout
     )
+    assert f"hue (R^2 {vae.attributes.factors[0].r2:.2f}), size" in told.stdout
 
 
 def test_the_manifest_survives_a_round_trip() -> None:
@@ -173,10 +202,23 @@ def test_the_manifest_survives_a_round_trip() -> None:
     assert again.names == manifest.attributes.names
     for part in ("images", "means", "weights", "biases", "accuracy"):
         np.testing.assert_array_equal(getattr(again, part), getattr(manifest.attributes, part))
+    for factor, other in zip(again.factors, manifest.attributes.factors, strict=True):
+        assert (factor.name, factor.period, factor.mean, factor.std) == (
+            other.name,
+            other.period,
+            other.mean,
+            other.std,
+        )
+        for part in ("directions", "weights", "biases", "r2"):
+            np.testing.assert_array_equal(getattr(factor, part), getattr(other, part))
 
 
 def change_label(key: str, value: object) -> Callable[[dict[str, Any]], None]:
     return lambda document: document["attributes"]["labels"][0].update({key: value})
+
+
+def change_factor(key: str, value: object) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document["attributes"]["factors"][0].update({key: value})
 
 
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -188,9 +230,17 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no images": (change_label("images", 0), "labels without images"),
     "no accuracy": (lambda d: d["attributes"].pop("accuracy"), "'accuracy' is missing"),
     "no labels": (lambda d: d["attributes"].update(labels=[]), "not vectors of one length"),
+    "a factor of a label's name": (change_factor("name", "square"), "all of them different"),
+    "a factor of other dimensions": (change_factor("directions", [[0.0], [0.0]]), "inconsistent shapes"),
+    "a factor of one number too few": (change_factor("biases", [0.0]), "of another shape"),
+    "a factor that is not finite": (change_factor("mean", float("inf")), "not finite"),
+    "a factor of flat directions": (change_factor("directions", [0.0, 1.0]), "not vectors of one length"),
     "a text": (lambda d: d.update(attributes="many"), "damaged"),
     "other dimensions": (
-        lambda d: [row.update(mean=[0.0] * 3, weights=[0.0] * 3) for row in d["attributes"]["labels"]],
+        lambda d: (
+            [row.update(mean=[0.0] * 3, weights=[0.0] * 3) for row in d["attributes"]["labels"]],
+            d["attributes"].pop("factors"),
+        ),
         "attributes do not have 2 dimensions",
     ),
 }

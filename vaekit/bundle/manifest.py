@@ -33,7 +33,7 @@ import numpy as np
 
 from vaekit.bundle.onnx_file import TensorInfo
 from vaekit.errors import UsageError
-from vaekit.maths.attributes import Attributes
+from vaekit.maths.attributes import Attributes, Factor
 from vaekit.maths.elbo import Likelihood
 from vaekit.maths.prior import Mixture
 from vaekit.types import (
@@ -66,6 +66,8 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """Names of a bundle's files: no folders, no hidden files, and only characters that work on every system."""
 MANIFEST, ENCODER, DECODER, GOLDEN = "manifest.json", "encoder.onnx", "decoder.onnx", "golden.npz"
 RESIDUALS, PRIOR = "residuals.npz", "prior.onnx"
+
+_FACTOR_ARRAYS = ("directions", "weights", "biases")
 
 IMAGE_AXES, LATENT_AXES = ("height", "width"), ("latent_height", "latent_width")
 """Names of the free axes of images and of latent maps."""
@@ -265,7 +267,7 @@ class Manifest:
     labels: tuple[str, ...] = ()
     """Names of the classes that images can be drawn of, by number; none if the priors know no classes."""
     attributes: Attributes | None = None
-    """The directions and the read-out of the held-out images' classes; None if they had no classes."""
+    """The directions and the read-out of the held-out images' classes and known factors; None without classes."""
 
     @property
     def priors(self) -> tuple[PriorName, ...]:
@@ -529,9 +531,24 @@ def _scores_from_json(document: Mapping[str, Any]) -> ScoreStatistics:
 
 def _attributes_to_json(attributes: Attributes) -> dict[str, Any]:
     arrays = (attributes.images, attributes.means, attributes.weights, attributes.biases)
-    rows = zip(attributes.names, *(array.tolist() for array in arrays), strict=True)
+    rows = zip(attributes.labels, *(array.tolist() for array in arrays), strict=True)
     keys = ("name", "images", "mean", "weights", "bias")
-    return {"accuracy": attributes.accuracy, "labels": [dict(zip(keys, row, strict=True)) for row in rows]}
+    labels = [dict(zip(keys, row, strict=True)) for row in rows]
+    factors = [
+        dataclasses.asdict(each) | {key: getattr(each, key).tolist() for key in _FACTOR_ARRAYS}
+        for each in attributes.factors
+    ]
+    return {"accuracy": attributes.accuracy, "labels": labels, **({"factors": factors} if factors else {})}
+
+
+def _factor_from_json(document: Mapping[str, Any]) -> Factor:
+    if not isinstance(document["name"], str):
+        raise ValueError("a factor has no name")
+    period, mean, std, r2 = (float(document[key]) for key in ("period", "mean", "std", "r2"))
+    directions, weights, biases = (np.array(document[key], np.float64) for key in _FACTOR_ARRAYS)
+    if directions.ndim != 2:
+        raise ValueError("a factor's directions are not vectors of one length")
+    return Factor(document["name"], period, mean, std, directions, weights, biases, r2)
 
 
 def _attributes_from_json(document: Mapping[str, Any] | None) -> Attributes | None:
@@ -550,6 +567,7 @@ def _attributes_from_json(document: Mapping[str, Any] | None) -> Attributes | No
         weights,
         np.array([float(row["bias"]) for row in rows]),
         float(document["accuracy"]),
+        tuple(map(_factor_from_json, document.get("factors", ()))),
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vaekit.errors import SourceError
 from vaekit.images.arrays import RowFile
+from vaekit.images.factors import Factors
 from vaekit.images.labels import Labels
 from vaekit.images.parts import CHUNK_BYTES, MIN_SIDE, Chunk, Form, Progress, Shape, chunk_images, numbered, pieces
 from vaekit.images.pixels import (
@@ -21,7 +22,7 @@ from vaekit.images.pixels import (
     convert_channels,
     resize,
 )
-from vaekit.images.shapes import SHAPE_NAMES, draw_factors, render
+from vaekit.images.shapes import SHAPE_NAMES, draw_factors, known_factors, render
 from vaekit.types import Pixels
 
 _SHAPES_SIZE = (32, 32)
@@ -32,6 +33,7 @@ class ArrayImages:
 
     varied = False
     left_out = ""
+    factors = None
 
     def __init__(self, source: str, rows: RowFile, labels: Labels | None) -> None:
         """Check the array. Raises SourceError if it is empty or does not hold images of at least MIN_SIDE."""
@@ -117,6 +119,10 @@ class DrawnShapes:
     @functools.cached_property
     def labels(self) -> Labels:
         return Labels(self._factors[:, 0].astype(np.int64), SHAPE_NAMES)
+
+    @functools.cached_property
+    def factors(self) -> Factors:
+        return known_factors(self._factors)
 
     def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
         return convert_channels(render(self._factors[numbers], shape[1:]), shape[0])

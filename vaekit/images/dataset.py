@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaekit.errors import SourceError, UsageError
+from vaekit.images.factors import Factors
 from vaekit.images.labels import UNLABELLED
 from vaekit.images.parts import MIN_SIDE, Form, Part, Progress, Shape
 from vaekit.images.paths import is_picture_name
@@ -55,6 +56,8 @@ class Images:
     """(N,) numbers of the pictures that the images are crops of; None if images are not crops."""
     _read_crops: Callable[[NDArray[np.int64], NDArray[np.float64]], Pixels] | None = field(default=None, repr=False)
     _read_picture: Callable[[int], Pixels] | None = field(default=None, repr=False)
+    factors: Factors | None = None
+    """The images' known factors, if there are any."""
 
     def __len__(self) -> int:
         return self._count
@@ -181,6 +184,7 @@ def _open_rows(source: str, part: Part, shape: Shape, form: Form) -> Images:
         _count=len(part),
         _read=_hold(part, shape).__getitem__ if in_memory else lambda indices: part.read(indices, shape),
         _name_of=part.name,
+        factors=part.factors,
     )
 
 

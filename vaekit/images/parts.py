@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vaekit.images.factors import Factors
 from vaekit.images.labels import Labels
 from vaekit.types import Array, Pixels
 
@@ -79,6 +80,11 @@ class Part(Protocol):
     @property
     def labels(self) -> Labels | None:
         """Return the classes of all images; None if they have no classes."""
+        ...
+
+    @property
+    def factors(self) -> Factors | None:
+        """Return the known factors of all images; None if there are none."""
         ...
 
     def identity(self) -> Iterator[bytes]:

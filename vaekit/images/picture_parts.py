@@ -35,6 +35,7 @@ _FEW = 256  # up to this many files are decoded in this process: to start others
 class PictureFiles:
     """Pictures in files. With a root folder, their subfolders are their classes."""
 
+    factors = None
     varied = True
 
     def __init__(self, paths: Paths, root: bytes | None = None, left_out: str = "") -> None:
@@ -94,6 +95,7 @@ class PictureFiles:
 class HubImages:
     """Pictures of a data set loaded with Hugging Face's library."""
 
+    factors = None
     varied = True
     left_out = ""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vaekit.images.factors import Factors
 from vaekit.maths.noise import uniforms, words
 
 SHAPE_NAMES = ("circle", "square", "triangle")
@@ -49,6 +50,26 @@ def draw_factors(count: int, *, start: int = 0, seed: int = 0) -> NDArray[np.flo
     u[:, 2] = 0.13 + 0.11 * u[:, 2]
     u[:, 4:6] = 0.3 + 0.4 * u[:, 4:6]
     return u
+
+
+def known_factors(factors: NDArray[np.float64]) -> Factors:
+    """Name the factors (N, 7) of shapes with their periods.
+
+    Squares look the same after a quarter of a turn and triangles after a third, so their rotations are two factors.
+    """
+    columns = dict(zip(FACTOR_NAMES, factors.T, strict=True))
+    square, triangle = (columns["shape"] == SHAPE_NAMES.index(name) for name in ("square", "triangle"))
+    named = {
+        "hue": (1.0, columns["hue"]),
+        "size": (0.0, columns["size"]),
+        "square rotation": (1 / 4, np.where(square, columns["rotation"], np.nan)),
+        "triangle rotation": (1 / 3, np.where(triangle, columns["rotation"], np.nan)),
+        "x": (0.0, columns["x"]),
+        "y": (0.0, columns["y"]),
+        "background hue": (1.0, columns["background_hue"]),
+    }
+    periods, values = zip(*named.values(), strict=True)
+    return Factors(tuple(named), periods, np.stack(values, 1))
 
 
 def render(factors: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -115,7 +115,7 @@ class ReadOut(Protocol):
     def names(self) -> tuple[str, ...]:
         """Return the names of the results."""
 
-    def scores(self, mu: NDArray[np.float32]) -> NDArray[np.float32]:
+    def read(self, mu: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the results for mu (N, …), float32 (N, names)."""
 
 
@@ -275,7 +275,7 @@ class Spill:
                 entry = zipfile.ZipInfo("attributes.npy", _ZIP_TIME)
                 with archive.open(entry, "w", force_zip64=True) as member:
                     write_header(member, float32, (self.rows, len(names)))
-                    member.writelines(self._scores(flat).tobytes() for flat in self._rows("mu"))
+                    member.writelines(self._read(flat).tobytes() for flat in self._rows("mu"))
 
     def _write_npy(self, path: Path) -> None:
         with open(path, "wb") as file:
@@ -298,14 +298,14 @@ class Spill:
             for paths, *parts in zip(self._paths(), *map(self._rows, self.arrays), strict=True):
                 names = pa.array([name.decode("utf-8", "backslashreplace") for name in paths], pa.string())
                 vectors = [pa.FixedSizeListArray.from_arrays(pa.array(part), size) for part in parts]
-                scores = self._scores(parts[0]).T if named else ()
-                columns = [names, *vectors, *map(pa.array, scores)]
+                read = self._read(parts[0]).T if named else ()
+                columns = [names, *vectors, *map(pa.array, read)]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
-    def _scores(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _read(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the read-out of some rows of mu, given flattened."""
         assert self._read_out is not None
-        return self._read_out.scores(flat.reshape(-1, *self.shape))
+        return self._read_out.read(flat.reshape(-1, *self.shape))
 
     @property
     def _rows_at_once(self) -> int:

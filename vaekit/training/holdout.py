@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vaekit.errors import SourceError, UsageError
 from vaekit.images.dataset import Images
+from vaekit.images.factors import Factors
 from vaekit.training.binarise import binarise_fixed
 from vaekit.training.config import HOLDOUT_IMAGES, Binarize, Config
 from vaekit.types import Pixels
@@ -78,6 +79,10 @@ class Split:
                 break
             kept.append(picture)
         return kept
+
+    def holdout_factors(self) -> Factors | None:
+        """Return the known factors of the held-out images, if there are any."""
+        return None if self.measured.factors is None else self.measured.factors.of(self.holdout)
 
     def for_statistics(self) -> NDArray[np.int64]:
         """Return the places in ``training`` of at most STATISTICS_IMAGES images, evenly spaced."""

@@ -7,18 +7,21 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from vaekit.images.factors import Factors
 from vaekit.images.labels import UNLABELLED
-from vaekit.maths.attributes import Attributes
+from vaekit.maths.attributes import Attributes, Factor
 from vaekit.types import Array
 
 FEWEST_IMAGES = 5
 """A label with fewer held-out images is left out."""
+FEWEST_FACTORS = 10
+"""A factor that fewer held-out images have is left out."""
 _FOLDS = 5
 _ITERATIONS = 200
 
@@ -50,6 +53,36 @@ def fit_attributes(mu: Array, labels: NDArray[np.int64], names: tuple[str, ...])
         biases - weights @ scaler.mean_,
         float(accuracy),
     )
+
+
+def fit_factors(mu: Array, factors: Factors) -> tuple[Factor, ...]:
+    """Fit the directions and the read-out of known factors to mu, as ``fit_attributes`` does.
+
+    Directions come from linear regression of mu on a factor, or on its cosine and sine if it has a period; the read-out
+    is a ridge regression of these on mu. Factors that fewer than FEWEST_FACTORS images have are left out.
+    """
+    pooled = mu.mean(axis=tuple(range(2, mu.ndim)), dtype=np.float64) if mu.ndim > 2 else mu.astype(np.float64)
+    found = []
+    for name, period, values in zip(factors.names, factors.periods, factors.values.T, strict=True):
+        rows = np.isfinite(values)
+        if rows.sum() >= FEWEST_FACTORS:
+            found.append(_fit_factor(name, period, values[rows], pooled[rows]))
+    return tuple(found)
+
+
+def _fit_factor(name: str, period: float, values: NDArray[np.float64], mu: NDArray[np.float64]) -> Factor:
+    mean, std = (0.0, 1.0) if period else (float(values.mean()), float(values.std()) or 1.0)
+    angles = 2 * np.pi * values / (period or 1.0)
+    targets = np.stack((np.cos(angles), np.sin(angles)), 1) if period else ((values - mean) / std)[:, None]  # (n, m)
+    with threadpool_limits(1):
+        directions = LinearRegression().fit(targets, mu).coef_.T  # (m, d)
+        model = make_pipeline(StandardScaler(), Ridge())
+        folds = KFold(_FOLDS, shuffle=True, random_state=0)
+        r2 = float(cross_val_score(model, mu, targets, cv=folds, scoring="r2").mean())
+        scaler, ridge = (step for _, step in model.fit(mu, targets).steps)
+    weights = np.atleast_2d(ridge.coef_) / scaler.scale_
+    biases = np.atleast_1d(ridge.intercept_) - weights @ scaler.mean_
+    return Factor(name, period, mean, std, directions, weights, biases, r2)
 
 
 def _both_sides(

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vaekit.errors import RunError
+from vaekit.images.factors import Factors
 from vaekit.images.labels import UNLABELLED
 from vaekit.maths.prior import Mixture
 from vaekit.system.files import check_writable, replacing_file
@@ -157,16 +158,27 @@ def mixture_of_tensors(tensors: Mapping[str, Tensor]) -> Mixture | None:
 
 
 def save_holdout(
-    path: Path, images: NDArray[np.uint8], classes: Classes | None, pictures: Sequence[NDArray[np.uint8]] = ()
+    path: Path,
+    images: NDArray[np.uint8],
+    classes: Classes | None,
+    pictures: Sequence[NDArray[np.uint8]] = (),
+    factors: Factors | None = None,
 ) -> None:
-    """Write holdout.npz: ``images`` uint8 (N, C, H, W), their classes, and whole pictures if there are any.
+    """Write holdout.npz: ``images`` uint8 (N, C, H, W), and their classes, factors and whole pictures if there are any.
 
     The classes are ``labels`` (N,), numbers of the names in ``label_names``, or -1. The pictures, uint8 (C, h, w) each,
-    lie one after the other in ``pictures``; ``sizes`` (P, 2) are their (h, w).
+    lie one after the other in ``pictures``; ``sizes`` (P, 2) are their (h, w). ``factors`` (N, F) have names and
+    periods, (F,) each.
     """
     arrays: dict[str, NDArray[Any]] = {"images": images}
     if classes is not None:
         arrays |= {"labels": classes.of_holdout, "label_names": np.array(classes.names)}
+    if factors is not None:
+        arrays |= {
+            "factors": factors.values,
+            "factor_names": np.array(factors.names),
+            "factor_periods": np.array(factors.periods),
+        }
     if pictures:
         arrays["pictures"] = np.concatenate([picture.ravel() for picture in pictures])
         arrays["sizes"] = np.array([picture.shape[1:] for picture in pictures], np.int64)
@@ -260,6 +272,16 @@ def load_holdout_labels(run: Run) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     ):
         raise RunError(f"{run.path / HOLDOUT} contains labels that do not fit its images: train again")
     return tuple(map(str, names)), labels.astype(np.int64)
+
+
+def load_holdout_factors(run: Run) -> Factors | None:
+    """Read the known factors of the held-out images, if the run has any. Raises RunError as ``load_holdout`` does."""
+    images, values, names, periods = _read_holdout(run, "images", "factors", "factor_names", "factor_periods")
+    if not len(names):
+        return None
+    if values.shape != (len(images), len(names)) or periods.shape != names.shape or values.dtype.kind != "f":
+        raise RunError(f"{run.path / HOLDOUT} contains factors that do not fit its images: train again")
+    return Factors(tuple(map(str, names)), tuple(map(float, periods)), values)
 
 
 def load_whole_pictures(run: Run) -> tuple[NDArray[np.uint8], ...]:

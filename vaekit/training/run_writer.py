@@ -37,7 +37,7 @@ class RunWriter:
             start_folder(self.path)
             save_config(self.path, config)
             (self.path / METRICS).touch()
-            save_holdout(self.path, held_out, classes, split.read_whole_pictures())
+            save_holdout(self.path, held_out, classes, split.read_whole_pictures(), split.holdout_factors())
 
     def rewind(self, metrics_bytes: int) -> None:
         """Undo what was written after a checkpoint.

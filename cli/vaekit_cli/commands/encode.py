@@ -56,7 +56,7 @@ def encode(
     ] = False,
     skip_errors: SkipErrorsOption = False,
     attributes: Annotated[
-        bool, typer.Option("--attributes", help="Also write how likely each label is, read from mu.")
+        bool, typer.Option("--attributes", help="Also write how likely each label is, and known factors, read from mu.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

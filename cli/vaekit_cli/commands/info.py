@@ -66,7 +66,9 @@ def _attributes(manifest: Manifest) -> Rows:
     found = manifest.attributes
     if found is None:
         return []
-    return [("attributes", f"{', '.join(found.names)}; the likeliest is right for {found.accuracy:.0%} of images")]
+    labels = f"{', '.join(found.labels)}; the likeliest is right for {found.accuracy:.0%} of images"
+    factors = [f"{factor.name} (R^2 {factor.r2:.2f})" for factor in found.factors]
+    return [("attributes", labels), *([("factors", ", ".join(factors))] if factors else [])]
 
 
 def _priors(manifest: Manifest) -> str:

@@ -54,14 +54,15 @@ def traverse(
         list[str] | None,
         typer.Option(
             metavar="LABEL",
-            help="Move IMAGE in the direction of this label instead, in a row; repeat it, or give all.",
+            help="Move IMAGE towards this label, or along a known factor, instead; repeat it, or give all.",
             show_default="each dimension",
         ),
     ] = None,
     strength: Annotated[
         float,
         typer.Option(
-            help="How far --toward goes: at 1, the label's mean has taken the place of the image's own label's."
+            help="How far --toward goes: at 1, the label's mean has taken the place of the image's own label's. "
+            "Factors move by this many standard deviations or periods."
         ),
     ] = 1.0,
     at: Annotated[
