@@ -21,8 +21,10 @@ and, for the peers, `pythae`. Takes about twenty minutes.
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,8 @@ def main() -> None:
     codes = codes_of(run, (test[first : first + _BATCH] for first in range(0, len(test), _BATCH)), lambda done: None)
     rows, found = [["samples", "Fréchet distance", "precision", "recall", "copying"]], {}
     reference = nearest(decoded(run, codes.mu), train)
-    for name, draw in priors(run, codes, options).items():
+    draws = priors(run, codes, options.run).items()
+    for name, draw in itertools.chain(draws, peers(run) if options.peers else ()):
         measured = measure(run, classifier, draw, real, train, reference, options)
         found[name] = measured
         mean, low, high = measured["frechet"]
@@ -155,10 +158,10 @@ def features_of(classifier: nn.Module, images: NDArray[np.uint8] | Array) -> Dou
 FLOOR = "z ~ q(z|x)"
 
 
-def priors(run: Run, codes: Codes, options: argparse.Namespace) -> dict[str, Draw]:
+def priors(run: Run, codes: Codes, path: Path) -> dict[str, Draw]:
     """Return the priors of a run's bundle by name, and the floor."""
     with tempfile.TemporaryDirectory() as folder:
-        export_run(options.run, Path(folder, "bundle"))
+        export_run(path, Path(folder, "bundle"))
         vae = load(Path(folder, "bundle"), provider="cpu")
         vae.sample_latents(1)  # opens the learned prior, if there is one
     found: dict[str, Draw] = {FLOOR: lambda count, seed: codes_drawn(codes, count, seed)}
@@ -167,8 +170,6 @@ def priors(run: Run, codes: Codes, options: argparse.Namespace) -> dict[str, Dra
         for steps in (None,) if default is None else _FLOW_STEPS:
             name = prior if steps in (None, default) else f"{prior}, {steps} step{'s' * (steps != 1)}"
             found[name] = partial(drawn, vae, prior, steps)
-    if options.peers:
-        found |= peers(run)
     return found
 
 
@@ -183,8 +184,8 @@ def codes_drawn(codes: Codes, count: int, seed: int) -> Array:
     return np.asarray(codes.mu[:count] + np.exp(0.5 * codes.logvar[:count]) * noise)
 
 
-def peers(run: Run) -> dict[str, Draw]:
-    """Train pythae's samplers on the training images' codes."""
+def peers(run: Run) -> Iterator[tuple[str, Draw]]:
+    """Train pythae's samplers on the training images' codes, one after the other."""
     import pythae.models
     from pythae.models.normalizing_flows import MAF, MAFConfig
     from pythae.samplers import TwoStageVAESampler, TwoStageVAESamplerConfig
@@ -207,12 +208,12 @@ def peers(run: Run) -> dict[str, Draw]:
         loss: Tensor = sampler.second_vae({"data": z}).loss
         return loss
 
-    return {
-        "pythae's MAF": trained_peer(codes, maf, maf_loss, lambda noise: maf.inverse(noise).out),
-        "pythae's two-stage VAE": trained_peer(
-            codes, sampler.second_vae, second_loss, lambda noise: sampler.second_vae.decoder(noise).reconstruction
-        ),
-    }
+    yield "pythae's MAF", trained_peer(codes, maf, maf_loss, lambda noise: maf.inverse(noise).out)
+    second = sampler.second_vae
+    yield (
+        "pythae's two-stage VAE",
+        trained_peer(codes, second, second_loss, lambda noise: second.decoder(noise).reconstruction),
+    )
 
 
 def trained_peer(
@@ -223,10 +224,12 @@ def trained_peer(
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     random = np.random.default_rng(0)
     network.train()
+    started = time.monotonic()
     for _ in range(STEPS):
         optimiser.zero_grad()
         loss(torch.from_numpy((codes.draw(random, 1024)[0] - mean) / std)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+    print(f"{type(network).__name__}: {STEPS} steps in {time.monotonic() - started:.0f} s", flush=True)
     network.eval()
 
     def draw(count: int, seed: int) -> Array:
