@@ -3,11 +3,12 @@
     python benchmarks/clean_shapes.py BUNDLE [--count 4096] [--seeds 5] [--pictures FOLDER] [--json FILE]
 
 BUNDLE is the export of a run of `vaekit train shapes`, best with a flow of `vaekit prior`. A classifier learns discs,
-squares and triangles, and as a fourth class blends: two shapes of the same place, size, rotation and colours, mixed
-half and half, or nearly so. It learns from the VAE's reconstructions of drawn images, because samples have the VAE's
-softness too, and its accuracy is measured on reconstructions that it has not seen. A sample is clean if the classifier
-is more sure of one shape than of all else together. Beside the priors stand latents of real images, the best that a
-prior can do. Needs the extra `train`. Takes about three minutes.
+squares and triangles, and as a fourth class blends. Half of the blends are two shapes of the same place, size, rotation
+and colours, mixed half and half, or nearly so; the others are decoded from the middle between the latents of two images
+of different shapes. It learns from the VAE's reconstructions of drawn images, because samples have the VAE's softness
+too, and its accuracy is measured on reconstructions that it has not seen. A sample is clean if the classifier is more
+sure of one shape than of all else together. Beside the priors stand latents of real images, the best that a prior can
+do. Needs the extra `train`. Takes about three minutes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _TRAINING, _TEST, _STEPS, _BATCH = 32_000, 4_000, 1_500, 128
 _SEED = 1  # of the drawn images: `vaekit train` draws seed 0
 _BLEND = len(SHAPE_NAMES)
 _SHOWN = 64
+_FLOW_STEPS = (2, 8, 16)  # beside the bundle's own
 _WEIGHTS = (0.35, 0.65)  # of one of the two shapes of a blend
 
 Numbers = NDArray[np.int64]
@@ -60,7 +62,9 @@ def main() -> None:
     measured: dict[str, Any] = {"accuracy": float(np.mean(found == classes))}
     real = draw_factors(options.count, start=_TRAINING + _TEST, seed=_SEED)
     draws: dict[str, Draw] = {"of real images": partial(reconstructed, vae, real)}
-    draws |= {prior: partial(drawn, vae, prior) for prior in vae.priors}
+    draws |= {prior: partial(drawn, vae, prior, None) for prior in vae.priors}
+    if "flow" in vae.priors:
+        draws |= {f"flow, {steps} steps": partial(drawn, vae, "flow", steps) for steps in _FLOW_STEPS}
     for name, images_of in draws.items():
         samples = [images_of(options.count, seed) for seed in range(options.seeds)]
         certain = [clean_shapes(classifier, each) for each in samples]
@@ -90,10 +94,10 @@ def options_of() -> argparse.Namespace:
 
 
 def examples(vae: VAE, count: int, start: int) -> tuple[Array, Numbers]:
-    """Return reconstructions of drawn images, a quarter of which are blends, and their classes."""
+    """Return reconstructions of drawn images, two fifths of which are blends, and their classes."""
     factors = draw_factors(count, start=start, seed=_SEED)
     random = np.random.default_rng(start)
-    classes = np.where(random.random(count) < 1 / 4, _BLEND, factors[:, 0].astype(np.int64))
+    classes = np.where(random.random(count) < 2 / 5, _BLEND, factors[:, 0].astype(np.int64))
     size = vae.image_shape[1:]
     images = render(factors, size) / np.float32(255)
     others = factors.copy()
@@ -101,7 +105,11 @@ def examples(vae: VAE, count: int, start: int) -> tuple[Array, Numbers]:
     weights = random.uniform(*_WEIGHTS, (count, 1, 1, 1)).astype(np.float32)
     blends = weights * images + (1 - weights) * (render(others, size) / np.float32(255))
     chosen = np.where((classes == _BLEND)[:, None, None, None], blends, images)
-    return vae.reconstruct(chosen), classes
+    mu, _ = vae.encode(images)
+    partner = random.permutation(count)
+    between = (classes == _BLEND) & (factors[:, 0] != factors[partner, 0]) & (random.random(count) < 3 / 4)
+    mu_of_chosen, _ = vae.encode(chosen)
+    return vae.decode(np.where(between[:, None], (mu + mu[partner]) / 2, mu_of_chosen)), classes
 
 
 def trained_classifier(images: Array, classes: Numbers) -> nn.Module:
@@ -142,9 +150,9 @@ def clean_shapes(network: nn.Module, images: Array) -> Numbers:
     return np.where((best < _BLEND) & (found.max(1) > 1 / 2), best, -1)
 
 
-def drawn(vae: VAE, prior: str, count: int, seed: int) -> Array:
+def drawn(vae: VAE, prior: str, steps: int | None, count: int, seed: int) -> Array:
     """Return samples of a prior."""
-    return vae.sample(count, seed=seed, prior=prior)
+    return vae.sample(count, seed=seed, prior=prior, prior_steps=steps)
 
 
 def reconstructed(vae: VAE, factors: NDArray[np.float64], count: int, seed: int) -> Array:

@@ -209,10 +209,10 @@ class VAE:
 
         These are samples ``start`` to ``start + n - 1`` of the seed. ``prior`` is ``flow`` (learned from the encoded
         training images), ``mixture`` (fitted to them) or ``normal``, which is N(0, I); the first of these that the
-        bundle has is the default. Sample k of a seed has the same bits on every machine; from the flow, whose
-        velocities the provider computes, its starting noise has, and samples agree within the bundle's tolerances.
-        ``temperature`` scales the standard deviations, or the flow's starting noise. ``prior_steps`` is the number of
-        steps in which the flow is integrated, the bundle's by default.
+        bundle has is the default. Sample k of a seed has the same bits on every machine. From the flow, whose
+        velocities the provider computes, this is true of where it starts, at the mixture or at N(0, I); its samples
+        agree within the bundle's tolerances. ``temperature`` scales the standard deviations, those of the flow's start.
+        ``prior_steps`` is the number of steps in which the flow is integrated, the bundle's by default.
 
         ``label`` is one of ``labels``, for latents of that class; by default classes are as frequent as in training.
         ``guidance`` is for the flow and a label: 1 leaves the class as it was learnt, and more draws latents that are
@@ -250,7 +250,7 @@ class VAE:
             drawn = flat.reshape(n, *self.latent_shape)
         if prior != "flow":
             return drawn
-        return self._flowed(drawn, prior_steps, self._label_rows(n, seed, start, number), guidance)
+        return self._flowed(drawn, prior_steps, self._label_numbers(n, seed, start, number), guidance)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -268,7 +268,7 @@ class VAE:
             return
         import difflib  # here, because only this message needs it
 
-        (nearest,) = difflib.get_close_matches(label, names, n=1, cutoff=0.0)
+        (nearest,) = difflib.get_close_matches(str(label), names, n=1, cutoff=0.0)
         more = len(names) - _NAMED_LABELS
         known = ", ".join(names[:_NAMED_LABELS]) + (f" and {more} more" if more > 0 else "")
         raise UsageError(f"{self.bundle.path} has no label {label!r}. The nearest is {nearest!r}; there are {known}")
@@ -290,22 +290,20 @@ class VAE:
             )
         return number
 
-    def _label_rows(self, n: int, seed: int, start: int, number: int | None) -> Array | None:
-        """Return the flow's labels of samples, (n, K + 1); None if the flow knows no labels."""
+    def _label_numbers(self, n: int, seed: int, start: int, number: int | None) -> NDArray[np.int64] | None:
+        """Return the numbers of the flow's labels of samples, (n,); None if the flow knows no labels."""
         flow, mixture = self.manifest.flow, self.manifest.mixture
         if flow is None or flow.label_weights is None:
             return None
         if number is not None:
-            return one_hot(np.full(n, number), len(self.labels))
+            return np.full(n, number)
         size = self.manifest.latent.size
         if flow.start == "mixture" and mixture is not None and mixture.labels is not None:
-            numbers = mixture.labels[draw_numbers(mixture.weights, size, n, seed=seed, start=start)]
-        else:
-            numbers = draw_numbers(np.array(flow.label_weights), size, n, seed=seed, start=start)
-        return one_hot(numbers, len(self.labels))
+            return np.asarray(mixture.labels[draw_numbers(mixture.weights, size, n, seed=seed, start=start)])
+        return draw_numbers(np.array(flow.label_weights), size, n, seed=seed, start=start)
 
-    def _flowed(self, drawn: Array, steps: int | None, labels: Array | None, guidance: float) -> Array:
-        """Carry draws (N, …) of the flow's start to latents along its velocity."""
+    def _flowed(self, drawn: Array, steps: int | None, labels: NDArray[np.int64] | None, guidance: float) -> Array:
+        """Carry draws (N, …) of the flow's start, with their labels' numbers (N,), to latents along its velocity."""
         flow = self.manifest.flow
         assert flow is not None
         steps = flow.steps if steps is None else as_integer(steps, "number of steps")
@@ -315,7 +313,8 @@ class VAE:
         noise = (drawn - mean) / std if flow.start == "mixture" else drawn
         latents = np.empty_like(noise)
         for part in self._batches(len(noise)):
-            velocity = functools.partial(self._guided, None if labels is None else labels[part], guidance)
+            of_part = None if labels is None else one_hot(labels[part], len(self.labels))
+            velocity = functools.partial(self._guided, of_part, guidance)
             latents[part] = mean + std * integrate(velocity, noise[part], steps)
         return latents
 
@@ -617,8 +616,9 @@ class VAE:
         z = {"z": np.zeros((1, *own.latent_shape), np.float32)}
         if name == "decoder":
             return z
-        labels = self._label_rows(1, 0, 0, None)
-        return z | {"t": np.zeros(1, np.float32)} | ({} if labels is None else {"label": labels})
+        labels = self._label_numbers(1, 0, 0, None)
+        label = {} if labels is None else {"label": one_hot(labels, len(self.labels))}
+        return z | {"t": np.zeros(1, np.float32)} | label
 
     def _batches(self, count: int) -> list[slice]:
         _, height, width = self.image_shape
