@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,7 +113,13 @@ def model_of_run(run: Run) -> Model:
     settings["source"] = Path(run.config.source).resolve().name  # a bundle must not contain paths of this machine
     settings |= {name: Path(settings[name]).resolve().name for name in ("val", "init") if settings.get(name)}
     learned = load_flow(run)
-    mixture, labels = (run.mixture, run.labels) if learned is None else (learned[0].mixture, learned[0].labels)
+    mixture, labels = run.mixture, run.labels
+    if learned is not None:
+        labels = learned[0].labels
+        if learned[0].mixture is not None:
+            mixture = learned[0].mixture
+        elif mixture is not None and labels != run.labels:  # its numbers are those of other labels
+            mixture = dataclasses.replace(mixture, labels=None)
     return Model(
         encoder=run.network.encoder,
         decoder=run.network.decoder,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import vaekit
+from vaekit.errors import UsageError
 from vaekit.images.shapes import draw_shapes
 from vaekit.training.config import load_config
 from vaekit.training.prior import load_flow
@@ -241,6 +242,22 @@ def test_labels_go_from_the_source_to_samples(in_process: Run, tmp_path: Path) -
     assert in_process("prior", "run", "--kind", "none", "-q").returncode == 0
     assert in_process("export", "run", "-o", "bare", "-q").returncode == 0
     assert vaekit.load(tmp_path / "bare", provider="cpu").labels == ()
+
+
+def test_a_flow_knows_more_classes_than_a_mixture(in_process: Run, tmp_path: Path) -> None:
+    images = draw_shapes(66 * 14, (8, 8)).images
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(len(images)) % 66)
+    small = ("--latent", "2", "--batch-size", "64", "--steps", "4", "-q")
+    assert in_process("train", "images.npz", *small, "-o", "run").returncode == 0
+    assert in_process("prior", "run", "--steps", "4", "-q").returncode == 0
+    assert in_process("export", "run", "-o", "bundle", "-q").returncode == 0
+    vae = vaekit.load(tmp_path / "bundle", provider="cpu")
+    assert len(vae.labels) > 64
+    assert vae.priors == ("flow", "mixture", "normal")
+    assert vae.manifest.requires == ("prior-label",)
+    assert vae.sample_latents(3, label=vae.labels[5]).shape == (3, 2)
+    with pytest.raises(UsageError, match=r"the mixture prior does not know the label \d+: use the prior flow"):
+        vae.sample_latents(3, label=vae.labels[5], prior="mixture")
 
 
 def test_maps_learn_labels_too(in_process: Run, tmp_path: Path) -> None:

@@ -173,12 +173,17 @@ def _held_out_codes(run: Run, names: tuple[str, ...]) -> Codes:
 
 
 def _mixture_to_start(run: Run, codes: Codes, seed: int) -> Mixture | None:
-    """Return the run's mixture if it knows the codes' labels, else one fitted again; None for maps or few images."""
+    """Return the run's mixture if it knows the codes' labels, else one fitted again.
+
+    Returns None for maps, for few images, and if a label has no components, from which its codes could be drawn.
+    """
     if run.config.downscale is not None:
         return None
-    if run.mixture is not None and run.labels == codes.names:
-        return run.mixture
-    return _fitted_again(codes, seed)
+    known = run.mixture is not None and run.labels == codes.names
+    mixture = run.mixture if known else _fitted_again(codes, seed)
+    if mixture is not None and any(mixture.of_label(number) is None for number in range(len(codes.names))):
+        return None
+    return mixture
 
 
 def _fitted_again(codes: Codes, seed: int) -> Mixture | None:
