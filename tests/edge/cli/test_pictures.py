@@ -235,6 +235,7 @@ def test_traverse_moves_the_most_active_dimensions(vaekit: Run, tiny_bundle: Pat
     assert json.loads(result.stdout) == {
         "output": "traverse.png",
         "dimensions": most_active,
+        "labels": [],
         "steps": 3,
         "provider": "cpu",
         "model": str(tiny_bundle),
