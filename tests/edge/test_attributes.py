@@ -157,6 +157,7 @@ def test_the_command_refuses_in_one_line(
     assert_fails(vaekit(*toward, pictures[0], "-n", "2"), 2, "--toward moves an IMAGE")
     assert_fails(vaekit("traverse", pictures[0], "--toward", "sqare", "-m", LABELS), 2, "The nearest is 'square'")
     assert_fails(vaekit(*toward, pictures[0], "--strength", "0"), 2, "a strength that is not 0")
+    assert_fails(vaekit("traverse", "--strength", "2", "-m", LABELS), 2, "--strength belongs to --toward")
     assert_fails(vaekit("traverse", pictures[0], "--toward", "all", "-m", tiny_bundle), 2, "has no attributes")
     assert_fails(vaekit("encode", pictures[0], "--attributes", "-m", tiny_bundle), 2, "has no attributes")
     assert_fails(vaekit("encode", pictures[0], "--attributes", "-m", LABELS, "-o", "a.npy"), 2, "can only hold mu")

@@ -59,12 +59,13 @@ def traverse(
         ),
     ] = None,
     strength: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="How far --toward goes: at 1, the label's mean has taken the place of the image's own label's. "
-            "Factors move by this many standard deviations or periods."
+            "Factors move by this many standard deviations or periods.",
+            show_default="1",
         ),
-    ] = 1.0,
+    ] = None,
     at: Annotated[
         str | None,
         typer.Option(metavar="ROW,COL", help="Shift a map at this position only.", show_default="all positions"),
@@ -87,10 +88,12 @@ def traverse(
     place = None if at is None else _position(at)
     if toward and (image is None or dimensions is not None or at is not None):
         raise UsageError("--toward moves an IMAGE, and has no --dimensions and no --at")
+    if strength is not None and not toward:
+        raise UsageError("--strength belongs to --toward; --span is the range of the dimensions")
     vae = runtime.load([] if image is None else [str(image)])
     if toward and image is not None:
-        start = _read(vae, image, no_resize)
-        _move(runtime, vae, image, start, toward, steps, strength, output, say, as_json=as_json)
+        start, share = _read(vae, image, no_resize), 1.0 if strength is None else strength
+        _move(runtime, vae, image, start, toward, steps, share, output, say, as_json=as_json)
         return
     if dimensions is not None and dimensions > len(vae.dimensions):
         raise UsageError(f"--dimensions {dimensions} is too many: the latent has {len(vae.dimensions)}")
