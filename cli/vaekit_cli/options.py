@@ -72,6 +72,12 @@ PriorOption = Annotated[
 ]
 
 DEFAULT_MODEL = Path("vae-onnx")
+_ALL = "all"
+
+
+def chosen_names(given: list[str], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the given names, each once; ``all`` stands for all names, unless one of them is called so."""
+    return names if names and _ALL in given and _ALL not in names else tuple(dict.fromkeys(given))
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -44,7 +44,7 @@ class Factor:
 
     def values(self, mu: Array) -> NDArray[np.float64]:
         """Read the factor from mu (N, …), (N,). With a period it is from 0 to below the period."""
-        numbers = _pooled(mu) @ self.weights.T + self.biases
+        numbers = pooled(mu) @ self.weights.T + self.biases
         if not self.period:
             return np.asarray(self.mean + self.std * numbers[:, 0])
         turns = np.arctan2(numbers[:, 1], numbers[:, 0]) / (2 * np.pi)
@@ -115,7 +115,7 @@ class Attributes:
 
         mu is (N, d), or (N, d, h, w), whose positions are averaged.
         """
-        logits = _pooled(mu) @ self.weights.T + self.biases
+        logits = pooled(mu) @ self.weights.T + self.biases
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
@@ -136,6 +136,6 @@ class Attributes:
         return np.asarray(shares[:, None] * (self.means[self.labels.index(name)] - own @ self.means))
 
 
-def _pooled(mu: Array) -> NDArray[np.float64]:
-    """Average maps (N, d, h, w) over their positions; return vectors (N, d) unchanged."""
+def pooled(mu: Array) -> NDArray[np.float64]:
+    """Average maps (N, d, h, w) over their positions; return vectors (N, d) as they are, float64."""
     return np.asarray(mu.astype(np.float64).mean(axis=tuple(range(2, mu.ndim))))

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from vaekit.images.factors import Factors
 from vaekit.images.labels import UNLABELLED
-from vaekit.maths.attributes import Attributes, Factor
+from vaekit.maths.attributes import Attributes, Factor, pooled
 from vaekit.types import Array
 
 FEWEST_IMAGES = 5
@@ -32,13 +32,12 @@ def fit_attributes(mu: Array, labels: NDArray[np.int64], names: tuple[str, ...])
     ``labels`` (N,) are numbers of ``names``, or -1. The read-out is a multinomial logistic regression. Returns None if
     fewer than two labels have enough images.
     """
-    pooled = mu.mean(axis=tuple(range(2, mu.ndim)), dtype=np.float64) if mu.ndim > 2 else mu.astype(np.float64)
     counts = np.bincount(labels[labels != UNLABELLED], minlength=len(names))
     kept = np.flatnonzero(counts >= FEWEST_IMAGES)
     if len(kept) < 2:
         return None
     rows = np.isin(labels, kept)
-    x, y = pooled[rows], np.searchsorted(kept, labels[rows])
+    x, y = pooled(mu[rows]), np.searchsorted(kept, labels[rows])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last iterations change nothing that is seen
@@ -61,12 +60,11 @@ def fit_factors(mu: Array, factors: Factors) -> tuple[Factor, ...]:
     Directions come from linear regression of mu on a factor, or on its cosine and sine if it has a period; the read-out
     is a ridge regression of these on mu. Factors that fewer than FEWEST_FACTORS images have are left out.
     """
-    pooled = mu.mean(axis=tuple(range(2, mu.ndim)), dtype=np.float64) if mu.ndim > 2 else mu.astype(np.float64)
     found = []
     for name, period, values in zip(factors.names, factors.periods, factors.values.T, strict=True):
         rows = np.isfinite(values)
         if rows.sum() >= FEWEST_FACTORS:
-            found.append(_fit_factor(name, period, values[rows], pooled[rows]))
+            found.append(_fit_factor(name, period, values[rows], pooled(mu[rows])))
     return tuple(found)
 
 

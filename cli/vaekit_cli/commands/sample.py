@@ -12,7 +12,7 @@ import typer
 from vaekit.errors import UsageError
 from vaekit_cli.bundle_options import Runtime, graphs_of_samples, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, print_document, progress_bar, speaker
-from vaekit_cli.options import JsonOption, PriorOption, QuietOption, SeedOption
+from vaekit_cli.options import JsonOption, PriorOption, QuietOption, SeedOption, chosen_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,9 @@ def sample(
 
     say = speaker(quiet or as_json)
     vae = runtime.load()
-    chosen = _chosen(vae, labels or [])
+    chosen = chosen_names(labels or [], vae.labels)
+    for label in chosen:
+        vae.check_label(label)
     several = chosen if len(chosen) > 1 else ()
     if several and columns is not None:
         raise UsageError("several labels have a row each: leave out --columns, and set their number with -n")
@@ -127,16 +129,6 @@ def sample(
         ("--seed", seed + 1, None),
     )
     say(f"next: {command_line('vaekit sample', *again)}")
-
-
-def _chosen(vae: VAE, labels: list[str]) -> tuple[str, ...]:
-    """Return the labels to draw, each once; ``all`` stands for all, unless a label has that name."""
-    if "all" in labels and "all" not in vae.labels:
-        vae.check_label("all" if not vae.labels else vae.labels[0])
-        return vae.labels
-    for label in labels:
-        vae.check_label(label)
-    return tuple(dict.fromkeys(labels))
 
 
 def _samples(

@@ -12,7 +12,7 @@ from vaekit.errors import UsageError
 from vaekit_cli.bundle_options import Runtime, graphs_of_samples, runs_a_bundle, say_where
 from vaekit_cli.console import command_line, print_document, speaker
 from vaekit_cli.image_input import NoResizeOption
-from vaekit_cli.options import JsonOption, QuietOption, SeedOption
+from vaekit_cli.options import JsonOption, QuietOption, SeedOption, chosen_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -131,8 +131,7 @@ def _move(
     """Write the picture of an image (C, H, W) that moves towards labels."""
     from vaekit.output.grid import check_size, save_picture
 
-    names = vae.attributes.names
-    labels = names if "all" in toward and "all" not in names else tuple(dict.fromkeys(toward))
+    labels = chosen_names(toward, vae.attributes.names)
     check_size(len(labels) * steps, steps, vae.image_shape[1:], "use fewer --steps or labels")
     moved = vae.toward(base, labels, steps=steps, strength=strength, latents=False)
     provider = say_where(vae, say, "encoder", "decoder")
