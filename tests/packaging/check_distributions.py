@@ -9,15 +9,16 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+SUFFIXES = (".py", ".js", ".json", ".html", ".css", ".md")
 PACKAGES = {"vaekit": "vaekit", "vaekit_export": "export/vaekit_export", "vaekit_cli": "cli/vaekit_cli"}
 
 
 def sources(root: Path) -> set[str]:
-    """Modules and type markers of the checkout, by their names in the wheel."""
+    """Modules, what a site is made of, and type markers of the checkout, by their names in the wheel."""
     found = set()
     for package, folder in PACKAGES.items():
         for path in (root / folder).rglob("*"):
-            if path.suffix == ".py" or path.name == "py.typed":
+            if path.suffix in SUFFIXES or path.name == "py.typed":
                 found.add(f"{package}/{path.relative_to(root / folder).as_posix()}")
     return found
 

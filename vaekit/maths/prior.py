@@ -39,8 +39,9 @@ class Mixture:
 
     def of_label(self, label: int) -> Mixture | None:
         """Return the mixture of one label's components, or None if it has none."""
-        if self.labels is None or not (weight := self.weights[self.labels == label].sum()):
+        if self.labels is None or not (mine := self.weights[self.labels == label]).any():
             return None
+        weight = mine.cumsum()[-1]  # added in order, as other languages add
         weights = np.where(self.labels == label, self.weights / weight, 0.0)
         return Mixture(weights, self.means, self.cholesky, self.labels)
 
