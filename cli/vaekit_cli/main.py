@@ -30,6 +30,7 @@ COMMANDS = (
     "traverse",
     "plot",
     "score",
+    "web",
     "verify",
     "info",
     "bench",

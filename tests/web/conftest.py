@@ -1,22 +1,35 @@
-"""Fixtures that run the JavaScript library in Node.js."""
+"""Fixtures that run the JavaScript library and pages, in Node.js and in Chromium."""
 
 from __future__ import annotations
 
 import base64
+import io
 import json
+import os
 import shutil
 import subprocess
+import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from vaekit import errors
+from vaekit.web.server import open_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 HERE = Path(__file__).parent
 MODULES = HERE / "node_modules"
+CHROMIUM = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"),
+    *("--disable-background-networking", "--disable-sync"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),  # a camera, without a question
+)
 INSTALL = "npm install --prefix tests/web --ignore-scripts"
 
 Call = Callable[..., Any]
@@ -96,3 +109,51 @@ def node(node_modules: Path) -> Iterator[Call]:
 
         yield call
         stdin.close()
+
+
+@pytest.fixture(scope="session")
+def browser(node_modules: Path) -> Iterator[Browser]:
+    """Return Chromium, or skip."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def in_browser(browser: Browser) -> Iterator[Call]:
+    """Return a function that calls the library in a page of Chromium, with bundles as .zip files."""
+    server = open_server(HERE.parents[1], 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{server.server_address[1]}/tests/web/library.html")
+    page.wait_for_function("window.answer !== undefined")
+
+    def call(bundle: Any, name: str, *arguments: Any, **options: Any) -> Any:
+        data = zipped(bundle) if isinstance(bundle, os.PathLike) else bundle
+        request = request_of(data, name, arguments, options)
+        return result_of(json.loads(page.evaluate("request => window.answer(request)", request)))
+
+    yield call
+    page.close()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(params=["node", "in_browser"])
+def javascript(request: pytest.FixtureRequest) -> Any:
+    """Return both functions in turn."""
+    return request.getfixturevalue(request.param)
+
+
+def zipped(bundle: os.PathLike[str]) -> bytes:
+    """Return a bundle as a .zip file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in Path(bundle).iterdir():
+            archive.write(path, path.name)
+    return buffer.getvalue()

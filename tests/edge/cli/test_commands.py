@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "traverse": (*ON_EDGE, *OUTPUT, "--seed", "--dimensions", "--steps"),
     "score": (*ON_EDGE, *OUTPUT, *IMAGES, "--seed", "--flag-above"),
     "plot": (*ON_EDGE, *OUTPUT, *IMAGES),
+    "web": ("-m", "--model", "-o", "--output", "--runtime", "--serve", "--port", "--json", "--quiet"),
     "verify": ON_EDGE,
     "info": ("-m", "--model", "--json"),
     "bench": (*RUNTIME, "--batch", "--seconds"),

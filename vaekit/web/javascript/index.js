@@ -4,6 +4,7 @@
  * @module
  */
 
+export { pixelsOf, readPicture } from "./browser.js";
 export { BundleError, ProviderError, SourceError, UsageError, VaekitError } from "./errors.js";
 export { percentileOf } from "./manifest.js";
 export { npzOf, readNpz } from "./npz.js";

@@ -1,0 +1,90 @@
+"""`vaekit web`: write a page that runs the bundle in a browser."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vaekit_cli.console import command_line, print_document, speaker
+from vaekit_cli.options import DEFAULT_MODEL, JsonOption, ModelOption, QuietOption
+
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
+
+_OUTPUT = Path("vae-web")
+_PORT = 8000
+
+
+@dataclass
+class Site:
+    """What `--json` prints."""
+
+    output: str
+    files: int
+    bytes: int
+    runtime: str
+    """Version of onnxruntime-web."""
+    model: str
+    address: str | None
+    """Where it is served; null without --serve."""
+
+
+def web(
+    model: ModelOption = DEFAULT_MODEL,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="SITE", help="The folder to write the site to.")
+    ] = _OUTPUT,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder dist of onnxruntime-web.",
+            show_default="node_modules/onnxruntime-web, here or further up",
+        ),
+    ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the site on 127.0.0.1 until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port of --serve; 0 takes one that is free.")] = _PORT,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a static site that runs the bundle in a browser."""
+    from vaekit.bundle.reading import read_bundle
+    from vaekit.web.server import HOST, open_server
+    from vaekit.web.site import check_site_target, find_runtime, write_site
+
+    say = speaker(quiet or as_json)
+    check_site_target(output)
+    found = find_runtime(runtime, Path.cwd())
+    bundle = read_bundle(model)
+    server = open_server(output, port) if serve else None  # before any work: the port may be taken
+    sizes = write_site(output, bundle, found)
+    address = None if server is None else f"http://{HOST}:{server.server_address[1]}/"
+    if as_json:
+        print_document(Site(str(output), len(sizes), sum(sizes.values()), found.version, str(model), address))
+        sys.stdout.flush()
+    say(f"{output}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB, with onnxruntime-web {found.version}")
+    if server is None:
+        options = (("-m", model, DEFAULT_MODEL), ("-o", output, _OUTPUT))
+        say(f"next: {command_line('vaekit web', *options)} --serve, or give the folder to any server of static files")
+        return
+    say(f"serving {address} until Ctrl-C")
+    _serve(server)
+
+
+def _serve(server: ThreadingHTTPServer) -> None:
+    import threading
+
+    from vaekit_cli.stopping import stop_asked
+
+    ended = threading.Event()
+    with server, stop_asked(ended.set):
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        while not ended.wait(1.0):  # in parts, because a wait without end hides signals on some systems
+            pass
+        server.shutdown()
+        thread.join()
