@@ -668,7 +668,7 @@ def load(
     spinning: bool = True,
     tile: int | None = None,
 ) -> VAE:
-    """Load a bundle from a folder or a .zip file.
+    """Load a bundle from a folder or a .zip file, or ``demo``, the one that comes with vaekit.
 
     ``provider`` is ``auto``, a short name in ``vaekit.ort.providers.PROVIDERS``, or ONNX Runtime's own name of a
     provider. ``provider_options`` are passed to that provider under ONNX Runtime's option names. A named provider is

@@ -16,7 +16,13 @@ SeedOption = Annotated[
 ]
 ModelOption = Annotated[
     Path,
-    typer.Option("-m", "--model", envvar="VAEKIT_MODEL", metavar="BUNDLE", help="The bundle, a folder or a .zip file."),
+    typer.Option(
+        "-m",
+        "--model",
+        envvar="VAEKIT_MODEL",
+        metavar="BUNDLE",
+        help="The bundle, a folder or a .zip file; demo is one that comes with vaekit.",
+    ),
 ]
 ProviderOption = Annotated[
     str,

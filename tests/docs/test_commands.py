@@ -1,6 +1,7 @@
 """Every command block of the README, CONTRIBUTING.md and docs/ runs, or states why it cannot.
 
-Rules for writers: blocks marked ``sh`` and ``python`` run in one folder, page by page and in order. The folder contains
+Rules for writers: blocks marked ``sh``, ``python`` and ``js`` run in one folder, page by page and in order; ``js`` runs
+in Node.js, with what tests/web has installed from npm. The folder contains
 
 - ``photos/``, 200 pictures of 16 x 16 pixels in two subfolders, and ``grey.npy``, images (200, 28, 28) of uint8;
 - ``vae`` and ``vae-onnx``, the run and the bundle that the README's quick start has made.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,7 +34,9 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-RUN = ("sh", "python")
+RUN = ("sh", "python", "js")
+MODULES = ROOT / "tests" / "web" / "node_modules"
+HAS_NODE = MODULES.is_dir() and shutil.which("node") is not None
 SHOWN = ("text", "json", "toml", "yaml", "ini", "dockerfile")
 
 _BLOCK = re.compile(r"^(?P<above>[^\n]*)\n```(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -48,6 +52,13 @@ if [ "$1" = train ]; then
 fi
 exec "{script}" "$@"
 """
+
+
+COMMANDS = {
+    "sh": ["bash", "-euo", "pipefail"],
+    "python": [sys.executable, "-"],
+    "js": ["node", "--input-type=module", "-"],
+}
 
 
 @dataclass(frozen=True)
@@ -83,15 +94,14 @@ def run_page(page: Path, folder: Path) -> int:
     """Run a page's blocks in a folder; return their number, or fail at the first failure."""
     count = 0
     for block in blocks(page):
-        if block.reason is not None or block.language not in RUN:
+        if block.reason is not None or block.language not in RUN or (block.language == "js" and not HAS_NODE):
             continue
         if block.title:
             (folder / block.title).write_text(block.code, encoding="utf-8")
             continue
         count += 1
-        command = ["bash", "-euo", "pipefail"] if block.language == "sh" else [sys.executable, "-"]
         result = subprocess.run(
-            command,
+            COMMANDS[block.language],
             input=block.code,
             cwd=folder,
             env=environment(folder),
@@ -124,6 +134,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         part.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.transpose(1, 2, 0)).save(part / f"{number:03}.png")
     np.save(place / "grey.npy", draw_shapes(200, (28, 28)).images[:, 0])
+    if HAS_NODE:
+        (place / "node_modules").mkdir()
+        (place / "node_modules" / "vaekit").symlink_to(ROOT / "vaekit" / "web" / "javascript")
+        (place / "node_modules" / "onnxruntime-node").symlink_to(MODULES / "onnxruntime-node")
     script = place / "bin" / "vaekit"
     script.parent.mkdir()
     script.write_text(_SHORTENED.format(script=Path(sys.executable).with_name("vaekit")), encoding="utf-8")
@@ -141,6 +155,8 @@ def test_the_readmes_blocks_run(folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_blocks_of_a_page_run(page: Path, folder: Path) -> None:
     run_page(page, folder)
+    if not HAS_NODE and any(block.language == "js" for block in blocks(page)):
+        pytest.skip("the blocks of JavaScript need npm install --prefix tests/web --ignore-scripts")
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)

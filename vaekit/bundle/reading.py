@@ -33,6 +33,9 @@ from vaekit.types import GRAPHS, Array
 if TYPE_CHECKING:
     import zipfile
 
+DEMO = "demo"
+"""The name of a small bundle that comes with vaekit."""
+
 _LARGEST_FILE = 2**31  # protocol buffers, and so single-file ONNX models, are limited to two gigabytes
 
 _ADDED_RESIDUALS = (
@@ -57,6 +60,7 @@ class Bundle:
 def read_bundle(path: str | Path) -> Bundle:
     """Read and check a bundle, a folder or a .zip file.
 
+    The name ``demo`` is the bundle that comes with vaekit, unless something of that name is in the current folder.
     Raises BundleError that names the failed check.
     """
     path = Path(path)
@@ -64,6 +68,8 @@ def read_bundle(path: str | Path) -> Bundle:
         from vaekit.system.files import recover_folder  # local import: it is rarely needed
 
         recover_folder(path)
+        if path == Path(DEMO) and not os.path.lexists(path):
+            path = Path(__file__).parents[1] / DEMO
     files = _read_files(path, [MANIFEST])
     document = _parse_manifest(path, files[MANIFEST])
     manifest = _manifest_of(path, document)
@@ -159,7 +165,9 @@ def _read_files(path: Path, names: Sequence[str]) -> dict[str, bytes]:
         return {name: _read_file(path / name) for name in names}
     if os.path.isfile(path):
         return _read_zip(path, names)
-    raise BundleError(f"there is no bundle at {path}: write one with `vaekit export -o {path}`, or name one with -m")
+    raise BundleError(
+        f"there is no bundle at {path}: write one with `vaekit export -o {path}`, or name one with -m, such as {DEMO}"
+    )
 
 
 def _read_file(path: Path) -> bytes:

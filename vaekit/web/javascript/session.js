@@ -44,16 +44,18 @@ export function providerClass(provider) {
  * @param {OnnxRuntime} ort
  * @param {GraphName} name
  * @param {Uint8Array} model
- * @param {readonly string[]} providers
+ * @param {{providers: readonly string[], threads: number}} options 0 threads are ONNX Runtime's default
  * @param {Record<string, Floats>} probe inputs that are run once
  * @param {readonly string[]} outputs
  * @returns {Promise<Graph>}
  */
-export async function openGraph(ort, name, model, providers, probe, outputs) {
+export async function openGraph(ort, name, model, { providers, threads }, probe, outputs) {
   const fellBack = [];
   for (const provider of providers) {
     try {
-      const session = await inTurn(ort, provider, () => ort.InferenceSession.create(model, optionsOf(provider)));
+      const session = await inTurn(ort, provider, () =>
+        ort.InferenceSession.create(model, optionsOf(provider, threads)),
+      );
       /** @type {Graph["run"]} */
       const run = (feeds, wanted) => inTurn(ort, provider, () => runSession(ort, session, feeds, wanted));
       await run(probe, outputs);
@@ -74,11 +76,12 @@ export async function openGraph(ort, name, model, providers, probe, outputs) {
 
 /**
  * @param {string} provider
+ * @param {number} threads
  * @returns {object}
  */
-function optionsOf(provider) {
+function optionsOf(provider, threads) {
   const strict = PROCESSOR.includes(provider) ? {} : { extra: { session: { disable_cpu_ep_fallback: "1" } } };
-  return { executionProviders: [provider], logSeverityLevel: 3, ...strict };
+  return { executionProviders: [provider], logSeverityLevel: 3, intraOpNumThreads: threads, ...strict };
 }
 
 /**

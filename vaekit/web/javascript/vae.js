@@ -53,6 +53,8 @@ const SCORES = [...ELBO_SCORES, ...MAP_SCORES, "mahalanobis"];
  * @property {readonly string[]} [providers] ONNX Runtime's names of providers; the first that runs a whole graph is
  *   taken. By default the processor: `wasm`, or `cpu` in Node.js
  * @property {number} [batchSize] rows that a graph processes at a time
+ * @property {number} [threads] threads that run the graphs in Node.js, by default one for each core; in a browser, set
+ *   `ort.env.wasm.numThreads` instead, before anything is loaded
  */
 
 /**
@@ -81,9 +83,13 @@ export async function load(source, options) {
   }
   const batchSize = asInteger(options.batchSize ?? DEFAULT_BATCH_SIZE, "batch size");
   if (batchSize < 1) throw new UsageError(`the batch size must be 1 or more, not ${batchSize}`);
+  const node = typeof document === "undefined" && inNode();
+  const threads = asInteger(options.threads ?? 0, "number of threads"); // 0 is ONNX Runtime's word for its default
+  if (options.threads !== undefined && threads < 1) throw new UsageError(`threads must be 1 or more, not ${threads}`);
+  if (threads && !node) throw new UsageError("in a browser, set ort.env.wasm.numThreads instead of threads");
   const bundle = await readBundle(source);
-  const providers = options.providers ?? [typeof document === "undefined" && inNode() ? "cpu" : "wasm"];
-  return new VAE(bundle, bundle.manifest, { ort: options.ort, providers, batchSize }, new Map());
+  const providers = options.providers ?? [node ? "cpu" : "wasm"];
+  return new VAE(bundle, bundle.manifest, { ort: options.ort, providers, batchSize, threads }, new Map());
 }
 
 /**
@@ -437,12 +443,12 @@ export class VAE {
     if (opening === undefined) {
       const { file, outputs } = /** @type {GraphSpec} */ (this.manifest.graphs.get(name));
       const model = /** @type {Uint8Array} */ (this.bundle.files.get(file));
-      const { ort, providers } = this.#options;
+      const { ort, providers, threads } = this.#options;
       opening = openGraph(
         ort,
         name,
         model,
-        providers,
+        { providers, threads },
         this.#probe(name),
         outputs.map((output) => output.name),
       );

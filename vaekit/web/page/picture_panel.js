@@ -77,8 +77,9 @@ function camera(take) {
     } catch (error) {
       throw new Error(`the camera cannot be used: ${error instanceof Error ? error.message : error}`);
     }
-    video.hidden = button("shoot").hidden = false;
-    await video.play();
+    video.hidden = false;
+    await video.play(); // from here on it has pictures
+    button("shoot").hidden = false;
   });
   on(button("shoot"), "click", async () => {
     const picture = pixelsOf(video, "the camera's picture");
