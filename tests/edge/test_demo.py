@@ -33,7 +33,7 @@ def test_a_first_look(vaekit: Run, tmp_path: Path) -> None:
 def test_the_demo_knows_classes() -> None:
     demo = package.load("demo", provider="cpu")
     assert "sandal" in demo.labels
-    boots, bags = (demo.sample(20, label=label).mean(axis=0) for label in ("ankle-boot", "bag"))
+    boots, bags = (demo.sample(20, label=label).mean(axis=0) for label in ("ankle boot", "bag"))
     assert np.abs(boots - bags).mean() > 0.1
 
 

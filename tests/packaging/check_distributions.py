@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-SUFFIXES = (".py", ".js", ".json", ".html", ".css", ".svg", ".md")
+SUFFIXES = (".py", ".onnx", ".npz", ".js", ".json", ".html", ".css", ".svg", ".md")
 PACKAGES = {"vaekit": "vaekit", "vaekit_export": "export/vaekit_export", "vaekit_cli": "cli/vaekit_cli"}
 
 

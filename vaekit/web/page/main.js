@@ -32,9 +32,10 @@ async function main() {
   });
   describe(vae);
   const verified = await vae.verify();
-  if (!verified.passed) throw new Error(refusal(verified));
+  const who = vae.bundle.document.provenance?.compression ? "the machine that compressed it" : "PyTorch";
+  if (!verified.passed) throw new Error(refusal(verified, who));
   const proof = element("proof", HTMLParagraphElement);
-  proof.textContent = proved(verified);
+  proof.textContent = proved(verified, who);
   proof.classList.add("good");
   const point = new Point(vae);
   latentPanel(point);
@@ -81,21 +82,26 @@ function describe(vae) {
 
 /**
  * @param {Verification} verified
+ * @param {string} who computed the golden vectors
  * @returns {string}
  */
-function proved(verified) {
+function proved(verified, who) {
   const largest = Math.max(...verified.outputs.map((output) => output.maxAbs));
-  return `Proved here: the bundle's golden vectors are computed as PyTorch did, within ${largest.toExponential(1)}.`;
+  return `Proved here: this browser computes the bundle's golden vectors as ${who} did, within ${largest.toExponential(1)}.`;
 }
 
 /**
  * @param {Verification} verified
+ * @param {string} who
  * @returns {string}
  */
-function refusal(verified) {
+function refusal(verified, who) {
   const failed = verified.outputs.filter((output) => !output.passed);
   const each = failed.map(({ graph, output, maxAbs }) => `${graph} ${output} by ${maxAbs.toExponential(1)}`);
-  return `this browser does not compute what PyTorch did: ${each.join(", ")} on ${verified.provider}. Try another backend.`;
+  return (
+    `this browser does not compute what ${who} did: ${each.join(", ")} on ${verified.provider}. ` +
+    "Try another backend or browser."
+  );
 }
 
 main().catch((error) => {
