@@ -14,15 +14,14 @@ import { UsageError } from "./errors.js";
 
 const WORDS_PER_COUNT = 4;
 const ROUNDS = 10;
-const TWO_32 = 2 ** 32;
 const LOG_TERMS = 12;
 const TRIG_TERMS = 9;
 
 // High and low halves of Philox's constants.
-const [M0_HIGH, M0_LOW] = [0xd2e7470e, 0xe14c6c93];
-const [M1_HIGH, M1_LOW] = [0xca5a8263, 0x95121157];
-const [W0_HIGH, W0_LOW] = [0x9e3779b9, 0x7f4a7c15];
-const [W1_HIGH, W1_LOW] = [0xbb67ae85, 0x84caa73b];
+const [M0_HIGH, M0_LOW] = [0xd2e7470e | 0, 0xe14c6c93 | 0];
+const [M1_HIGH, M1_LOW] = [0xca5a8263 | 0, 0x95121157 | 0];
+const [W0_HIGH, W0_LOW] = [0x9e3779b9 | 0, 0x7f4a7c15 | 0];
+const [W1_HIGH, W1_LOW] = [0xbb67ae85 | 0, 0x84caa73b | 0];
 
 /**
  * Return the number of 64-bit words that a sample of so many normals uses, a multiple of four.
@@ -121,13 +120,13 @@ function checkedSeed(seed) {
  *
  * @param {bigint} value
  * @param {number} count
- * @returns {Uint32Array}
+ * @returns {Int32Array}
  */
 function halves(value, count) {
-  return Uint32Array.from({ length: count }, (_, k) => Number(BigInt.asUintN(32, value >> BigInt(32 * k))));
+  return Int32Array.from({ length: count }, (_, k) => Number(BigInt.asIntN(32, value >> BigInt(32 * k))));
 }
 
-/** @param {Uint32Array} counter */
+/** @param {Int32Array} counter */
 function increment(counter) {
   for (let k = 0; k < counter.length; k++) {
     counter[k] += 1;
@@ -136,20 +135,35 @@ function increment(counter) {
 }
 
 /**
- * Return the high half of a · b, of which `low` is the low half.
- *
- * The product in double precision is off by less than 2**11, which the rounding removes.
+ * Return the high half of the 64 bits of a · b, from products of 16 bits. All halves are signed integers of 32 bits here,
+ * with which engines compute three times as fast as with unsigned ones; `less` compares them as unsigned.
  *
  * @param {number} a
  * @param {number} b
- * @param {number} low
  * @returns {number}
  */
-function high(a, b, low) {
-  return Math.round((a * b - low) / TWO_32);
+function high(a, b) {
+  const aLow = a & 0xffff;
+  const aHigh = a >>> 16;
+  const bLow = b & 0xffff;
+  const bHigh = b >>> 16;
+  const middle = (Math.imul(aHigh, bLow) >>> 0) + (Math.imul(aLow, bLow) >>> 16);
+  const other = (Math.imul(aLow, bHigh) >>> 0) + (middle & 0xffff);
+  return (Math.imul(aHigh, bHigh) + (middle >>> 16) + (other >>> 16)) | 0;
 }
 
-const product = new Uint32Array(4);
+/**
+ * Return 1 if a is less than b, both unsigned, and else 0: the carry of a sum a = b + c.
+ *
+ * @param {number} a
+ * @param {number} b
+ * @returns {number}
+ */
+function less(a, b) {
+  return (a ^ 0x80000000) < (b ^ 0x80000000) ? 1 : 0;
+}
+
+const product = new Int32Array(4);
 
 /**
  * Write the 128 bits of (aHigh, aLow) · (bHigh, bLow) to `product`, the lowest part first.
@@ -160,22 +174,30 @@ const product = new Uint32Array(4);
  * @param {number} bLow
  */
 function multiply(aHigh, aLow, bHigh, bLow) {
-  const ll = Math.imul(aLow, bLow) >>> 0;
-  const lh = Math.imul(aLow, bHigh) >>> 0;
-  const hl = Math.imul(aHigh, bLow) >>> 0;
-  const hh = Math.imul(aHigh, bHigh) >>> 0;
-  const second = high(aLow, bLow, ll) + lh + hl;
-  const third = high(aLow, bHigh, lh) + high(aHigh, bLow, hl) + hh + Math.floor(second / TWO_32);
-  product[0] = ll;
-  product[1] = second % TWO_32;
-  product[2] = third % TWO_32;
-  product[3] = high(aHigh, bHigh, hh) + Math.floor(third / TWO_32);
+  const lowHigh = Math.imul(aLow, bHigh);
+  const highLow = Math.imul(aHigh, bLow);
+  const highHigh = Math.imul(aHigh, bHigh);
+  let second = (high(aLow, bLow) + lowHigh) | 0;
+  let carry = less(second, lowHigh);
+  second = (second + highLow) | 0;
+  carry += less(second, highLow);
+  const upper = high(aLow, bHigh);
+  let third = (upper + high(aHigh, bLow)) | 0;
+  let fourth = high(aHigh, bHigh) + less(third, upper);
+  third = (third + highHigh) | 0;
+  fourth += less(third, highHigh);
+  third = (third + carry) | 0;
+  fourth += less(third, carry);
+  product[0] = Math.imul(aLow, bLow);
+  product[1] = second;
+  product[2] = third;
+  product[3] = fourth;
 }
 
 /**
  * Write the four words of one counter value to `out`.
  *
- * @param {Uint32Array} counter eight halves
+ * @param {Int32Array} counter eight halves
  * @param {number} keyLow
  * @param {number} keyHigh
  * @param {Uint32Array} out
@@ -186,19 +208,23 @@ function philox(counter, keyLow, keyHigh, out, at) {
   let [k0, k1, l0, l1] = [keyLow, keyHigh, 0, 0]; // both words of the key
   for (let round = 0; round < ROUNDS; round++) {
     multiply(M0_HIGH, M0_LOW, a1, a0);
-    const [p0, p1, p2, p3] = product;
+    const [p0, p1, p2, p3] = [product[0], product[1], product[2], product[3]];
     multiply(M1_HIGH, M1_LOW, c1, c0);
-    const [q0, q1, q2, q3] = product;
-    [a0, a1, b0, b1] = [(q2 ^ b0 ^ k0) >>> 0, (q3 ^ b1 ^ k1) >>> 0, q0, q1];
-    [c0, c1, d0, d1] = [(p2 ^ d0 ^ l0) >>> 0, (p3 ^ d1 ^ l1) >>> 0, p0, p1];
-    const k = k0 + W0_LOW;
-    const l = l0 + W1_LOW;
-    k1 = (k1 + W0_HIGH + (k >= TWO_32 ? 1 : 0)) >>> 0;
-    l1 = (l1 + W1_HIGH + (l >= TWO_32 ? 1 : 0)) >>> 0;
-    k0 = k >>> 0;
-    l0 = l >>> 0;
+    [a0, a1, b0, b1] = [product[2] ^ b0 ^ k0, product[3] ^ b1 ^ k1, product[0], product[1]];
+    [c0, c1, d0, d1] = [p2 ^ d0 ^ l0, p3 ^ d1 ^ l1, p0, p1];
+    k0 = (k0 + W0_LOW) | 0;
+    k1 = (k1 + W0_HIGH + less(k0, W0_LOW)) | 0;
+    l0 = (l0 + W1_LOW) | 0;
+    l1 = (l1 + W1_HIGH + less(l0, W1_LOW)) | 0;
   }
-  out.set([a0, a1, b0, b1, c0, c1, d0, d1], at);
+  out[at] = a0;
+  out[at + 1] = a1;
+  out[at + 2] = b0;
+  out[at + 3] = b1;
+  out[at + 4] = c0;
+  out[at + 5] = c1;
+  out[at + 6] = d0;
+  out[at + 7] = d1;
 }
 
 const float = new DataView(new ArrayBuffer(8));

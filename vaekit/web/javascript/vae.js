@@ -207,12 +207,18 @@ export class VAE {
    */
   async decode(z) {
     const checked = this.#checkedLatents(z);
-    const images = zeros([checked.shape[0], ...this.imageShape]);
+    const shape = [checked.shape[0], ...this.imageShape];
+    let images = zeros([0]);
     await this.#inBatches(checked.shape[0], async (first, last) => {
       const [decoded] = await (await this.graph("decoder")).run({ z: rows(checked, first, last) }, ["image"]);
+      if (sameShape(decoded.shape, shape)) {
+        images = decoded; // all of them, and nothing to crop
+        return;
+      }
+      if (first === 0) images = zeros(shape);
       copyCropped(decoded, rows(images, first, last));
     });
-    return images;
+    return { data: images.data, shape };
   }
 
   /**
