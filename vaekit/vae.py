@@ -459,9 +459,9 @@ class VAE:
 
         ``by`` is ``elbo`` for −ELBO, ``reconstruction`` for −E_q log p(x|z), or ``kl``, in nats (see ``elbo_terms``);
         ``map`` for the mean of the highest hundredth of ``score_map`` by ``map_by``, or ``peak`` for its highest
-        number, in standard deviations; or ``mahalanobis`` for the distance of mu from the mean of held-out images, in
-        standard deviations. Raises UsageError as ``encode`` does, for another word, and if the bundle lacks what the
-        score needs.
+        number, in standard deviations; ``mahalanobis`` for the distance of mu from the mean of held-out images, in
+        standard deviations; or ``density`` for −log p(mu) under the mixture prior, in nats. Raises UsageError as
+        ``encode`` does, for another word, and if the bundle lacks what the score needs.
         """
         self.check_score(by)
         if by in MAP_SCORES:
@@ -469,6 +469,8 @@ class VAE:
         if by == "mahalanobis":
             latent = self.manifest.latent
             return mahalanobis(self.encode(images)[0], np.array(latent.mean), np.array(latent.std))
+        if by == "density" and self.manifest.mixture is not None:
+            return -self.manifest.mixture.log_density(self.encode(images)[0])
         return scores_of_terms(self.elbo_terms(images, seed=seed))[one_of(ELBO_SCORES, by, "score")]
 
     def check_score(self, by: str) -> None:
@@ -479,6 +481,11 @@ class VAE:
             self.check_elbo()
         if by in MAP_SCORES:
             self.residual_statistics()
+        if by == "density" and self.manifest.mixture is None:
+            reason = "none is fitted to maps" if self.manifest.latent.is_map else "it was trained with another prior"
+            raise UsageError(f"{self.bundle.path} has no mixture prior, whose density this score is: {reason}")
+        if by == "density" and self.manifest.mixture is not None and not self.manifest.mixture.has_density:
+            raise UsageError(f"the mixture prior of {self.bundle.path} has no density: a covariance is singular")
 
     def score_map(self, images: Floats, *, by: str | None = None) -> Array:
         """Return where images differ from their reconstructions more than is usual, float32 (N, H, W).

@@ -29,6 +29,7 @@ class ScoreBy(StrEnum):
     MAP = "map"
     PEAK = "peak"
     MAHALANOBIS = "mahalanobis"
+    DENSITY = "density"
 
     @property
     def from_maps(self) -> bool:
@@ -84,7 +85,9 @@ class Scoring:
         if self.calibration is not None:
             good = f"{len(self.calibration.scores):,} good images"
             above = f", {flagged:,} of them flagged at a rate of {self.calibration.rate:g} false alarms, by {good}"
-        drawn = f", L = 1, seed {self.seed}" if self.unit == "nats" else ""
+        from vaekit.maths.anomaly import ELBO_SCORES
+
+        drawn = f", L = 1, seed {self.seed}" if self.by in ELBO_SCORES else ""
         return f"{kind} on {provider}{above}; in {self.unit} per image{drawn}"
 
 

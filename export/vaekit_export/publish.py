@@ -425,10 +425,12 @@ def _manifest(
         provenance={"tools": _tools(), **model.provenance},
         requires=(LAPLACE_FEATURE,) if model.likelihood.name == "laplace" else (),
     )
-    distances = mahalanobis(codes[0], np.array(manifest.latent.mean), np.array(manifest.latent.std))
+    scores_of_mu = {"mahalanobis": mahalanobis(codes[0], np.array(manifest.latent.mean), np.array(manifest.latent.std))}
+    if model.mixture is not None:
+        scores_of_mu["density"] = -model.mixture.log_density(codes[0])
     manifest = dataclasses.replace(
         manifest,
-        scores_by={"mahalanobis": score_statistics(distances)},
+        scores_by={name: score_statistics(scores) for name, scores in scores_of_mu.items()},
         attributes=_attributes(model, codes[0]),
     )
     if manifest.why_no_elbo is not None:

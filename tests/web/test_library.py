@@ -159,6 +159,15 @@ def test_elbo_scores(javascript: Call, python: Callable[[str], package.VAE], bun
         assert found == pytest.approx(vae.score(images, by=by, seed=5), rel=1e-4)
 
 
+def test_the_density_of_mu(javascript: Call, python: Callable[[str], package.VAE], bundles: Path) -> None:
+    for name in ("tiny", "labels"):
+        images = images_of(python(name))
+        expected = python(name).score(images, by="density")
+        assert javascript(bundles / name, "score", images, {"by": "density"}) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(UsageError, match="has no mixture prior, whose density this score is: none is fitted to maps"):
+        javascript(bundles / "map", "score", np.zeros((1, 3, 16, 12)), {"by": "density"})
+
+
 @pytest.mark.parametrize("name", ["tiny", "free"])
 def test_maps_of_surprise(javascript: Call, with_residuals: Callable[..., Path], name: str) -> None:
     path = with_residuals(name)

@@ -110,7 +110,9 @@ def available_scores(vae: VAE) -> tuple[ScoreName, ...]:
     """Return the scores that the model has."""
     without = ELBO_SCORES if vae.manifest.why_no_elbo else ()
     missing = MAP_SCORES if vae.manifest.residuals is None else ()
-    return tuple(name for name in SCORES if name not in (*without, *missing))
+    mixture = vae.manifest.mixture
+    unknown = () if mixture is not None and mixture.has_density else ("density",)
+    return tuple(name for name in SCORES if name not in (*without, *missing, *unknown))
 
 
 def find_anomalies(
@@ -159,6 +161,8 @@ def _scores(
         maps = surprise(images, vae.decode(mu), *vae.residual_statistics(map_by))
         scores |= scores_of_maps(maps)
     scores["mahalanobis"] = mahalanobis(mu, np.array(latent.mean), np.array(latent.std))
+    if "density" in names and vae.manifest.mixture is not None:
+        scores["density"] = -vae.manifest.mixture.log_density(mu)
     return scores, maps
 
 

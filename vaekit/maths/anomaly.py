@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vaekit.maths.elbo import Terms
 from vaekit.types import Array
 
-ScoreName = Literal["elbo", "reconstruction", "kl", "map", "peak", "mahalanobis"]
+ScoreName = Literal["elbo", "reconstruction", "kl", "map", "peak", "mahalanobis", "density"]
 SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
 ELBO_SCORES: tuple[ScoreName, ...] = ("elbo", "reconstruction", "kl")
 """The scores that are terms of the ELBO, in nats."""
@@ -25,7 +25,7 @@ TOP_SHARE = 0.01
 
 def unit_of(score: ScoreName) -> str:
     """Return the unit of a score, in words."""
-    return "nats" if score in ELBO_SCORES else "standard deviations"
+    return "nats" if score in (*ELBO_SCORES, "density") else "standard deviations"
 
 
 def scores_of_terms(terms: Terms) -> dict[ScoreName, NDArray[np.float64]]:

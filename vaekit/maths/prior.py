@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,26 @@ class Mixture:
         weight = mine.cumsum()[-1]  # added in order, as other languages add
         weights = np.where(self.labels == label, self.weights / weight, 0.0)
         return Mixture(weights, self.means, self.cholesky, self.labels)
+
+    @property
+    def has_density(self) -> bool:
+        """Return whether no covariance is singular."""
+        return bool((np.diagonal(self.cholesky, axis1=1, axis2=2) > 0).all())
+
+    def log_density(self, z: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Compute ln p(z) of latents (N, d), float64 (N,), in nats.
+
+        No covariance may be singular.
+        """
+        each = []
+        for weight, mean, factor in zip(self.weights, self.means, self.cholesky, strict=True):
+            eps = np.linalg.solve(factor, (z - mean).T)
+            scale = np.log(weight) - np.log(np.diag(factor)).sum() if weight else -np.inf
+            each.append(scale - 0.5 * np.square(eps).sum(axis=0))
+        logs = np.array(each)
+        largest = logs.max(axis=0)
+        total = largest + np.log(np.exp(logs - largest).sum(axis=0))
+        return np.asarray(total - 0.5 * z.shape[1] * np.log(2 * np.pi))
 
 
 def draw_normal(

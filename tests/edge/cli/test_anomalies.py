@@ -133,7 +133,7 @@ def test_without_masks_nothing_is_measured_by_pixel(vaekit: Run, with_residuals:
 def test_a_bundle_without_statistics_has_the_other_scores(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     write_pictures(tmp_path, tiny_bundle, 2)
     found = json.loads(vaekit("evaluate", tiny_bundle, "test", "--anomalies", "--json").stdout)
-    assert set(found["kinds"]["all"]["scores"]) == {"elbo", "reconstruction", "kl", "mahalanobis"}
+    assert set(found["kinds"]["all"]["scores"]) == {"elbo", "reconstruction", "kl", "mahalanobis", "density"}
     assert found["masks"] is None
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import vaekit as package
 from vaekit.errors import UsageError
-from vaekit.maths.anomaly import ELBO_SCORES, MAP_SCORES, SCORES, p_values, scores_of_maps
+from vaekit.maths.anomaly import ELBO_SCORES, MAP_SCORES, SCORES, ScoreName, p_values, scores_of_maps, unit_of
 from vaekit.output.grid import save_picture
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -36,7 +36,7 @@ def write_images(path: Path, bundle: Path, count: int, seed: int, unusual: int =
 
 @pytest.mark.parametrize("by", SCORES)
 def test_scores_of_every_kind_are_the_librarys(
-    vaekit: Run, with_residuals: WithResiduals, tmp_path: Path, by: str
+    vaekit: Run, with_residuals: WithResiduals, tmp_path: Path, by: ScoreName
 ) -> None:
     bundle = with_residuals()
     write_images(tmp_path / "images.npy", bundle, 9, 2, unusual=3)
@@ -53,8 +53,8 @@ def test_scores_of_every_kind_are_the_librarys(
     assert [line.get("score_by", "elbo") for line in found] == [by] * 9
     terms = vae.elbo_terms(images)
     assert [line["kl"] for line in found] == pytest.approx(terms.kl.tolist(), rel=1e-4)
-    unit = "nats" if by in ELBO_SCORES else "standard deviations"
-    assert f"in {unit} per image" in result.stderr
+    assert f"in {unit_of(by)} per image" in result.stderr
+    assert ("L = 1" in result.stderr) == (by in ELBO_SCORES)  # the others draw no z
     assert ("--flag-above p99" in result.stderr) == (by == "elbo")
 
 
@@ -167,6 +167,14 @@ def test_what_cannot_be_flagged_ends_in_one_line(
     (tmp_path / "list.json").write_text('{"score": [1]}\n')
     arguments, code, words = REFUSED[what]
     assert_fails(vaekit("score", "images.npy", "-m", tiny_bundle, *arguments), code, *words)
+
+
+def test_maps_have_no_mixture_and_so_no_density(
+    vaekit: Run, assert_fails: Fails, bundles: Path, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "colour.npy", bundles / "map", 2, 0)
+    refused = vaekit("score", "colour.npy", "-m", bundles / "map", "--score-by", "density")
+    assert_fails(refused, 2, "no mixture prior", "none is fitted to maps")
 
 
 def test_a_score_of_no_such_name_is_refused(tiny_bundle: Path) -> None:

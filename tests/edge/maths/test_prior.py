@@ -131,3 +131,21 @@ def test_no_samples_are_none() -> None:
 def test_arrays_that_are_no_mixture_are_refused(weights: list[float], means: list[object], cholesky: object) -> None:
     with pytest.raises(ValueError, match=r"mixture|unpack"):
         Mixture(np.array(weights), np.array(means), np.array(cholesky))
+
+
+def test_the_density_is_that_of_its_gaussians() -> None:
+    z = np.random.default_rng(1).standard_normal((50, 3)) * 3
+    expected = np.zeros(50)
+    for weight, mean, factor in zip(MIXTURE.weights, MIXTURE.means, MIXTURE.cholesky, strict=True):
+        covariance = factor @ factor.T
+        away = z - mean
+        exponent = -0.5 * np.einsum("ni,ij,nj->n", away, np.linalg.inv(covariance), away)
+        expected += weight * np.exp(exponent) / np.sqrt((2 * np.pi) ** 3 * np.linalg.det(covariance))
+    assert np.exp(MIXTURE.log_density(z)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_density_far_away_is_finite_and_unused_components_do_not_count() -> None:
+    assert np.isfinite(MIXTURE.log_density(np.full((1, 3), 1e4))).all()
+    one = Mixture(np.array([1.0, 0.0]), np.zeros((2, 1)), np.ones((2, 1, 1)))
+    assert one.log_density(np.zeros((1, 1))) == pytest.approx([-0.5 * np.log(2 * np.pi)])
+    assert not Mixture(np.array([1.0]), np.zeros((1, 1)), np.zeros((1, 1, 1))).has_density

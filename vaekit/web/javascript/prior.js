@@ -43,6 +43,31 @@ export function ofLabel(mixture, label) {
 }
 
 /**
+ * Compute ln p(z) of one latent (d,) under the mixture, in nats.
+ *
+ * @param {Mixture} mixture
+ * @param {Float32Array} z
+ * @returns {number}
+ */
+export function logDensity({ weights, means, cholesky }, z) {
+  const d = z.length;
+  const logs = Array.from(weights, (weight, c) => {
+    let log = Math.log(weight) - 0.5 * d * Math.log(2 * Math.PI);
+    const eps = new Float64Array(d); // L eps = z - mean, solved from the first row on
+    for (let row = 0; row < d; row++) {
+      let rest = z[row] - means[c * d + row];
+      for (let column = 0; column < row; column++) rest -= cholesky[(c * d + row) * d + column] * eps[column];
+      const diagonal = cholesky[(c * d + row) * d + row];
+      eps[row] = rest / diagonal;
+      log -= Math.log(diagonal) + 0.5 * eps[row] ** 2;
+    }
+    return log;
+  });
+  const largest = Math.max(...logs);
+  return largest + Math.log(logs.reduce((sum, log) => sum + Math.exp(log - largest), 0));
+}
+
+/**
  * Draw samples from N(0, temperature² I), (count, dimensions).
  *
  * @param {number} dimensions

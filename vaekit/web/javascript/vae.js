@@ -21,7 +21,7 @@ import {
   whyNoElbo,
 } from "./manifest.js";
 import { imagesOf } from "./picture.js";
-import { drawMixture, drawNormal, drawNumbers, ofLabel } from "./prior.js";
+import { drawMixture, drawNormal, drawNumbers, logDensity, ofLabel } from "./prior.js";
 import { openGraph, providerClass } from "./session.js";
 import { MAP_KINDS, scoresOfMap, statisticsOf, surprise } from "./surprise.js";
 import { checkGraph } from "./verify.js";
@@ -43,7 +43,7 @@ const NAMED_LABELS = 20; // in an error message, at most
 const PRIORS = ["flow", "mixture", "normal"];
 const ELBO_SCORES = ["elbo", "reconstruction", "kl"];
 const MAP_SCORES = ["map", "peak"];
-const SCORES = [...ELBO_SCORES, ...MAP_SCORES, "mahalanobis"];
+const SCORES = [...ELBO_SCORES, ...MAP_SCORES, "mahalanobis", "density"];
 
 /**
  * How a bundle is run.
@@ -389,6 +389,7 @@ export class VAE {
   async score(images, { seed = 0, by = "elbo", mapBy } = {}) {
     if (!SCORES.includes(by)) throw new UsageError(`there is no score '${by}': choose one of ${SCORES.join(", ")}`);
     if (by === "mahalanobis") return this.#mahalanobis((await this.encode(images)).mu);
+    if (by === "density") return this.#density(images);
     if (by === "map" || by === "peak") {
       const maps = await this.scoreMap(images, { by: mapBy });
       return Float64Array.from({ length: maps.shape[0] }, (_, k) => scoresOfMap(rows(maps, k, k + 1).data)[by]);
@@ -628,6 +629,24 @@ export class VAE {
       });
       return Math.sqrt(squares.reduce((sum, square) => sum + square, 0) / places);
     });
+  }
+
+  /**
+   * @param {Floats} images
+   * @returns {Promise<Float64Array>}
+   */
+  async #density(images) {
+    const { mixture } = this.manifest;
+    if (mixture === null) {
+      const reason = this.latentShape.length > 1 ? "none is fitted to maps" : "it was trained with another prior";
+      throw new UsageError(`${this.bundle.name} has no mixture prior, whose density this score is: ${reason}`);
+    }
+    const d = this.latentShape[0];
+    if (!mixture.cholesky.every((value, j) => (j % (d * d)) % (d + 1) !== 0 || value > 0)) {
+      throw new UsageError(`the mixture prior of ${this.bundle.name} has no density: a covariance is singular`);
+    }
+    const { mu } = await this.encode(images);
+    return Float64Array.from({ length: mu.shape[0] }, (_, k) => -logDensity(mixture, rows(mu, k, k + 1).data));
   }
 
   /**
