@@ -93,15 +93,14 @@ def read_golden(bundle: Bundle) -> dict[str, Array]:
 
     Raises BundleError if they are unreadable or do not fit the manifest.
     """
-    from vaekit.system.npz import NPZ_ERRORS  # local import: it loads zipfile, and few commands need golden vectors
+    from vaekit.system.npz import NPZ_ERRORS, read_arrays  # local import: it loads zipfile, and few commands need it
 
     file = bundle.manifest.golden.file
     path = bundle.path / file
     try:
-        with np.load(io.BytesIO(bundle.files[file]), allow_pickle=False) as arrays:
-            learned = flow_arrays(bundle.manifest)
-            names = ("image", *bundle.manifest.encoder_outputs, "z", "decoded", *learned)
-            golden = {name: arrays[name] for name in names}
+        names = ("image", *bundle.manifest.encoder_outputs, "z", "decoded", *flow_arrays(bundle.manifest))
+        arrays = read_arrays(io.BytesIO(bundle.files[file]), names)
+        golden = {name: arrays[name] for name in names}
     except NPZ_ERRORS as error:
         raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
     images, latents = golden["image"].shape[:1], golden["z"].shape[:1]
@@ -130,7 +129,7 @@ def read_residuals(bundle: Bundle) -> ResidualStatistics:
 
     Raises UsageError if it has none, and BundleError if they are unreadable or do not fit the manifest.
     """
-    from vaekit.system.npz import NPZ_ERRORS
+    from vaekit.system.npz import NPZ_ERRORS, read_arrays
 
     declared = bundle.manifest.residuals
     if declared is None:
@@ -140,10 +139,10 @@ def read_residuals(bundle: Bundle) -> ResidualStatistics:
     path = bundle.path / declared.file
     names = ("pixel_mean", "pixel_std", "edges", "gradient_mean", "gradient_std")
     try:
-        with np.load(io.BytesIO(bundle.files[declared.file]), allow_pickle=False) as arrays:
-            added = (name for name in _ADDED_RESIDUALS if name in arrays)
-            parts = {name: arrays[name].astype(np.float32) for name in (*names, *added)}
-            statistics = ResidualStatistics(smooth=float(arrays["smooth"]), **parts)
+        arrays = read_arrays(io.BytesIO(bundle.files[declared.file]), ("smooth", *names, *_ADDED_RESIDUALS))
+        added = (name for name in _ADDED_RESIDUALS if name in arrays)
+        parts = {name: arrays[name].astype(np.float32) for name in (*names, *added)}
+        statistics = ResidualStatistics(smooth=float(arrays["smooth"]), **parts)
     except NPZ_ERRORS as error:
         raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
     return statistics

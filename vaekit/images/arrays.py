@@ -23,6 +23,8 @@ from vaekit.system.npz import NPZ_ERRORS
 
 _BLOCK = 1 << 20
 _ROWS_AT_ONCE = 1 << 16
+_LARGEST_ROW = 1 << 40  # bytes
+_MOST_EMPTY_ROWS = 1 << 20  # rows that hold nothing: a file of a few bytes can have any number of them
 
 
 @dataclass(frozen=True)
@@ -244,5 +246,8 @@ def _read_idx_header(path: Path, file: IO[bytes], start: bytes) -> _Header:
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
-    if min(shape) < 0 or max(shape) > sys.maxsize or itemsize * math.prod(shape[1:]) > sys.maxsize:
+    row = itemsize * math.prod(max(side, 1) for side in shape[1:])  # NumPy counts an axis of no length as 1, too
+    if min(shape) < 0 or max(shape) > sys.maxsize or row > _LARGEST_ROW:
         raise SourceError(f"{path} is damaged: its header says that its shape is {shape}")
+    if shape[0] > _MOST_EMPTY_ROWS and not itemsize * math.prod(shape[1:]):
+        raise SourceError(f"{path} has the shape {shape}: its rows hold nothing")

@@ -43,7 +43,7 @@ def labels_of_array(source: str, array: NDArray[Any], count: int, names: tuple[s
     """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.ndim == 2 and array.dtype.kind in "biuf" and _is_one_hot(array):
+    if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "biuf" and _is_one_hot(array):
         array = array.argmax(axis=1)
     if array.shape != (count,):
         raise SourceError(f"{source} has {count:,} images but labels of shape {array.shape}")

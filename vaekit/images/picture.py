@@ -30,7 +30,11 @@ MAX_PIXELS = 100_000_000
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _WHITE_IS_ZERO = 0
 
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Pillow's readers meet a damaged file with many exceptions, also with those of a mistake in a program.
+_READ_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError),
+    *(TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError),
+)
 
 
 def preprocessing_rule(channels: int, height: int, width: int, multiple_of: int | None = None) -> str:

@@ -83,6 +83,8 @@ class ParquetRows:
                 f"{_rows_of(shape)}, in fixed-size lists"
             )
         self.path, self.dtype = path, np.dtype(np.float32)
+        if count < 0:
+            raise SourceError(f"{path} is damaged: it says that it has {count} rows")
         stated = (columns.metadata or {}).get(_PARQUET_SHAPE, b"").decode("utf-8", "replace")
         own = shape if width == math.prod(shape) and stated in ("", _shape_text(shape)) else (stated or width,)
         self.shape: tuple[Any, ...] = (count, *own)

@@ -22,7 +22,7 @@ from vaekit.images.factors import Factors
 from vaekit.images.labels import UNLABELLED
 from vaekit.maths.prior import Mixture
 from vaekit.system.files import check_writable, replacing_file
-from vaekit.system.npz import NPZ_ERRORS
+from vaekit.system.npz import NPZ_ERRORS, read_arrays
 from vaekit.training.checkpoint import CHECKPOINT
 from vaekit.training.classes import Classes
 from vaekit.training.config import CONFIG, Config, load_config
@@ -301,9 +301,8 @@ def _read_holdout(run: Run, *names: str) -> list[NDArray[Any]]:
     """Read arrays of holdout.npz; those that are missing are empty."""
     path = run.path / HOLDOUT
     try:
-        # Opened explicitly, because np.load leaves its file open if the archive is damaged.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return [arrays[name] if name in arrays else np.empty(0, np.uint8) for name in names]
+        arrays = read_arrays(path, names)
+        return [arrays.get(name, np.empty(0, np.uint8)) for name in names]
     except FileNotFoundError:
         raise RunError(f"{path} is missing: restore it, or train again (it contains the held-out images)") from None
     except NPZ_ERRORS as error:

@@ -26,7 +26,7 @@ from vaekit.bundle.manifest import (
     dump_json,
 )
 from vaekit.bundle.onnx_file import TensorInfo, read_onnx
-from vaekit.bundle.reading import Bundle, flow_arrays
+from vaekit.bundle.reading import Bundle, flow_arrays, read_golden
 from vaekit.types import PROVIDER_CLASSES, Array, GraphName, PrecisionName
 from vaekit_export.compress.judge import Graphs, run
 from vaekit_export.onnx_export import check_onnx
@@ -100,9 +100,9 @@ def _golden(parent: Bundle, graphs: Graphs) -> bytes:
 
     With PyTorch's outputs, tolerances would have to be as wide as the compression error, which would mask device error.
     """
-    with np.load(io.BytesIO(parent.files[GOLDEN]), allow_pickle=False) as arrays:
-        learned = flow_arrays(parent.manifest) if _keeps_flow(parent, graphs.kept) else ()
-        golden = {name: arrays[name] for name in ("image", "z", *learned)}
+    arrays = read_golden(parent)
+    learned = flow_arrays(parent.manifest) if _keeps_flow(parent, graphs.kept) else ()
+    golden: dict[str, Any] = {name: arrays[name] for name in ("image", "z", *learned)}
     golden["z"] = _kept_of(golden["z"], graphs.kept)
     encoded = run(graphs.encoder, golden["image"])
     names = [output.name for output in parent.manifest.graphs["encoder"].outputs]
