@@ -28,7 +28,7 @@ from vaekit.maths.prior import draw_mixture, draw_normal, draw_numbers
 from vaekit.maths.surprise import MAP_KINDS, MapKind, ResidualStatistics, default_kind, surprise
 from vaekit.maths.tiles import Run, Tiling, count_tiles, run_in_tiles
 from vaekit.ort.providers import Selection
-from vaekit.ort.session import Feeds, GraphSession, open_graph
+from vaekit.ort.session import Feeds, GraphSession, OpenGraphs, open_graph
 from vaekit.types import PRIORS, Array, Floats, GraphName, PriorName, one_of
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ class VAE:
     Images are float32 (N, C, H, W) in [0, 1]. Latents are float32 (N, d) for models whose latent is a vector, and
     float32 (N, c, h, w) for models whose latent is a map. The graphs process ``batch_size`` rows at a time, or fewer
     large ones, so memory use, apart from the result, does not grow with N.
+
+    One object may be used by several threads, and after a fork: the new process opens its own sessions. It must end
+    with ``os._exit``, as those of multiprocessing do, because ONNX Runtime hangs in other ends of a forked process.
 
     ``follow`` is called with the number of tiles that are done and their total, where an image is computed in tiles.
     """
@@ -83,7 +86,7 @@ class VAE:
         self._spinning = spinning
         self._tile = tile
         self._residuals: ResidualStatistics | None = None
-        self._graphs: dict[GraphName, GraphSession] = {}
+        self._graphs = OpenGraphs()
         self._at_own_size = self
 
     def at(self, height: int, width: int) -> VAE:
@@ -547,16 +550,17 @@ class VAE:
         )
 
     def graph(self, name: GraphName) -> GraphSession:
-        """Return the session of ``encoder``, ``decoder`` or ``prior``, opening it on first use.
+        """Return the session of ``encoder``, ``decoder`` or ``prior``, opening it on first use in this process.
 
         Its ``placement`` says which providers run its nodes. Raises ProviderError if the selected provider cannot.
         """
-        if name not in self._graphs:
-            model = self.bundle.files[self.manifest.graphs[name].file]
-            self._graphs[name] = open_graph(
-                name, model, self._selection, probe=self._probe(name), threads=self._threads, spinning=self._spinning
-            )
-        return self._graphs[name]
+        return self._graphs.get(name, lambda: self._opened(name))
+
+    def _opened(self, name: GraphName) -> GraphSession:
+        model = self.bundle.files[self.manifest.graphs[name].file]
+        return open_graph(
+            name, model, self._selection, probe=self._probe(name), threads=self._threads, spinning=self._spinning
+        )
 
     def tiling(self) -> Tiling | None:
         """Return how images are cut into tiles, or None if they are computed whole.

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
+import threading
+import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -90,6 +93,45 @@ class GraphSession:
         """Describe the placement, as in ``decoder: 19 of 19 nodes on OpenVINO``."""
         parts = [f"{count} of {self.nodes} nodes on {display_name(name)}" for name, count in self.placement.items()]
         return f"{self.name}: {', '.join(parts)}"
+
+
+class OpenGraphs:
+    """The sessions that several models share, by name. Each is opened once, also by several threads.
+
+    A forked process opens its own, because the threads of a session stay in the process that opened it.
+    """
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._graphs: dict[str, GraphSession] = {}
+
+    def get(self, name: str, opened: Callable[[], GraphSession]) -> GraphSession:
+        """Return the session of this name, which ``opened`` opens on first use in this process."""
+        if self._process != os.getpid():
+            self._begin()
+        if name not in self._graphs:
+            with self._lock:
+                if name not in self._graphs:
+                    self._graphs[name] = opened()
+        return self._graphs[name]
+
+
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _keep_sessions() -> None:
+    """Never free the parent's sessions in a forked process: that would wait for their threads, which are not here."""
+    import ctypes
+
+    for session in list(_sessions):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_keep_sessions)
 
 
 def open_graph(
@@ -183,6 +225,7 @@ def _open(name: str, model: bytes, selection: Selection, threads: int | None, sp
         # Without enable_fallback=0, ONNX Runtime retries on the CPU and prints a message on stdout.
         with nullcontext() if full == CPU else _silenced(ort):
             session = ort.InferenceSession(model, options, enable_fallback=0, **arguments)
+            _sessions.add(session)
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         if full == CPU:
             raise BundleError(f"ONNX Runtime {ort.__version__} cannot load this graph: {_message(error)}") from error
