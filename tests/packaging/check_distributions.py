@@ -45,7 +45,15 @@ def main(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    needed = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt"}
+    needed = {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "constraints.txt",
+    }
     needed |= {"docs/hooks/long_description.py", "mkdocs.yml", "vaekit/__init__.py"}
     pages = (path for path in (root / "docs").rglob("*.*") if "__pycache__" not in path.parts)
     needed |= {path.relative_to(root).as_posix() for path in pages}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import stat
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,12 +172,17 @@ def test_missing_held_out_images_are_named(run: Path, refused: Callable[..., Non
     refused(lambda: load_holdout(load_run(run)), str(run / HOLDOUT), "missing")
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "cut short", "altered", "another array", "a single array"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "text", "cut short", "altered", "another array", "a single array", "no array"]
+)
 def test_damaged_held_out_images_are_named(run: Path, damage: str, refused: Callable[..., None]) -> None:
     path = run / HOLDOUT
     data = path.read_bytes()
     if damage == "another array":
         np.savez(path, pictures=np.zeros(3))
+    elif damage == "no array":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("images.npy", "<html>")
     elif damage == "a single array":
         with open(path, "wb") as file:
             np.save(file, np.zeros((6, 3, 12, 9), np.uint8))

@@ -56,6 +56,11 @@ class Bundle:
     files: dict[str, bytes]
     """Contents of the manifest and of every file that it names. The hashed bytes are the ones that run."""
 
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the manifest, which holds that of every other file."""
+        return hashlib.sha256(self.files[MANIFEST]).hexdigest()
+
 
 def read_bundle(path: str | Path) -> Bundle:
     """Read and check a bundle, a folder or a .zip file.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from vaekit.errors import UsageError
 from vaekit.output.table import text_table
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, ModelOption
 
@@ -16,11 +19,22 @@ if TYPE_CHECKING:
 Rows = list[tuple[str, str]]
 
 
-def info(model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
+def info(
+    model: ModelOption = DEFAULT_MODEL,
+    sha256: Annotated[
+        bool, typer.Option("--sha256", help="Print one hash of the whole bundle, and nothing else.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check a bundle's files and describe them."""
     from vaekit.bundle.reading import read_bundle
 
+    if sha256 and as_json:
+        raise UsageError("--sha256 and --json print different things: give one of them")
     bundle = read_bundle(model)
+    if sha256:
+        print(bundle.sha256)
+        return
     if as_json:
         sizes = {name: len(data) for name, data in bundle.files.items()}
         print(json.dumps(bundle.document | {"path": str(model), "files": sizes}))

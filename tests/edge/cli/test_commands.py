@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "plot": (*ON_EDGE, *OUTPUT, *IMAGES),
     "web": ("-m", "--model", "-o", "--output", "--runtime", "--serve", "--port", "--json", "--quiet"),
     "verify": ON_EDGE,
-    "info": ("-m", "--model", "--json"),
+    "info": ("-m", "--model", "--sha256", "--json"),
     "bench": (*RUNTIME, "--batch", "--seconds"),
     "doctor": ("--json",),
 }
@@ -330,6 +330,19 @@ def test_info_names_every_graph_and_the_newest_format(newest_bundle: Path, capsy
 def test_info_reads_a_zip(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "b"), "zip", tiny_bundle)
     assert vaekit("info", "-m", "b.zip").returncode == 0
+
+
+def test_one_hash_stands_for_a_whole_bundle(
+    vaekit: Run, assert_fails: Fails, tiny_bundle: Path, newest_bundle: Path, tmp_path: Path
+) -> None:
+    found = vaekit("info", "-m", tiny_bundle, "--sha256")
+    assert re.fullmatch(r"[0-9a-f]{64}\n", found.stdout)
+    shutil.make_archive(str(tmp_path / "bundle"), "zip", tiny_bundle)
+    assert vaekit("info", "-m", "bundle.zip", "--sha256").stdout == found.stdout
+    assert vaekit("info", "-m", newest_bundle, "--sha256").stdout != found.stdout
+    assert_fails(vaekit("info", "-m", tiny_bundle, "--sha256", "--json"), 2, "--sha256 and --json")
+    (newest_bundle / "golden.npz").write_bytes(b"")
+    assert_fails(vaekit("info", "-m", newest_bundle, "--sha256"), 1, "golden.npz was changed after export")
 
 
 def test_info_needs_no_onnx_runtime(vaekit: Run, tiny_bundle: Path) -> None:
