@@ -42,8 +42,8 @@ _BLOCK = 1 << 20
 def read_arrays(file: Path | IO[bytes], names: Iterable[str]) -> dict[str, NDArray[Any]]:
     """Read those of a .npz's arrays that are there, by name.
 
-    Unlike NumPy, this allocates no memory for what a header says and the file does not hold, and takes nothing for an
-    array that is none. Raises one of ``NPZ_ERRORS`` for a file that is damaged or holds pickled objects.
+    Unlike NumPy, this allocates no memory for what a header says and the file does not hold, and refuses members that
+    are not arrays. Raises one of ``NPZ_ERRORS`` for a file that is damaged or holds pickled objects.
     """
     with zipfile.ZipFile(file) as archive:
         held = {entry.filename: entry for entry in archive.infolist()}
