@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vaekit.errors import UsageError
 from vaekit_cli.console import command_line, print_document, speaker
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, ModelOption, QuietOption
 
@@ -34,6 +35,16 @@ class Site:
 
 
 def web(
+    port: Annotated[
+        int | None,
+        typer.Argument(
+            min=0,
+            max=65535,
+            metavar="[PORT]",
+            help="The port of --serve; 0 takes one that is free.",
+            show_default=str(_PORT),
+        ),
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="SITE", help="The folder to write the site to.")
@@ -47,7 +58,6 @@ def web(
         ),
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve the site on 127.0.0.1 until Ctrl-C.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port of --serve; 0 takes one that is free.")] = _PORT,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -57,10 +67,14 @@ def web(
     from vaekit.web.site import check_site_target, find_runtime, write_site
 
     say = speaker(quiet or as_json)
+    if port is not None and not serve:
+        raise UsageError("a port is for --serve: leave it out, or add --serve")
     check_site_target(output)
     found = find_runtime(runtime, Path.cwd())
     bundle = read_bundle(model)
-    server = open_server(output, port) if serve else None  # before any work: the port may be taken
+    server = (
+        open_server(output, _PORT if port is None else port) if serve else None
+    )  # before any work: the port may be taken
     sizes = write_site(output, bundle, found)
     address = None if server is None else f"http://{HOST}:{server.server_address[1]}/"
     if as_json:

@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "traverse": (*ON_EDGE, *OUTPUT, "--seed", "--dimensions", "--steps"),
     "score": (*ON_EDGE, *OUTPUT, *IMAGES, "--seed", "--flag-above"),
     "plot": (*ON_EDGE, *OUTPUT, *IMAGES),
-    "web": ("-m", "--model", "-o", "--output", "--runtime", "--serve", "--port", "--json", "--quiet"),
+    "web": ("-m", "--model", "-o", "--output", "--runtime", "--serve", "[PORT]", "--json", "--quiet"),
     "verify": ON_EDGE,
     "info": ("-m", "--model", "--sha256", "--json"),
     "bench": (*RUNTIME, "--batch", "--seconds"),

@@ -121,6 +121,14 @@ def test_a_damaged_bundle_gives_no_site(
     assert not (tmp_path / "vae-web").exists()
 
 
+def test_a_port_without_a_server_is_no_command(
+    vaekit: Run, assert_fails: Fails, tiny_bundle: Path, runtime: Path, tmp_path: Path
+) -> None:
+    assert_fails(vaekit("web", "9000", "-m", tiny_bundle), 2, "a port is for --serve")
+    assert_fails(vaekit("web", "-m", tiny_bundle, "--serve", "99999"), 2, "99999 is not in the range")
+    assert not (tmp_path / "vae-web").exists()
+
+
 def test_a_zip_is_a_bundle_too(vaekit: Run, tiny_bundle: Path, runtime: Path, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "bundle"), "zip", tiny_bundle)
     assert vaekit("web", "-m", "bundle.zip").returncode == 0
@@ -129,7 +137,7 @@ def test_a_zip_is_a_bundle_too(vaekit: Run, tiny_bundle: Path, runtime: Path, tm
 
 def test_serve_until_a_signal(tiny_bundle: Path, runtime: Path, tmp_path: Path) -> None:
     script = str(Path(sys.executable).with_name("vaekit"))
-    command = [script, "web", "-m", str(tiny_bundle), "--serve", "--port", "0", "--json"]
+    command = [script, "web", "-m", str(tiny_bundle), "--serve", "0", "--json"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = json.loads(process.stdout.readline())["address"]
@@ -151,6 +159,6 @@ def test_a_port_that_is_taken(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        result = vaekit("web", "-m", tiny_bundle, "--serve", "--port", port)
+        result = vaekit("web", "-m", tiny_bundle, "--serve", port)
     assert_fails(result, 1, f"cannot serve on 127.0.0.1:{port}", "Choose another port")
     assert not (tmp_path / "vae-web").exists()
