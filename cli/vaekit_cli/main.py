@@ -14,6 +14,7 @@ import typer
 
 import vaekit
 from vaekit.errors import VaekitError
+from vaekit.output.table import printable
 from vaekit_cli.threads import TORCH_COMMANDS, limit_spinning
 
 COMMANDS = (
@@ -120,7 +121,7 @@ def _fail(message: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

@@ -101,7 +101,7 @@ def sample(
     count = count or (_PER_LABEL if several else _COUNT)
     columns = count if several else columns
     check_pictures_target(output, count, columns, vae.image_shape, several)
-    prior = prior or vae.priors[0]
+    asked, prior = prior, prior or vae.priors[0]
     if len(vae.latent_shape) > 1 and prior == "normal":
         say(_MAPS)
     batches = (
@@ -124,6 +124,10 @@ def sample(
     again = (
         *runtime.again,
         *(("--label", label, None) for label in labels or []),
+        ("--prior", asked, None),
+        ("--prior-steps", prior_steps, None),
+        ("--temperature", temperature, 1.0),
+        ("--guidance", guidance, 1.0),
         ("-n", count, None),
         ("-o", output, None),
         ("--seed", seed + 1, None),

@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "traverse": (*ON_EDGE, *OUTPUT, "--seed", "--dimensions", "--steps"),
     "score": (*ON_EDGE, *OUTPUT, *IMAGES, "--seed", "--flag-above"),
     "plot": (*ON_EDGE, *OUTPUT, *IMAGES),
-    "web": ("-m", "--model", "-o", "--output", "--runtime", "--serve", "[PORT]", "--json", "--quiet"),
+    "web": ("-m", "--model", "-o", "--output", "--runtime", "--serve", "PORT", "--json", "--quiet"),
     "verify": ON_EDGE,
     "info": ("-m", "--model", "--sha256", "--json"),
     "bench": (*RUNTIME, "--batch", "--seconds"),
@@ -148,6 +148,15 @@ def test_sample_tells_machines_in_one_document(vaekit: Run, tiny_bundle: Path) -
         "provider": "cpu",
         "model": str(tiny_bundle),
     }
+
+
+def test_the_next_command_draws_from_the_same(vaekit: Run, bundles: Path) -> None:
+    options = "--prior flow --prior-steps 2 --temperature 0.5 --guidance 1.5 --label left"
+    result = vaekit("sample", "-m", bundles / "labels", *options.split(), "-n", "4")
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("next: "))
+    assert all(part in line for part in options.split(" --")), line
+    again = vaekit(*line.removeprefix("next: vaekit ").split())
+    assert again.returncode == 0, again.stderr
 
 
 def test_quiet_is_quiet(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -343,6 +352,20 @@ def test_one_hash_stands_for_a_whole_bundle(
     assert_fails(vaekit("info", "-m", tiny_bundle, "--sha256", "--json"), 2, "--sha256 and --json")
     (newest_bundle / "golden.npz").write_bytes(b"")
     assert_fails(vaekit("info", "-m", newest_bundle, "--sha256"), 1, "golden.npz was changed after export")
+
+
+def test_a_terminal_does_not_obey_a_bundle(vaekit: Run, bundles: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundles / "labels", tmp_path / "copy"))
+    document = json.loads((copy / "manifest.json").read_text())
+    red = "\x1b[31mred\nerror: \x9b2J"
+    document["labels"][0] = document["attributes"]["labels"][0]["name"] = red
+    document["provenance"] |= {"model": red, "dataset": red, "tools": {red: red}}
+    document["minimum_onnxruntime"] = document["image"]["preprocessing"] = red
+    (copy / "manifest.json").write_text(json.dumps(document))
+    for command in (("info",), ("sample", "--label", "none"), ("sample", "--label", "all"), ("verify",)):
+        result = vaekit(*command, "-m", "copy")
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", result.stdout + result.stderr), command
+        assert sum(line.startswith("error:") for line in result.stderr.splitlines()) == (command[-1] == "none")
 
 
 def test_info_needs_no_onnx_runtime(vaekit: Run, tiny_bundle: Path) -> None:
