@@ -125,8 +125,8 @@ def downloaded(page: Page, button: str) -> bytes:
 
 
 def settled(page: Page) -> None:
-    """Wait until the decoder has nothing to do."""
-    page.wait_for_timeout(300)
+    """Wait until the page has nothing to do."""
+    page.wait_for_selector("body:not([data-busy])")
 
 
 def until(holds: Callable[[], bool]) -> None:

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { busy } from "./busy.js";
+
 /**
  * Return the element with an id, of a class.
  *
@@ -63,7 +65,7 @@ export function showError(error) {
 export function on(target, event, listener) {
   target.addEventListener(event, async (fired) => {
     try {
-      await listener(fired);
+      await busy(() => listener(fired));
       showError(null);
     } catch (error) {
       showError(error);

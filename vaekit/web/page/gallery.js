@@ -4,6 +4,7 @@
  * @module
  */
 
+import { busy } from "./busy.js";
 import { button, element, on, showError } from "./dom.js";
 import { drawOptions } from "./latent_panel.js";
 import { show } from "./pixels.js";
@@ -50,5 +51,5 @@ export function gallery(point) {
   on(button("random"), "click", again);
   on(element("prior", HTMLSelectElement), "change", again);
   on(element("label", HTMLSelectElement), "change", again);
-  fill().catch(showError);
+  busy(fill).catch(showError);
 }

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { busy } from "./busy.js";
+
 /**
  * Return a function that asks for the work. It never runs twice at once.
  *
@@ -21,7 +23,7 @@ export function latestOnly(work, failed) {
     while (asked) {
       asked = false;
       try {
-        await work();
+        await busy(work);
       } catch (error) {
         failed(error);
       }
