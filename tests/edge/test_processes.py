@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +38,19 @@ sys.exit(max(map(os.waitstatus_to_exitcode, statuses)))
 """
 
 
-def sampled(bundle: str, seed: int) -> bytes:
-    return package.load(bundle, provider="cpu", threads=1).sample(8, seed=seed).tobytes()
+SPAWNED = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+import vaekit
+
+def sampled(seed):
+    return vaekit.load(sys.argv[1], provider="cpu", threads=1).sample(8, seed=seed).tobytes()
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(sampled, range(4)))
+    assert found == list(map(sampled, range(4)))
+"""
 
 
 def test_eight_threads_share_a_model(tiny_bundle: Path) -> None:
@@ -75,8 +85,8 @@ def test_a_forked_process_opens_its_own_sessions(tiny_bundle: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_spawned_processes_agree(tiny_bundle: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        found = list(pool.map(sampled, [str(tiny_bundle)] * 4, range(4)))
-    assert found == [sampled(str(tiny_bundle), seed) for seed in range(4)]
+def test_spawned_processes_agree(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "spawned.py").write_text(SPAWNED)  # a file, because the new processes import it
+    command = [sys.executable, str(tmp_path / "spawned.py"), str(tiny_bundle)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
