@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator
@@ -352,16 +353,15 @@ SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
 """Real files of each target's kind; those that are not named begin with `choices`."""
 
 
-def work(target: str, arguments: list[str]) -> None:
-    """Fuzz one target in this process, which libFuzzer ends."""
+def work(target: str, folder: Path, arguments: list[str]) -> None:
+    """Fuzz one target, which writes to the folder, in this process, which libFuzzer ends."""
     import atheris
 
     with atheris.instrument_imports(include=["vaekit"]):
         from vaekit.errors import VaekitError
 
         group = next(make for make, names in GROUPS.values() if target in names)
-        folder = in_memory()
-        run = group(folder.__enter__())[target]
+        run = group(folder)[target]
 
     def once(data: bytes) -> None:
         try:
@@ -388,8 +388,6 @@ class Found:
 
 def fuzz(target: str, seconds: float, runs: int | None, keep: Path) -> Found:
     """Fuzz one target for some seconds or runs, from the start again after each crash."""
-    import time
-
     found, end = Found(), time.monotonic() + seconds
     place = keep / target
     corpus = place / "corpus"
@@ -400,9 +398,12 @@ def fuzz(target: str, seconds: float, runs: int | None, keep: Path) -> Found:
         length = f"-max_total_time={max(1, round(left))}" if runs is None else f"-runs={runs}"
         fixed = [] if runs is None else ["-seed=1"]
         arguments = [*LIMITS, length, *fixed, f"-artifact_prefix={place}/", str(corpus)]
-        command = [sys.executable, __file__, "--worker", target, *arguments]
         environment = os.environ | {"PYTHONHASHSEED": "0"}
-        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environment)
+        with in_memory() as folder:  # libFuzzer ends the worker without a chance to clean up
+            command = [sys.executable, __file__, "--worker", target, str(folder), *arguments]
+            result = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", check=False, env=environment
+            )
         counts = re.findall(r"stat::number_of_executed_units:\s*(\d+)", result.stderr)
         counts = counts or re.findall(r"^#(\d+)\t", result.stderr, re.MULTILINE)
         found.inputs += int(counts[-1]) if counts else 0
@@ -429,7 +430,7 @@ def cause_of(log: str) -> str:
 def main() -> None:
     """Fuzz all targets and print a table; exit with 1 if there was a crash."""
     if sys.argv[1:2] == ["--worker"]:
-        work(sys.argv[2], sys.argv[3:])
+        work(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     length = parser.add_mutually_exclusive_group()
