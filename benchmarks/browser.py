@@ -16,9 +16,8 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
@@ -27,7 +26,7 @@ from timing import ratio, show, write_json
 import vaekit
 from vaekit.bundle.reading import read_bundle
 from vaekit.system.machine import usable_cpus
-from vaekit.web.server import open_server
+from vaekit.web.server import open_server, serving
 from vaekit.web.site import find_runtime, write_site
 
 ROOT = Path(__file__).parents[1]
@@ -60,18 +59,6 @@ _SLIDE = """async count => {
 
 Measure = Callable[[int, int], float]
 """Takes the number of threads and the batch size, and returns seconds."""
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve a folder; yield its address."""
-    server = open_server(folder, 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def in_python(model: Path, seconds: float) -> Measure:
@@ -125,7 +112,7 @@ def in_chromium(browser: Browser, address: str, seconds: float) -> Measure:
 def slides(browser: Browser, model: Path, folder: Path) -> list[float]:
     """Return the times from a slider's move to its picture in the page of `vaekit web`, in milliseconds."""
     write_site(folder / "site", read_bundle(model), find_runtime(MODULES, ROOT))
-    with served(folder / "site") as address:
+    with serving(open_server(folder / "site", 0)) as address:
         page = browser.new_page()
         page.goto(address)
         page.wait_for_selector("body[data-ready=yes]")
@@ -150,7 +137,7 @@ def main() -> None:
         (folder / "bundle").mkdir()
         for name, data in read_bundle(options.model).files.items():
             (folder / "bundle" / name).write_bytes(data)
-        address = stack.enter_context(served(folder))
+        address = stack.enter_context(serving(open_server(folder, 0)))
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         backends = {

@@ -472,7 +472,8 @@ class VAE:
         if by == "mahalanobis":
             latent = self.manifest.latent
             return mahalanobis(self.encode(images)[0], np.array(latent.mean), np.array(latent.std))
-        if by == "density" and self.manifest.mixture is not None:
+        if by == "density":
+            assert self.manifest.mixture is not None
             return -self.manifest.mixture.log_density(self.encode(images)[0])
         return scores_of_terms(self.elbo_terms(images, seed=seed))[one_of(ELBO_SCORES, by, "score")]
 
@@ -484,11 +485,8 @@ class VAE:
             self.check_elbo()
         if by in MAP_SCORES:
             self.residual_statistics()
-        if by == "density" and self.manifest.mixture is None:
-            reason = "none is fitted to maps" if self.manifest.latent.is_map else "it was trained with another prior"
-            raise UsageError(f"{self.bundle.path} has no mixture prior, whose density this score is: {reason}")
-        if by == "density" and self.manifest.mixture is not None and not self.manifest.mixture.has_density:
-            raise UsageError(f"the mixture prior of {self.bundle.path} has no density: a covariance is singular")
+        if by == "density" and (reason := self.manifest.why_no_density):
+            raise UsageError(f"{self.bundle.path} cannot score images by density: {reason}")
 
     def score_map(self, images: Floats, *, by: str | None = None) -> Array:
         """Return where images differ from their reconstructions more than is usual, float32 (N, H, W).

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 
 from vaekit import errors
-from vaekit.web.server import open_server
+from vaekit.web.server import open_server, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -127,21 +126,18 @@ def browser(node_modules: Path) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def in_browser(browser: Browser) -> Iterator[Call]:
     """Return a function that calls the library in a page of Chromium, with bundles as .zip files."""
-    server = open_server(HERE.parents[1], 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     page = browser.new_page()
-    page.goto(f"http://127.0.0.1:{server.server_address[1]}/tests/web/library.html")
-    page.wait_for_function("window.answer !== undefined")
 
     def call(bundle: Any, name: str, *arguments: Any, **options: Any) -> Any:
         data = zipped(bundle) if isinstance(bundle, os.PathLike) else bundle
         request = request_of(data, name, arguments, options)
         return result_of(json.loads(page.evaluate("request => window.answer(request)", request)))
 
-    yield call
-    page.close()
-    server.shutdown()
-    server.server_close()
+    with serving(open_server(HERE.parents[1], 0)) as address:
+        page.goto(f"{address}tests/web/library.html")
+        page.wait_for_function("window.answer !== undefined")
+        yield call
+        page.close()
 
 
 @pytest.fixture(params=["node", "in_browser"])

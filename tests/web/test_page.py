@@ -7,10 +7,8 @@ import hashlib
 import io
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ from PIL import Image
 import vaekit as package
 from vaekit.bundle.reading import read_bundle
 from vaekit.images.picture import read_image
-from vaekit.web.server import open_server
+from vaekit.web.server import open_server, serving
 from vaekit.web.site import find_runtime, write_site
 
 if TYPE_CHECKING:
@@ -31,17 +29,6 @@ if TYPE_CHECKING:
 GREY = 1.01 / 255
 Open = Callable[..., "Page"]
 Run = Callable[..., Any]
-
-
-@contextmanager
-def served(server: ThreadingHTTPServer) -> Iterator[str]:
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture
@@ -75,7 +62,7 @@ def open_page(browser: Browser, site_of: Callable[[Path], Path]) -> Iterator[Ope
         assert folder is not None
         plain = functools.partial(QuietHandler, directory=str(folder))
         server = open_server(folder, 0) if isolated else ThreadingHTTPServer(("127.0.0.1", 0), plain)
-        manager = served(server)
+        manager = serving(server)
         address = manager.__enter__()
         stack.append(manager)
         page = browser.new_context(accept_downloads=True, permissions=["camera"], **context).new_page()

@@ -303,6 +303,14 @@ class Manifest:
             return "it states no likelihood p(x|z), so there is no ELBO; export it with one, such as --sigma 0.1"
         return None
 
+    @property
+    def why_no_density(self) -> str | None:
+        """Return why latents have no density under a mixture prior, or None if they have one."""
+        if self.mixture is None:
+            reason = "none is fitted to maps" if self.latent.is_map else "it was trained with another prior"
+            return f"it has no mixture prior, whose density this score is: {reason}"
+        return None if self.mixture.has_density else "its mixture prior has no density: a covariance is singular"
+
     def at_size(self, height: int, width: int) -> Manifest:
         """Return the manifest for images of another size, with the latent's shape for the padded image.
 

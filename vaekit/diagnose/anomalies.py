@@ -110,8 +110,7 @@ def available_scores(vae: VAE) -> tuple[ScoreName, ...]:
     """Return the scores that the model has."""
     without = ELBO_SCORES if vae.manifest.why_no_elbo else ()
     missing = MAP_SCORES if vae.manifest.residuals is None else ()
-    mixture = vae.manifest.mixture
-    unknown = () if mixture is not None and mixture.has_density else ("density",)
+    unknown = ("density",) if vae.manifest.why_no_density else ()
     return tuple(name for name in SCORES if name not in (*without, *missing, *unknown))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vaekit.errors import SourceError, VaekitError
 from vaekit.images.idx import MAGIC, open_maybe_gzipped
-from vaekit.system.npz import NPZ_ERRORS
+from vaekit.system.npz import NPZ_ERRORS, read_header
 
 _BLOCK = 1 << 20
 _ROWS_AT_ONCE = 1 << 16
@@ -224,9 +224,7 @@ def _read_header(path: Path, file: IO[bytes]) -> _Header:
     if start[:3] == MAGIC:
         return _read_idx_header(path, file, start)
     file.seek(0)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(file)
+    shape, fortran_order, dtype = read_header(file)
     if dtype.hasobject:
         raise SourceError(f"{path} holds pickled objects, which could run any code: vaekit loads plain numbers only")
     if not shape:

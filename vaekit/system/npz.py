@@ -51,11 +51,19 @@ def read_arrays(file: Path | IO[bytes], names: Iterable[str]) -> dict[str, NDArr
         return {name: _read_array(archive, entry) for name, entry in wanted}
 
 
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of a .npy file: the shape, whether the array is stored by columns, and the type.
+
+    Raises one of ``NPZ_ERRORS``.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
 def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
     with archive.open(entry) as member:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(member)
+        shape, fortran_order, dtype = read_header(member)
         held = entry.file_size - member.tell()
         if dtype.hasobject:
             raise ValueError(f"{entry.filename} holds pickled objects")

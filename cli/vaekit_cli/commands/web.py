@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,11 +14,9 @@ from vaekit.errors import UsageError
 from vaekit_cli.console import command_line, print_document, speaker
 from vaekit_cli.options import DEFAULT_MODEL, JsonOption, ModelOption, QuietOption
 
-if TYPE_CHECKING:
-    from http.server import ThreadingHTTPServer
-
 _OUTPUT = Path("vae-web")
 _PORT = 8000
+_PATIENCE_SECONDS = 0.1
 
 
 @dataclass
@@ -63,8 +62,9 @@ def web(
 ) -> None:
     """Write a static site that runs the bundle in a browser."""
     from vaekit.bundle.reading import read_bundle
-    from vaekit.web.server import HOST, open_server
+    from vaekit.web.server import open_server, serving
     from vaekit.web.site import check_site_target, find_runtime, write_site
+    from vaekit_cli.stopping import stop_asked
 
     say = speaker(quiet or as_json)
     if port is not None and not serve:
@@ -72,33 +72,23 @@ def web(
     check_site_target(output)
     found = find_runtime(runtime, Path.cwd())
     bundle = read_bundle(model)
-    server = (
-        open_server(output, _PORT if port is None else port) if serve else None
-    )  # before any work: the port may be taken
+    # Before any work, because the port may be taken.
+    server = open_server(output, _PORT if port is None else port) if serve else None
     sizes = write_site(output, bundle, found)
-    address = None if server is None else f"http://{HOST}:{server.server_address[1]}/"
-    if as_json:
-        print_document(Site(str(output), len(sizes), sum(sizes.values()), found.version, str(model), address))
-        sys.stdout.flush()
-    say(f"{output}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB, with onnxruntime-web {found.version}")
+
+    def report(address: str | None) -> None:
+        if as_json:
+            print_document(Site(str(output), len(sizes), sum(sizes.values()), found.version, str(model), address))
+            sys.stdout.flush()
+        say(f"{output}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB, with onnxruntime-web {found.version}")
+
     if server is None:
+        report(None)
         options = (("-m", model, DEFAULT_MODEL), ("-o", output, _OUTPUT))
         say(f"next: {command_line('vaekit web', *options)} --serve, or give the folder to any server of static files")
         return
-    say(f"serving {address} until Ctrl-C")
-    _serve(server)
-
-
-def _serve(server: ThreadingHTTPServer) -> None:
-    import threading
-
-    from vaekit_cli.stopping import stop_asked
-
-    ended = threading.Event()
-    with server, stop_asked(ended.set):
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        while not ended.wait(1.0):  # in parts, because a wait without end hides signals on some systems
-            pass
-        server.shutdown()
-        thread.join()
+    with serving(server) as address, stop_asked() as asked:
+        report(address)
+        say(f"serving {address} until Ctrl-C")
+        while not asked():
+            time.sleep(_PATIENCE_SECONDS)

@@ -111,3 +111,14 @@ export function pooled(latent, shape) {
   latent.forEach((value, j) => (out[Math.floor(j / places)] += value / places));
   return out;
 }
+
+/**
+ * Round as NumPy does: halves go to the even neighbour.
+ *
+ * @param {number} value
+ * @returns {number}
+ */
+export function roundHalfToEven(value) {
+  const nearest = Math.round(value);
+  return nearest - value === 0.5 && nearest % 2 ? nearest - 1 : nearest;
+}

@@ -7,7 +7,7 @@
  */
 
 import { sameShape } from "./arrays.js";
-import { BundleError } from "./errors.js";
+import { BundleError, reasonOf } from "./errors.js";
 import { filesAt } from "./files.js";
 import {
   FEATURES,
@@ -284,14 +284,6 @@ function checkGraph(path, declared, data) {
  */
 function describe(tensors) {
   return tensors.map(({ name, dtype, shape }) => `${name} ${dtype} (${shape.join(", ")})`).join(", ") || "none";
-}
-
-/**
- * @param {unknown} error
- * @returns {string}
- */
-function reasonOf(error) {
-  return error instanceof Error ? error.message : String(error);
 }
 
 /**

@@ -24,3 +24,13 @@ export class BundleError extends VaekitError {}
 
 /** ONNX Runtime, or one of its execution providers, cannot run here. */
 export class ProviderError extends VaekitError {}
+
+/**
+ * Return why something failed, whatever was thrown.
+ *
+ * @param {unknown} error
+ * @returns {string}
+ */
+export function reasonOf(error) {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { BundleError } from "./errors.js";
+import { BundleError, reasonOf } from "./errors.js";
 import { MANIFEST } from "./manifest.js";
 import { entriesOf, readEntry } from "./zip.js";
 
@@ -94,7 +94,7 @@ async function download(address) {
   try {
     response = await fetch(address);
   } catch (error) {
-    throw new BundleError(`cannot load ${address.href}: ${error instanceof Error ? error.message : error}`);
+    throw new BundleError(`cannot load ${address.href}: ${reasonOf(error)}`);
   }
   if (response.status === 404) return null;
   if (!response.ok) throw new BundleError(`cannot load ${address.href}: the server says ${response.status}`);
@@ -122,7 +122,7 @@ function archived(name, archive) {
     try {
       return await readEntry(archive, entry);
     } catch (error) {
-      throw new BundleError(`${name} cannot be read: ${error instanceof Error ? error.message : error}`);
+      throw new BundleError(`${name} cannot be read: ${reasonOf(error)}`);
     }
   };
   return { name, read };
@@ -139,9 +139,7 @@ function bundleEntries(name, archive) {
   try {
     entries = entriesOf(archive);
   } catch (error) {
-    throw new BundleError(
-      `${name} is neither a bundle's folder nor a readable .zip file: ${error instanceof Error ? error.message : error}`,
-    );
+    throw new BundleError(`${name} is neither a bundle's folder nor a readable .zip file: ${reasonOf(error)}`);
   }
   /** @type {(path: string) => string} */
   const folderOf = (path) => path.slice(0, path.lastIndexOf("/") + 1);

@@ -6,6 +6,7 @@
 
 import { sizeOf } from "./arrays.js";
 import { UsageError } from "./errors.js";
+import { hasDensity } from "./prior.js";
 
 /** @import { Attributes, Factor, Label } from "./attributes.js" */
 /** @import { Likelihood } from "./elbo.js" */
@@ -179,6 +180,20 @@ export function whyNoElbo(manifest) {
     return "it states no likelihood p(x|z), so there is no ELBO; export it with one, such as --sigma 0.1";
   }
   return null;
+}
+
+/**
+ * Return why latents have no density under a mixture prior, or null if they have one.
+ *
+ * @param {Manifest} manifest
+ * @returns {string | null}
+ */
+export function whyNoDensity({ mixture, latent }) {
+  if (mixture === null) {
+    const reason = latent.shape.length > 1 ? "none is fitted to maps" : "it was trained with another prior";
+    return `it has no mixture prior, whose density this score is: ${reason}`;
+  }
+  return hasDensity(mixture) ? null : "its mixture prior has no density: a covariance is singular";
 }
 
 /**

@@ -43,6 +43,17 @@ export function ofLabel(mixture, label) {
 }
 
 /**
+ * Return whether no covariance is singular.
+ *
+ * @param {Mixture} mixture
+ * @returns {boolean}
+ */
+export function hasDensity({ weights, means, cholesky }) {
+  const d = means.length / weights.length;
+  return cholesky.every((value, j) => (j % (d * d)) % (d + 1) !== 0 || value > 0);
+}
+
+/**
  * Compute ln p(z) of one latent (d,) under the mixture, in nats.
  *
  * @param {Mixture} mixture

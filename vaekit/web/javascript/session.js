@@ -5,7 +5,7 @@
  */
 
 import { sizeOf } from "./arrays.js";
-import { ProviderError } from "./errors.js";
+import { ProviderError, reasonOf } from "./errors.js";
 
 /** @import { Floats, GraphName, OnnxRuntime, ProviderClass, Session } from "./types.js" */
 
@@ -67,8 +67,7 @@ export async function openGraph(ort, name, model, { providers, threads }, probe,
         release: () => session.release(),
       };
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      fellBack.push(`${provider} cannot run the ${name}: ${reason.split("\n")[0]}`);
+      fellBack.push(`${provider} cannot run the ${name}: ${reasonOf(error).split("\n")[0]}`);
     }
   }
   throw new ProviderError(fellBack.join("; ") || "no provider was named");

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { roundHalfToEven } from "./arrays.js";
 import { BundleError } from "./errors.js";
 
 /** @import { Numbers } from "./types.js" */
@@ -234,13 +235,4 @@ function classOf(edges, value) {
 function fromBorder(pixel, [height, width]) {
   const [row, column] = [Math.floor(pixel / width), pixel % width];
   return Math.min(row, height - 1 - row, column, width - 1 - column);
-}
-
-/**
- * @param {number} value
- * @returns {number}
- */
-function roundHalfToEven(value) {
-  const nearest = Math.round(value);
-  return nearest - value === 0.5 && nearest % 2 ? nearest - 1 : nearest;
 }

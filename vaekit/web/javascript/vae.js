@@ -18,6 +18,7 @@ import {
   encoderOutputs,
   latentSize,
   priorsOf,
+  whyNoDensity,
   whyNoElbo,
 } from "./manifest.js";
 import { imagesOf } from "./picture.js";
@@ -31,6 +32,7 @@ import { checkGraph } from "./verify.js";
 /** @import { Source } from "./files.js" */
 /** @import { FlowSpec, GraphSpec, Manifest, Tolerance } from "./manifest.js" */
 /** @import { Picture } from "./picture.js" */
+/** @import { Mixture } from "./prior.js" */
 /** @import { Graph } from "./session.js" */
 /** @import { MapKind, ResidualStatistics } from "./surprise.js" */
 /** @import { Floats, GraphName, OnnxRuntime, PriorName } from "./types.js" */
@@ -636,15 +638,9 @@ export class VAE {
    * @returns {Promise<Float64Array>}
    */
   async #density(images) {
-    const { mixture } = this.manifest;
-    if (mixture === null) {
-      const reason = this.latentShape.length > 1 ? "none is fitted to maps" : "it was trained with another prior";
-      throw new UsageError(`${this.bundle.name} has no mixture prior, whose density this score is: ${reason}`);
-    }
-    const d = this.latentShape[0];
-    if (!mixture.cholesky.every((value, j) => (j % (d * d)) % (d + 1) !== 0 || value > 0)) {
-      throw new UsageError(`the mixture prior of ${this.bundle.name} has no density: a covariance is singular`);
-    }
+    const reason = whyNoDensity(this.manifest);
+    if (reason !== null) throw new UsageError(`${this.bundle.name} cannot score images by density: ${reason}`);
+    const mixture = /** @type {Mixture} */ (this.manifest.mixture);
     const { mu } = await this.encode(images);
     return Float64Array.from({ length: mu.shape[0] }, (_, k) => -logDensity(mixture, rows(mu, k, k + 1).data));
   }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { reasonOf } from "../javascript/errors.js";
 import { busy } from "./busy.js";
 
 /**
@@ -50,7 +51,7 @@ export function fill(list, options, chosen) {
  */
 export function showError(error) {
   const place = element("error", HTMLParagraphElement);
-  const message = error instanceof Error ? error.message : String(error ?? "");
+  const message = reasonOf(error ?? "");
   place.textContent = message && `error: ${message}`;
   place.hidden = !message;
 }

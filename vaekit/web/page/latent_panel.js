@@ -152,14 +152,15 @@ function draws(point) {
   const follow = () => (choice.hidden = !labels.length || select("prior").value === "normal");
   on(select("prior"), "change", follow);
   follow();
-  on(element("draw", HTMLFormElement), "submit", async (event) => {
+  const goToDraw = async () => point.goTo((await point.vae.sampleLatents(1, drawOptions(labels))).data);
+  on(element("draw", HTMLFormElement), "submit", (event) => {
     event.preventDefault();
-    point.goTo((await point.vae.sampleLatents(1, drawOptions(labels))).data);
+    return goToDraw();
   });
-  on(button("random"), "click", async () => {
+  on(button("random"), "click", () => {
     const [seed] = crypto.getRandomValues(new Uint32Array(1));
     input("seed").value = String(seed);
-    point.goTo((await point.vae.sampleLatents(1, drawOptions(labels))).data);
+    return goToDraw();
   });
   on(button("mean"), "click", () => point.goTo(point.mean()));
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { reasonOf } from "../javascript/errors.js";
 import { percentileOf, pixelsOf, readPicture } from "../javascript/index.js";
 import { button, canvas, element, input, on } from "./dom.js";
 import { show } from "./pixels.js";
@@ -75,7 +76,7 @@ function camera(take) {
     try {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     } catch (error) {
-      throw new Error(`the camera cannot be used: ${error instanceof Error ? error.message : error}`);
+      throw new Error(`the camera cannot be used: ${reasonOf(error)}`);
     }
     video.hidden = false;
     await video.play(); // from here on it has pictures

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { roundHalfToEven } from "../javascript/arrays.js";
+
 /** @import { Floats } from "../javascript/types.js" */
 
 /**
@@ -51,17 +53,6 @@ export function pngOf(canvas) {
   return new Promise((resolve, reject) => {
     canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("this browser cannot write a PNG"))), "image/png");
   });
-}
-
-/**
- * Round as NumPy does, so that pixels are those of the command line.
- *
- * @param {number} value
- * @returns {number}
- */
-function roundHalfToEven(value) {
-  const nearest = Math.round(value);
-  return nearest - value === 0.5 && nearest % 2 ? nearest - 1 : nearest;
 }
 
 /**

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { sizeOf } from "../javascript/arrays.js";
+
 /** @import { VAE } from "../javascript/vae.js" */
 
 const SPAN = 2.5; // standard deviations on each side, as `vaekit traverse` covers
@@ -19,7 +21,7 @@ export class Point {
   constructor(vae) {
     this.vae = vae;
     this.isMap = vae.latentShape.length > 1;
-    this.places = vae.latentShape.slice(1).reduce((product, size) => product * size, 1);
+    this.places = sizeOf(vae.latentShape.slice(1));
     this.#base = this.mean();
     /** Values of a vector's dimensions, or shifts of a map's channels. @type {Float32Array} */
     this.values = this.#start();
