@@ -676,6 +676,7 @@ def load(
     batch_size: int = DEFAULT_BATCH_SIZE,
     spinning: bool = True,
     tile: int | None = None,
+    signed_by: str | None = None,
 ) -> VAE:
     """Load a bundle from a folder or a .zip file, or ``demo``, the one that comes with vaekit.
 
@@ -691,13 +692,15 @@ def load(
     whole. By default, images of more than ``LARGE_IMAGE`` pixels are computed in tiles of ``DEFAULT_TILE``, if the
     manifest's ``image.context`` says that the result is the same but for rounding. Otherwise tiles are blended.
 
-    Raises BundleError if a file is missing, altered, of a newer format or unsafe, and UsageError for arguments out of
-    range.
+    ``signed_by`` is minisign's public key, or a file with one, that must have signed the bundle. One of the keys in
+    ``$VAEKIT_TRUSTED_KEYS`` must have signed it too, if that is set.
+
+    Raises BundleError if a file is missing, altered, of a newer format or unsafe, or if the bundle is not signed as it
+    must be; UsageError for arguments out of range; and MissingExtraError without the package that checks signatures.
     """
+    bundle = read_bundle(path, signed_by=signed_by)
     selection = Selection(provider, dict(provider_options or {}), allow_fallback)
-    return VAE(
-        read_bundle(path), selection=selection, threads=threads, batch_size=batch_size, spinning=spinning, tile=tile
-    )
+    return VAE(bundle, selection=selection, threads=threads, batch_size=batch_size, spinning=spinning, tile=tile)
 
 
 def _as_dimensions(dimensions: Sequence[int]) -> tuple[int, ...]:

@@ -49,6 +49,8 @@ class Runtime:
     size: str | None
     """HxW, N or ``own``, which ``load`` replaces by the size that it finds."""
     tile: int | None
+    signed_by: str | None = None
+    """The public key, or a file with one, that must have signed the bundle."""
 
     @property
     def again(self) -> tuple[tuple[str, object, object], ...]:
@@ -92,6 +94,7 @@ class Runtime:
             batch_size=self.batch_size,
             spinning=spinning,
             tile=self.tile,
+            signed_by=self.signed_by,
         )
 
 

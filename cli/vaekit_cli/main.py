@@ -32,6 +32,7 @@ COMMANDS = (
     "plot",
     "score",
     "web",
+    "sign",
     "verify",
     "info",
     "bench",

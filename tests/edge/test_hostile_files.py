@@ -126,3 +126,17 @@ def test_a_parquet_file_of_a_negative_number_of_rows(tmp_path: Path) -> None:
     (tmp_path / "z.parquet").write_bytes(data[:rows] + b"\x16\x99\x01" + data[rows + 3 :])
     with pytest.raises(SourceError, match=r"z\.parquet is damaged: it says that it has -77 rows"):
         open_latents(tmp_path / "z.parquet", (4,))
+
+
+def test_a_zip_of_zeros_is_refused_before_it_is_inflated(tiny_bundle: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in tiny_bundle.iterdir():
+            if file.name != "golden.npz":
+                archive.write(file, file.name)
+        with archive.open("golden.npz", "w", force_zip64=True) as bomb:
+            for _ in range(300):
+                bomb.write(bytes(1 << 20))
+    assert packed.stat().st_size < 1 << 20
+    with pytest.raises(BundleError, match=r"golden.npz in .*bomb.zip would be 1,0\d\d times as large"):
+        read_bundle(packed)

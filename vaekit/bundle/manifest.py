@@ -65,7 +65,7 @@ MOST_FLOW_STEPS = 1000
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """Names of a bundle's files: no folders, no hidden files, and only characters that work on every system."""
 MANIFEST, ENCODER, DECODER, GOLDEN = "manifest.json", "encoder.onnx", "decoder.onnx", "golden.npz"
-RESIDUALS, PRIOR = "residuals.npz", "prior.onnx"
+RESIDUALS, PRIOR, SIGNATURE = "residuals.npz", "prior.onnx", "manifest.json.minisig"
 
 _FACTOR_ARRAYS = ("directions", "weights", "biases")
 

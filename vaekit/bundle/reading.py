@@ -1,6 +1,7 @@
 """Read a bundle from a folder or .zip file, and check it before use.
 
-The hashes in the manifest prove that the files are complete and belong together. They do not prove who made them.
+The hashes in the manifest prove that the files are complete and belong together. Who made them is proved by a
+signature (see ``vaekit.bundle.signature``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from vaekit.bundle.manifest import (
     FORMAT_VERSION,
     LATENT_AXES,
     MANIFEST,
+    SIGNATURE,
     GraphSpec,
     Manifest,
 )
@@ -33,10 +35,18 @@ from vaekit.types import GRAPHS, Array
 if TYPE_CHECKING:
     import zipfile
 
+    from vaekit.bundle.signature import Signature
+
 DEMO = "demo"
 """The name of a small bundle that comes with vaekit."""
 
+TRUSTED_KEYS = "VAEKIT_TRUSTED_KEYS"
+"""The environment variable that names the keys of which one must have signed every bundle that is read."""
+
 _LARGEST_FILE = 2**31  # protocol buffers, and so single-file ONNX models, are limited to two gigabytes
+
+_SMALL_FILE, _MOST_INFLATION = 1 << 26, 100
+"""Bytes of a file in a .zip that are never too many, and the factor by which larger ones may grow."""
 
 _ADDED_RESIDUALS = (
     *("levels", "brightness_mean", "brightness_std"),
@@ -55,6 +65,10 @@ class Bundle:
     """The parsed manifest.json, including unknown keys."""
     files: dict[str, bytes]
     """Contents of the manifest and of every file that it names. The hashed bytes are the ones that run."""
+    signature: bytes | None = None
+    """The signature's file, checked or not."""
+    signed: Signature | None = None
+    """The signature, if it was checked."""
 
     @property
     def sha256(self) -> str:
@@ -62,11 +76,15 @@ class Bundle:
         return hashlib.sha256(self.files[MANIFEST]).hexdigest()
 
 
-def read_bundle(path: str | Path) -> Bundle:
+def read_bundle(path: str | Path, *, signed_by: str | None = None, require_signature: bool = True) -> Bundle:
     """Read and check a bundle, a folder or a .zip file.
 
     The name ``demo`` is the bundle that comes with vaekit, unless something of that name is in the current folder.
-    Raises BundleError that names the failed check.
+    ``signed_by`` is a public key, or a file with one, that must have signed the bundle. If ``$VAEKIT_TRUSTED_KEYS`` is
+    set, one of its keys must have signed it too, except with ``require_signature=False``.
+
+    Raises BundleError that names the failed check, UsageError for what is no key, and MissingExtraError without the
+    package that checks signatures.
     """
     path = Path(path)
     if not os.path.lexists(path):
@@ -75,7 +93,9 @@ def read_bundle(path: str | Path) -> Bundle:
         recover_folder(path)
         if path == Path(DEMO) and not os.path.lexists(path):
             path = Path(__file__).parents[1] / DEMO
-    files = _read_files(path, [MANIFEST])
+    files = _read_files(path, [MANIFEST], [SIGNATURE])
+    signature = files.pop(SIGNATURE, None)
+    signed = _check_signer(path, files[MANIFEST], signature, signed_by, require_signature)  # before anything is parsed
     document = _parse_manifest(path, files[MANIFEST])
     manifest = _manifest_of(path, document)
     files |= _read_files(path, [declared.file for declared in manifest.declared_files])
@@ -83,7 +103,7 @@ def read_bundle(path: str | Path) -> Bundle:
     for graph in manifest.graphs.values():
         _check_graph(path / graph.file, graph, files[graph.file])
     _check_declarations(path / MANIFEST, manifest)
-    return Bundle(path, manifest, document, files)
+    return Bundle(path, manifest, document, files, signature, signed)
 
 
 def flow_arrays(manifest: Manifest) -> tuple[str, ...]:
@@ -161,14 +181,15 @@ def is_bundle(path: Path) -> bool:
         return False
 
 
-def _read_files(path: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Read files of a bundle by their plain names."""
+def _read_files(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, bytes]:
+    """Read files of a bundle by their plain names, and optional ones if they are there."""
     if os.path.isdir(path):  # False for a name that is too long; Path.is_dir would raise
         if not (path / MANIFEST).is_file():
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}. `vaekit export` writes one.")
-        return {name: _read_file(path / name) for name in names}
+        present = [name for name in optional if (path / name).is_file()]
+        return {name: _read_file(path / name) for name in (*names, *present)}
     if os.path.isfile(path):
-        return _read_zip(path, names)
+        return _read_zip(path, names, optional)
     raise BundleError(
         f"there is no bundle at {path}: write one with `vaekit export -o {path}`, or name one with -m, such as {DEMO}"
     )
@@ -183,7 +204,7 @@ def _read_file(path: Path) -> bytes:
         raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read_zip(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+def _read_zip(path: Path, names: Sequence[str], optional: Sequence[str]) -> dict[str, bytes]:
     """Read files of the bundle in a .zip, at its root or in a folder."""
     import zipfile  # local import: most bundles are folders, and this would slow down a cold start
 
@@ -192,14 +213,25 @@ def _read_zip(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
             found = _bundle_entries(path, archive.infolist())
-            for name in names:
+            present = [name for name in optional if name in found]
+            for name in (*names, *present):
                 if name not in found:
                     raise BundleError(f"{path} is not a complete bundle: it has no {name}")
-                if found[name].file_size > _LARGEST_FILE:
-                    raise BundleError(f"{name} in {path} is larger than two gigabytes")
-            return {name: archive.read(found[name]) for name in names}
+                _check_size(path, found[name])
+            return {name: archive.read(found[name]) for name in (*names, *present)}
     except NPZ_ERRORS as error:
         raise BundleError(f"{path} is neither a bundle's folder nor a readable .zip file: {error}") from error
+
+
+def _check_size(path: Path, entry: zipfile.ZipInfo) -> None:
+    """Raise BundleError for a file that would take more memory than a bundle's does."""
+    if entry.file_size > _LARGEST_FILE:
+        raise BundleError(f"{entry.filename} in {path} is larger than two gigabytes")
+    if entry.file_size > max(_SMALL_FILE, _MOST_INFLATION * entry.compress_size):
+        raise BundleError(
+            f"{entry.filename} in {path} would be {entry.file_size / max(1, entry.compress_size):,.0f} times as large "
+            "as it is in the .zip, which no bundle's is: unpack it yourself if you trust it"
+        )
 
 
 def _bundle_entries(path: Path, entries: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
@@ -217,6 +249,23 @@ def _bundle_entries(path: Path, entries: Iterable[zipfile.ZipInfo]) -> dict[str,
     if len(bundles) > 1:
         raise BundleError(f"{path} contains {len(bundles)} bundles: put only one bundle in a .zip file")
     return bundles[0]
+
+
+def _check_signer(
+    path: Path, manifest: bytes, signature: bytes | None, signed_by: str | None, required: bool
+) -> Signature | None:
+    """Check who signed a manifest, and return the signature; None if nobody asks for one."""
+    trusted = os.environ.get(TRUSTED_KEYS) if required else None
+    if signed_by is None and trusted is None:
+        return None
+    from vaekit.bundle.signature import check_signature, read_public_key, read_public_keys  # rarely needed
+
+    signed = None
+    if trusted is not None:
+        signed = check_signature(path, manifest, signature, read_public_keys(trusted, TRUSTED_KEYS))
+    if signed_by is not None:
+        signed = check_signature(path, manifest, signature, [read_public_key(signed_by)])
+    return signed
 
 
 def _parse_manifest(path: Path, data: bytes) -> dict[str, Any]:

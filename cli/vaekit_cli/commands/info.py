@@ -54,6 +54,7 @@ def _rows(bundle: Bundle) -> Rows:
         *_parity(manifest.parity),
         *_compression(_mapping(manifest.provenance, "compression")),
         *_origin(manifest.provenance),
+        *_signature(bundle),
     ]
 
 
@@ -155,6 +156,20 @@ def _origin(provenance: Mapping[str, Any]) -> Rows:
     if tools:
         rows.append(("tools", ", ".join(f"{tool} {version}" for tool, version in tools.items())))
     return rows
+
+
+def _signature(bundle: Bundle) -> Rows:
+    if bundle.signature is None:
+        return []
+    from vaekit.bundle.signature import parse_signature
+
+    try:
+        found = bundle.signed or parse_signature(bundle.signature)
+    except ValueError as error:
+        return [("signature", f"unreadable: {error}")]
+    if bundle.signed is None:
+        return [("signature", f"said to be by {found.key_name}; `vaekit verify --signed-by KEY` checks it")]
+    return [("signature", f"by {found.describe()}")]
 
 
 def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from vaekit.errors import CheckError, UsageError
-from vaekit.output.table import text_table
+from vaekit.output.table import printable, text_table
 from vaekit_cli.bundle_options import Runtime, runs_a_bundle
 from vaekit_cli.console import speaker
 from vaekit_cli.options import JsonOption, QuietOption
@@ -16,7 +18,17 @@ if TYPE_CHECKING:
 
 
 @runs_a_bundle
-def verify(runtime: Runtime, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+def verify(
+    runtime: Runtime,
+    signed_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="The public key, or a file with one, that must have signed the bundle (see sign)."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
     """Run the bundle's golden vectors and compare with PyTorch's results.
 
     The exit code is 3 if they differ. A compressed bundle is compared with the results of its own graphs on the machine
@@ -25,11 +37,15 @@ def verify(runtime: Runtime, as_json: JsonOption = False, quiet: QuietOption = F
     say = speaker(quiet or as_json)
     if runtime.size is not None:
         raise UsageError("verify accepts no --size, because the golden vectors have the bundle's default size")
+    runtime.signed_by = signed_by
     vae = runtime.load()
-    found = vae.verify()
+    found, signed = vae.verify(), vae.bundle.signed
     if as_json:
-        print(json.dumps(found.to_json(), allow_nan=False))
+        signature = None if signed is None else {"key": signed.key_name, "comment": signed.comment}
+        print(json.dumps(found.to_json() | {"signature": signature}, allow_nan=False))
     else:
+        if signed is not None:
+            print(f"signed by {printable(signed.describe())}")
         for reason in found.fell_back:
             say(reason)
         for line in _lines(found):
