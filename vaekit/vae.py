@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vaekit.bundle.manifest import MOST_FLOW_STEPS
 from vaekit.bundle.reading import Bundle, read_bundle, read_golden, read_residuals
-from vaekit.errors import UsageError
+from vaekit.errors import BundleError, ProviderError, UsageError
 from vaekit.images.labels import UNLABELLED
 from vaekit.maths.anomaly import ELBO_SCORES, MAP_SCORES, SCORES, mahalanobis, scores_of_maps, scores_of_terms
 from vaekit.maths.attributes import Attributes
@@ -28,10 +28,11 @@ from vaekit.maths.prior import draw_mixture, draw_normal, draw_numbers
 from vaekit.maths.surprise import MAP_KINDS, MapKind, ResidualStatistics, default_kind, surprise
 from vaekit.maths.tiles import Run, Tiling, count_tiles, run_in_tiles
 from vaekit.ort.providers import Selection
-from vaekit.ort.session import Feeds, GraphSession, OpenGraphs, open_graph
+from vaekit.ort.session import Feeds, GraphSession, OpenGraphs, open_confined, open_graph
 from vaekit.types import PRIORS, Array, Floats, GraphName, PriorName, one_of
 
 if TYPE_CHECKING:
+    from vaekit.ort.confined import Limits
     from vaekit.verify import Verification
 
 DEFAULT_BATCH_SIZE = 64
@@ -69,6 +70,7 @@ class VAE:
         batch_size: int = DEFAULT_BATCH_SIZE,
         spinning: bool = True,
         tile: int | None = None,
+        limits: Limits | None = None,
     ) -> None:
         threads = None if threads is None else as_integer(threads, "number of threads")
         batch_size = as_integer(batch_size, "batch size")
@@ -78,6 +80,8 @@ class VAE:
             raise UsageError(f"the batch size must be 1 or more, not {batch_size}")
         if tile is not None and as_integer(tile, "tile") < 0:
             raise UsageError(f"the tile must be 0 or more pixels, not {tile}")
+        if limits is not None:
+            limits.check()
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.batch_size = batch_size
@@ -85,6 +89,7 @@ class VAE:
         self._threads = threads
         self._spinning = spinning
         self._tile = tile
+        self._limits = limits
         self._residuals: ResidualStatistics | None = None
         self._graphs = OpenGraphs()
         self._at_own_size = self
@@ -131,13 +136,20 @@ class VAE:
         """Return mu and logvar of q(z|x), each float32 (N, d) or (N, c, h, w).
 
         logvar is the natural logarithm of the variance; it is None for a deterministic encoder. Raises UsageError
-        unless ``images`` are finite floats (N, C, H, W) in [0, 1].
+        unless ``images`` are finite floats (N, C, H, W) in [0, 1], and ProviderError if the encoder fails or returns
+        NaN or infinity.
         """
+        mu, logvar = self._encode(images)
+        return self._finite("encoder", mu), None if logvar is None else self._finite("encoder", logvar)
+
+    def _encode(self, images: Floats) -> tuple[Array, Array | None]:
+        """Do what ``encode`` does, but for the check of what the encoder returns."""
         checked = self._checked_images(images)
         names = list(self.manifest.encoder_outputs)
         outputs = [np.empty((len(checked), *self.latent_shape), np.float32) for _ in names]
         for part in self._batches(len(checked)):
             for output, rows in zip(outputs, self._encoded(names, self._padded(checked[part])), strict=True):
+                self._require("encoder", rows, output[part].shape)
                 output[part] = rows
         return outputs[0], outputs[1] if len(outputs) > 1 else None
 
@@ -154,13 +166,20 @@ class VAE:
     def decode(self, z: Floats) -> Array:
         """Return the mean of p(x|z) as images, float32 (N, C, H, W) in [0, 1].
 
-        Raises UsageError unless z holds finite floats (N, d) or (N, c, h, w).
+        Raises UsageError unless z holds finite floats (N, d) or (N, c, h, w), and ProviderError if the decoder fails or
+        returns NaN or infinity.
         """
+        return self._finite("decoder", self._decode(z))
+
+    def _decode(self, z: Floats) -> Array:
+        """Do what ``decode`` does, but for the check of what the decoder returns."""
         checked = self._checked_latents(z)
         images = np.empty((len(checked), *self.image_shape), np.float32)
         _, height, width = self.image_shape
         for part in self._batches(len(checked)):
-            images[part] = self._decoded(checked[part])[:, :, :height, :width]
+            rows = self._decoded(checked[part])[..., :height, :width]
+            self._require("decoder", rows, images[part].shape)
+            images[part] = rows
         return images
 
     def reconstruct(self, images: Floats) -> Array:
@@ -325,15 +344,17 @@ class VAE:
         """Return the velocity of z (N, …) at t (N,) for labels (N, K + 1), with guidance."""
         inputs = {"z": z, "t": t}
         if labels is None:
-            return self._velocity(inputs)
-        given = self._velocity(inputs | {"label": labels})
+            return self._finite("prior", self._velocity(inputs))
+        given = self._finite("prior", self._velocity(inputs | {"label": labels}))
         if guidance == 1:
             return given
         none = one_hot(np.full(len(z), UNLABELLED, np.int64), len(self.labels))
-        return guided(given, self._velocity(inputs | {"label": none}), guidance)
+        return guided(given, self._finite("prior", self._velocity(inputs | {"label": none})), guidance)
 
     def _velocity(self, inputs: Mapping[str, Array]) -> Array:
-        return self.graph("prior").run(["velocity"], inputs)[0]
+        velocity = self.graph("prior").run(["velocity"], inputs)[0]
+        self._require("prior", velocity, inputs["z"].shape)
+        return velocity
 
     def interpolate(
         self, a: Floats, b: Floats, steps: int = 8, *, mode: str = "linear", latents: bool | None = None
@@ -536,14 +557,14 @@ class VAE:
         vae = self._at_own_size  # the golden vectors have the bundle's own size
 
         def encode(images: Array) -> tuple[Array, ...]:
-            mu, logvar = vae.encode(images)
+            mu, logvar = vae._encode(images)
             return (mu,) if logvar is None else (mu, logvar)
 
         return verify(
             read_golden(vae.bundle),
             vae.manifest,
             encoder=Replay(vae.graph("encoder"), encode),
-            decoder=Replay(vae.graph("decoder"), lambda z: (vae.decode(z),)),
+            decoder=Replay(vae.graph("decoder"), lambda z: (vae._decode(z),)),
             prior=None if vae.manifest.flow is None else (vae.graph("prior"), vae._velocity),
         )
 
@@ -556,6 +577,10 @@ class VAE:
 
     def _opened(self, name: GraphName) -> GraphSession:
         model = self.bundle.files[self.manifest.graphs[name].file]
+        if self._limits is not None:
+            return open_confined(
+                name, model, self._selection, self._limits, threads=self._threads, spinning=self._spinning
+            )
         return open_graph(
             name, model, self._selection, probe=self._probe(name), threads=self._threads, spinning=self._spinning
         )
@@ -611,7 +636,33 @@ class VAE:
         before, after = scales if encoding else scales[::-1]
         cells = rows.shape[2] // before, rows.shape[3] // before
         total, done = len(rows) * count_tiles(cells, tiling), itertools.count(1)
-        return run_in_tiles(run, rows, cells, tiling, channels, (before, after), lambda: self.follow(next(done), total))
+
+        def checked(part: Array) -> Array:
+            found = run(part)
+            sides = (side // before * after for side in part.shape[2:])
+            self._require("encoder" if encoding else "decoder", found, (len(part), channels, *sides))
+            return found
+
+        return run_in_tiles(
+            checked, rows, cells, tiling, channels, (before, after), lambda: self.follow(next(done), total)
+        )
+
+    def _require(self, name: GraphName, found: Array, shape: tuple[int, ...]) -> None:
+        """Raise BundleError if a graph returned an array of another shape than the manifest declares."""
+        if found.shape != shape:
+            raise BundleError(
+                f"{self.bundle.path}: the {name} returned an array of shape {found.shape}, but the manifest declares "
+                f"{shape}"
+            )
+
+    def _finite(self, name: GraphName, found: Array) -> Array:
+        """Return what a graph returned. Raises ProviderError if it is not finite."""
+        if found.size and not (math.isfinite(found.min()) and math.isfinite(found.max())):
+            raise ProviderError(
+                f"{self.bundle.path}: the {name} returned NaN or infinity on {self.graph(name).provider}; "
+                "`vaekit verify` says whether it does so on the golden vectors"
+            )
+        return found
 
     def _padded(self, images: Array) -> Array:
         """Pad images (N, C, H, W) by reflection to the next multiple."""
@@ -677,6 +728,9 @@ def load(
     spinning: bool = True,
     tile: int | None = None,
     signed_by: str | None = None,
+    untrusted: bool = False,
+    memory_limit: float | None = None,
+    time_limit: float | None = None,
 ) -> VAE:
     """Load a bundle from a folder or a .zip file, or ``demo``, the one that comes with vaekit.
 
@@ -695,12 +749,36 @@ def load(
     ``signed_by`` is minisign's public key, or a file with one, that must have signed the bundle. One of the keys in
     ``$VAEKIT_TRUSTED_KEYS`` must have signed it too, if that is set.
 
+    With ``untrusted``, each graph is opened and run on the CPU in a process of its own, which may take ``memory_limit``
+    gigabytes, by default 4, and ``time_limit`` seconds for a batch, by default 60 (see ``vaekit.ort.confined``).
+
     Raises BundleError if a file is missing, altered, of a newer format or unsafe, or if the bundle is not signed as it
     must be; UsageError for arguments out of range; and MissingExtraError without the package that checks signatures.
     """
+    limits = _limits_of(untrusted, memory_limit, time_limit)
     bundle = read_bundle(path, signed_by=signed_by)
-    selection = Selection(provider, dict(provider_options or {}), allow_fallback)
-    return VAE(bundle, selection=selection, threads=threads, batch_size=batch_size, spinning=spinning, tile=tile)
+    return VAE(
+        bundle,
+        selection=Selection(provider, dict(provider_options or {}), allow_fallback),
+        threads=threads,
+        batch_size=batch_size,
+        spinning=spinning,
+        tile=tile,
+        limits=limits,
+    )
+
+
+def _limits_of(untrusted: bool, memory: float | None, seconds: float | None) -> Limits | None:
+    if not untrusted:
+        if memory is not None or seconds is not None:
+            raise UsageError("limits of memory and time are for untrusted bundles: ask for that too")
+        return None
+    from vaekit.ort.confined import Limits
+
+    given = {name: value for name, value in (("memory", memory), ("seconds", seconds)) if value is not None}
+    limits = Limits(**given)
+    limits.check()
+    return limits
 
 
 def _as_dimensions(dimensions: Sequence[int]) -> tuple[int, ...]:

@@ -19,11 +19,14 @@ from vaekit_cli.options import (
     BatchSizeOption,
     FallbackOption,
     ImageSizeOption,
+    MemoryLimitOption,
     ModelOption,
     ProviderOption,
     ProviderOptionsOption,
     ThreadsOption,
     TileOption,
+    TimeLimitOption,
+    UntrustedOption,
     parse_provider_options,
     parse_size,
 )
@@ -49,13 +52,23 @@ class Runtime:
     size: str | None
     """HxW, N or ``own``, which ``load`` replaces by the size that it finds."""
     tile: int | None
+    untrusted: bool
+    memory_limit: float | None
+    time_limit: float | None
     signed_by: str | None = None
     """The public key, or a file with one, that must have signed the bundle."""
 
     @property
     def again(self) -> tuple[tuple[str, object, object], ...]:
         """Return the options that choose the model, for ``command_line``."""
-        return ("-m", self.model, DEFAULT_MODEL), ("--size", self.size, None), ("--tile", self.tile, None)
+        return (
+            ("-m", self.model, DEFAULT_MODEL),
+            ("--size", self.size, None),
+            ("--tile", self.tile, None),
+            ("", "--untrusted" if self.untrusted else None, None),
+            ("--memory-limit", self.memory_limit, None),
+            ("--time-limit", self.time_limit, None),
+        )
 
     def load(self, images: Sequence[str] = (), *, spinning: bool = True) -> VAE:
         """Load the bundle, for images of the size that the options ask for.
@@ -95,6 +108,9 @@ class Runtime:
             spinning=spinning,
             tile=self.tile,
             signed_by=self.signed_by,
+            untrusted=self.untrusted,
+            memory_limit=self.memory_limit,
+            time_limit=self.time_limit,
         )
 
 
@@ -107,8 +123,23 @@ def _runtime_options(
     batch_size: BatchSizeOption = 64,
     size: ImageSizeOption = None,
     tile: TileOption = None,
+    untrusted: UntrustedOption = False,
+    memory_limit: MemoryLimitOption = None,
+    time_limit: TimeLimitOption = None,
 ) -> Runtime:
-    return Runtime(model, provider, provider_option, allow_fallback, threads, batch_size, size, tile)
+    return Runtime(
+        model=model,
+        provider=provider,
+        provider_option=provider_option,
+        allow_fallback=allow_fallback,
+        threads=threads,
+        batch_size=batch_size,
+        size=size,
+        tile=tile,
+        untrusted=untrusted,
+        memory_limit=memory_limit,
+        time_limit=time_limit,
+    )
 
 
 def own_size(images: Sequence[str]) -> tuple[int, int]:

@@ -65,6 +65,22 @@ TileOption = Annotated[
     ),
 ]
 
+UntrustedOption = Annotated[
+    bool,
+    typer.Option(
+        "--untrusted",
+        help="Run a bundle from a stranger in processes of their own, with limits, on the CPU. Linux only.",
+    ),
+]
+MemoryLimitOption = Annotated[
+    float | None,
+    typer.Option(metavar="GB", help="With --untrusted: memory that each graph may take.", show_default="4"),
+]
+TimeLimitOption = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="With --untrusted: time that each batch may take.", show_default="60"),
+]
+
 OWN_SIZE = "own"
 """The value of --size that keeps the pictures' own size."""
 

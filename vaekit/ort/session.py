@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaekit.errors import BundleError, ProviderError
+from vaekit.errors import BundleError, ProviderError, UsageError
 from vaekit.ort.providers import (
     AUTO,
     AUTO_ORDER,
@@ -42,7 +42,7 @@ from vaekit.ort.providers import (
 from vaekit.system.machine import usable_cpus
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from vaekit.ort.confined import Limits
 
 # Options that make providers compute in full float32 instead of TF32 or bfloat16.
 _FP32_OPTIONS = {
@@ -66,7 +66,8 @@ class GraphSession:
 
     name: str
     """``encoder`` or ``decoder``, for messages."""
-    session: onnxruntime.InferenceSession
+    session: Any
+    """ONNX Runtime's InferenceSession, or a ``vaekit.ort.confined.ConfinedSession``."""
     provider: str
     """The provider that was chosen, by its short name if it has one."""
     placement: dict[str, int]
@@ -173,13 +174,31 @@ def open_graph(
     return dataclasses.replace(on_cpu, fell_back=tuple(reasons))
 
 
-def open_on_cpu(name: str, model: bytes) -> GraphSession:
+def open_on_cpu(name: str, model: bytes, threads: int | None = None, spinning: bool = True) -> GraphSession:
     """Open a graph on the CPU, as ``open_graph`` does.
 
     Export uses this session for its parity gate. Raises ProviderError if ONNX Runtime is missing, and BundleError if it
     cannot load the graph.
     """
-    return _open(name, model, Selection("cpu"), None, True)
+    return _open(name, model, Selection("cpu"), threads, spinning)
+
+
+def open_confined(
+    name: str, model: bytes, selection: Selection, limits: Limits, *, threads: int | None = None, spinning: bool = True
+) -> GraphSession:
+    """Open a graph from a stranger on the CPU, in a process of its own with limits (see ``vaekit.ort.confined``).
+
+    Raises UsageError for a provider other than the CPU, and BundleError if the graph cannot be opened.
+    """
+    from vaekit.ort.confined import ConfinedSession, EndedError
+
+    if selection.provider != AUTO and resolve(selection.provider) != CPU:
+        raise UsageError(f"untrusted graphs run on the CPU only, not on {selection.provider}")
+    try:
+        session = ConfinedSession(name, model, threads or usable_cpus(), spinning, limits)
+    except EndedError as error:
+        raise BundleError(f"the {name} cannot be opened: {error}") from error
+    return GraphSession(name, session, short_name(CPU), session.placement)
 
 
 def _open_strictly(name: str, model: bytes, selection: Selection, threads: int | None, spinning: bool) -> GraphSession:
@@ -255,7 +274,7 @@ def _provider_options(full: str, asked: Mapping[str, str], threads: int) -> dict
     return {**ours, **asked}
 
 
-def _placement(session: onnxruntime.InferenceSession) -> dict[str, int]:
+def _placement(session: Any) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():
         counts[part.ep_name] += len(part.get_nodes())

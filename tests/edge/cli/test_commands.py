@@ -25,7 +25,7 @@ HEAVY = {"numpy", "PIL", "onnxruntime", "torch", "onnx", "onnxscript", "sklearn"
 
 OUTPUT = ("-o", "--output")
 RUNTIME = ("-m", "--model", "--provider", "--provider-option", "--allow-fallback", "--threads", "--json", "--quiet")
-ON_EDGE = (*RUNTIME, "--batch-size")
+ON_EDGE = (*RUNTIME, "--batch-size", "--untrusted", "--memory-limit", "--time-limit")
 IMAGES = ("--from-file", "--no-resize", "--skip-errors")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (*OUTPUT, "--seed", "--quiet"),
