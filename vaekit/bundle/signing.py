@@ -103,26 +103,26 @@ def _public_path(path: Path) -> Path:
 def read_secret_key(path: Path, password: Callable[[], str]) -> SecretKey:
     """Read a secret key, and ask for its password if it has one.
 
-    Raises UsageError if it is not a key or the password is wrong, and MissingExtraError without the package.
+    Raises VaekitError if it is not a key or the password is wrong, and MissingExtraError without the package.
     """
     need_cryptography()
     try:
         data = decode(path.read_text(encoding="utf-8").splitlines()[-1])
     except FileNotFoundError:
-        raise UsageError(f"there is no key at {path}: make one with `vaekit sign --new-key {path}`") from None
+        raise VaekitError(f"there is no key at {path}: make one with `vaekit sign --new-key {path}`") from None
     except OSError as error:
-        raise UsageError(f"cannot read the key {path}: {error.strerror or error}") from error
+        raise VaekitError(f"cannot read the key {path}: {error.strerror or error}") from error
     except (ValueError, IndexError) as error:
-        raise UsageError(f"{path} is not a secret key of minisign's") from error
+        raise VaekitError(f"{path} is not a secret key of minisign's") from error
     kind = data[2:4]
     if len(data) != _HEAD + _PROTECTED or data[:2] != PLAIN or kind not in (_SCRYPT, _UNPROTECTED):
-        raise UsageError(f"{path} is not a secret key of minisign's")
+        raise VaekitError(f"{path} is not a secret key of minisign's")
     body = data[_HEAD:]
     if kind == _SCRYPT:
         operations, memory = (int.from_bytes(data[at : at + 8], "little") for at in (38, 46))
         body = _mixed(body, password(), data[_SALT], operations, memory)
         if hashlib.blake2b(PLAIN + body[:-32], digest_size=32).digest() != body[-32:]:
-            raise UsageError(f"the password is not that of the key {path}")
+            raise VaekitError(f"the password is not that of the key {path}")
     return SecretKey(body[:NUMBER_BYTES], body[NUMBER_BYTES : NUMBER_BYTES + KEY_BYTES])
 
 
@@ -166,7 +166,7 @@ def _sign_zip(path: Path, text: str) -> None:
 def _mixed(body: bytes, password: str, salt: bytes, operations: int, memory: int) -> bytes:
     """XOR the secret part of a key file with what scrypt derives from the password.
 
-    Raises UsageError if that needs more memory than there is.
+    Raises VaekitError if that needs more memory than there is.
     """
     rounds, blocks, lanes = _scrypt_parameters(operations, memory)
     try:
@@ -175,7 +175,7 @@ def _mixed(body: bytes, password: str, salt: bytes, operations: int, memory: int
         )
     except (ValueError, MemoryError) as error:
         needed = 128 * rounds * blocks / 1e9
-        raise UsageError(f"the key's password cannot be checked: that needs {needed:.1f} GB of memory") from error
+        raise VaekitError(f"the key's password cannot be checked: that needs {needed:.1f} GB of memory") from error
     return bytes(a ^ b for a, b in zip(body, stream, strict=True))
 
 

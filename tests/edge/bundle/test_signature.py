@@ -177,7 +177,7 @@ def test_the_password_of_a_key(tmp_path: Path) -> None:
 
     of_minisign = read_secret_key(MADE / "protected.key", lambda: "pw2")
     assert of_minisign.public == read_public_key(str(MADE / "protected.pub"))
-    with pytest.raises(UsageError, match="password"):
+    with pytest.raises(VaekitError, match="password"):
         read_secret_key(MADE / "protected.key", lambda: "pw3")
 
     own = new_key()
@@ -193,7 +193,7 @@ def test_what_is_no_secret_key_is_named(name: str) -> None:
     pytest.importorskip("cryptography")
     from vaekit.bundle.signing import read_secret_key
 
-    with pytest.raises(UsageError, match=r"there is no key at|not a secret key"):
+    with pytest.raises(VaekitError, match=r"there is no key at|not a secret key"):
         read_secret_key(MADE / name, lambda: "")
 
 
@@ -207,5 +207,5 @@ def test_a_key_that_asks_for_too_much_memory_is_named(tmp_path: Path) -> None:
     data = bytearray(base64.b64decode(text))
     data[38:54] = (1 << 40).to_bytes(8, "little") * 2
     (tmp_path / "greedy.key").write_text(f"{comment}\n{base64.b64encode(data).decode()}\n")
-    with pytest.raises(UsageError, match="GB of memory"):
+    with pytest.raises(VaekitError, match="GB of memory"):
         read_secret_key(tmp_path / "greedy.key", lambda: "pw2")
