@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from vaekit.images.shapes import draw_shapes
+from vaekit.system.files import only_writer
 from vaekit.training.run import load_run
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -298,3 +299,15 @@ def test_a_resumed_time_limit_says_how_much_is_left(
     assert resumed.returncode == 0, resumed.stderr
     assert re.search(r"resuming after step 2 with (29\.\d|30\.0) of 30 minutes left", resumed.stderr)
     assert load_run(tmp_path / "vae").summary["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "--resume", "vae"], ["train", "shapes.npy", *SHORT, "--overwrite"], ["prior", "vae"]]
+)
+def test_a_run_has_one_writer(in_process: Run, assert_fails: Fails, finished: Path, command: list[str]) -> None:
+    if "--resume" in command:  # as before its end
+        (finished / "model.safetensors").unlink()
+    before = files_of(finished)
+    with only_writer(finished):
+        assert_fails(in_process(*command), 1, "another command is writing vae")
+    assert files_of(finished) == before

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vaekit.errors import MissingExtraError, SourceError, UsageError, VaekitError
 from vaekit.images.arrays import RowFile, split_strings, write_header
-from vaekit.system.files import check_file_target, is_about, replacing_file
+from vaekit.system.files import check_file_target, is_about, only_writer, replacing_file
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 
@@ -153,6 +153,13 @@ class Spill:
             _import_pyarrow()
         self.output, self.shape, self.arrays = output, shape, arrays
         self.folder = output.with_name(f"{output.name}.partial")
+        with ExitStack() as opening:
+            opening.enter_context(only_writer(self.folder))
+            self.state = self._state_to_begin_with(identity, resume, overwrite)
+            self._open(opening)
+            self._stack = opening.pop_all()
+
+    def _state_to_begin_with(self, identity: str, resume: bool, overwrite: bool) -> dict[str, Any]:
         fresh = {"identity": identity, "rows": 0, "failures": 0, "longest": 0, "path_bytes": 0}
         found = _read_state(self.folder)
         if found is not None and resume and found["identity"] != identity:
@@ -165,8 +172,7 @@ class Spill:
                 f"{self.folder} contains {found['rows']:,} latents of an interrupted encode: add --resume to continue, "
                 "or --overwrite to start again"
             )
-        self.state: dict[str, Any] = found if found is not None and resume else fresh
-        self._open()
+        return found if found is not None and resume else fresh
 
     @property
     def consumed(self) -> int:
@@ -230,27 +236,21 @@ class Spill:
         if isinstance(error, OSError) and is_about(error, self.folder):
             raise VaekitError(f"cannot write {self.folder}: {error.strerror or error}") from error
 
-    def _open(self) -> None:
+    def _open(self, stack: ExitStack) -> None:
         """Open the partial files for appending, truncated to the lengths in the state."""
         sizes = dict.fromkeys(self.arrays, 4 * math.prod(self.shape) * self.rows)
         sizes["paths"] = int(self.state["path_bytes"])
-        self._stack = ExitStack()
+        self._files: dict[str, IO[bytes]] = {}
         try:
-            self.folder.mkdir(exist_ok=True)
-            self._files: dict[str, IO[bytes]] = {}
             for name, size in sizes.items():
-                file = self._stack.enter_context(open(self.folder / name, "a+b"))  # noqa: SIM115 — closed with the stack
+                file = stack.enter_context(open(self.folder / name, "a+b"))  # noqa: SIM115 — closed with the stack
                 if file.seek(0, 2) < size:
                     raise VaekitError(f"{self.folder / name} is truncated: add --overwrite to start again")
                 file.truncate(size)
                 self._files[name] = file
             self._write_state()
         except OSError as error:
-            self._stack.close()
             raise VaekitError(f"cannot write {self.folder}: {error.strerror or error}") from error
-        except VaekitError:
-            self._stack.close()
-            raise
 
     def _write_state(self) -> None:
         with replacing_file(self.folder / _STATE, durable=False) as temporary:  # after each batch

@@ -111,6 +111,40 @@ def replacing_folder(path: Path, *, durable: bool = True) -> Iterator[Path]:
     _remove(retired)
 
 
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other commands from writing to a folder within the block. It is made if it is missing.
+
+    Raises VaekitError if another command is writing to it, or if it cannot be made. The lock ends with the process,
+    even if that is killed. Where folders cannot be locked, as on Windows and on some network disks, nothing is kept
+    away.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    if descriptor is None:
+        yield
+        return
+    try:
+        _lock(folder, descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(folder: Path, descriptor: int) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise VaekitError(f"another command is writing {folder}: wait until it has ended, or end it") from None
+    except OSError:
+        return  # this file system has no locks
+
+
 def recover_folder(path: Path) -> None:
     """Restore a folder that a process had moved aside before it died."""
     _put_right(_target(path))

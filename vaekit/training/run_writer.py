@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from vaekit.errors import VaekitError
 from vaekit.maths.prior import Mixture
+from vaekit.system.files import only_writer
 from vaekit.training.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
 from vaekit.training.classes import Classes
 from vaekit.training.config import Config, save_config
@@ -30,6 +32,12 @@ class RunWriter:
         self.path, self.active = path, active
         self.track: Track = lambda figures, step: None
         """A function that is called with all logged figures: an experiment tracker, if any."""
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other commands from writing to the run within the block. Raises VaekitError if one already does."""
+        with only_writer(self.path) if self.active else nullcontext():
+            yield
 
     def start(self, config: Config, split: Split, held_out: NDArray[np.uint8], classes: Classes | None) -> None:
         """Start the folder and remove an older run's files from it. ``held_out`` are the images of the split."""

@@ -156,8 +156,13 @@ class Trainer:
 
         After the last step, the weights with the best validation are taken, sigma is fixed and the prior is fitted. A
         resumed training gives bit for bit the same model as one that never stopped, on the same machine and with the
-        same number of threads. Raises VaekitError if the training diverges or a file cannot be written.
+        same number of threads. Raises VaekitError if the training diverges, if a file cannot be written, or if another
+        command is writing the run.
         """
+        with self.writer.alone():
+            return self._run()
+
+    def _run(self) -> Outcome:
         if self.checkpoint is None:
             self.writer.start(self.config, self.split, self.holdout_images, self.classes)
             self._save_checkpoint(0)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaekit.errors import UsageError
+from vaekit.system.files import only_writer
 from vaekit.system.machine import is_first_process
 from vaekit.training import check_extra
 from vaekit.training.config import (
@@ -219,9 +220,10 @@ def _learn_flow(
     """Learn the flow of a run that is trained, in the seconds that are left, or in the default number of steps."""
     from vaekit.training.run import load_run
 
-    fitted = learn_flow(
-        load_run(run), split, steps=None, seconds=seconds, seed=config.seed, resume=False, quiet=quiet, say=say
-    )
+    with only_writer(run):
+        fitted = learn_flow(
+            load_run(run), split, steps=None, seconds=seconds, seed=config.seed, resume=False, quiet=quiet, say=say
+        )
     if not fitted.stopped:
         say(f"next: {command_line('vaekit export', ('', run, DEFAULT_RUN))}")
 
