@@ -100,9 +100,11 @@ def run_page(page: Path, folder: Path) -> int:
             (folder / block.title).write_text(block.code, encoding="utf-8")
             continue
         count += 1
+        # A shell would hand its commands what it has not yet read of a script on stdin.
+        of_shell = block.language == "sh"
         result = subprocess.run(
-            COMMANDS[block.language],
-            input=block.code,
+            [*COMMANDS[block.language], *(["-c", block.code] if of_shell else [])],
+            input="" if of_shell else block.code,
             cwd=folder,
             env=environment(folder),
             stdout=subprocess.PIPE,

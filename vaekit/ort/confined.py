@@ -226,7 +226,7 @@ def _end_with(parent: int) -> None:
 
 
 def _limit(memory: int) -> None:
-    """Limit this process to so many more bytes of memory, and to the files that are open."""
+    """Limit this process to ``memory`` more bytes, and to the files that are open."""
     import resource
 
     import vaekit.ort.providers
