@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def test_a_tracker_that_fails_warns_once_and_training_goes_on(
 
     def log(tracker: object, figures: object, step: int) -> None:
         written = (tmp_path / "run" / METRICS).read_text().splitlines()
-        steps.append(json.loads(written[-1])["step"])
+        assert step in [json.loads(line)["step"] for line in written]  # by the time that the tracker fails
+        steps.append(step)
         raise OSError("the server\nis gone")
 
     def finish(tracker: object) -> None:
@@ -94,6 +96,38 @@ def test_a_tracker_that_fails_warns_once_and_training_goes_on(
     monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.finish", finish)
     outcome = Trainer(make_config(steps=20, track="tensorboard"), images, tmp_path / "run").run()
     assert outcome.steps == 20
-    assert steps == [10, 20, 20]  # each line of metrics was written before the tracker failed
+    assert steps == [10, 20, 20]
     warnings = [record.getMessage() for record in caplog.records if record.name == "vaekit.training"]
     assert warnings == ["--track tensorboard failed, training continues: the server is gone"]
+
+
+def test_a_tracker_that_hangs_does_not_hold_up_the_training(
+    tmp_path: Path,
+    images: Images,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    back = threading.Event()
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.log", lambda *arguments, **rest: back.wait())
+    monkeypatch.setattr("vaekit.training.tracking._LAST_SECONDS", 0.5)
+    monkeypatch.setattr("vaekit.training.tracking._MOST_WAITING", 4)
+    try:
+        outcome = Trainer(make_config(steps=60, track="tensorboard"), images, tmp_path / "run").run()
+    finally:
+        back.set()
+    assert outcome.steps == 60
+    warnings = [record.getMessage() for record in caplog.records if record.name == "vaekit.training"]
+    assert warnings == ["--track tensorboard failed, training continues: it has not taken the last 4 figures"]
+
+
+def test_the_end_waits_for_a_tracker_only_so_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    back = threading.Event()
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.log", lambda *arguments, **rest: back.wait())
+    monkeypatch.setattr("vaekit.training.tracking._LAST_SECONDS", 0.5)
+    with tracking("tensorboard", tmp_path, {}, 0) as track:
+        track({"training/elbo": 1.0}, 1)
+    back.set()
+    assert "within 0.5 seconds" in caplog.text
