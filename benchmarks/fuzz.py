@@ -12,6 +12,7 @@ same each time. Needs atheris, and a clone with tests/.
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import copy
 import dataclasses
@@ -36,6 +37,7 @@ from vaekit.system.machine import usable_cpus
 
 ROOT = Path(__file__).parents[1]
 BUNDLES, RUNS = ROOT / "tests" / "bundles", ROOT / "tests" / "runs"
+SIGNATURES = ROOT / "tests" / "edge" / "bundle" / "signatures"
 LIMITS = ("-timeout=20", "-rss_limit_mb=2048", "-max_len=100000", "-print_final_stats=1", "-close_fd_mask=1")
 MOST_CRASHES = 20  # of one target, after which it stops
 
@@ -126,6 +128,8 @@ def bundle_targets(folder: Path) -> dict[str, Target]:
     """Return the targets that read bundles."""
     from vaekit.bundle.onnx_file import read_onnx
     from vaekit.bundle.reading import read_bundle, read_golden, read_residuals
+    from vaekit.bundle.signature import parse_signature
+    from vaekit.bundle.signing import read_secret_key
     from vaekit.vae import VAE
 
     source = BUNDLES / "labels"
@@ -169,6 +173,14 @@ def bundle_targets(folder: Path) -> dict[str, Target]:
         (folder / "bundle.zip").write_bytes(data)
         use(read_bundle(folder / "bundle.zip"))
 
+    def signature(data: bytes) -> None:
+        with contextlib.suppress(ValueError):  # as its docstring says
+            parse_signature(data)
+
+    def secret_key(data: bytes) -> None:
+        (folder / "secret.key").write_bytes(data)
+        read_secret_key(folder / "secret.key", lambda: "")
+
     return {
         "manifest": manifest,
         "manifest-parts": manifest_parts,
@@ -176,6 +188,8 @@ def bundle_targets(folder: Path) -> dict[str, Target]:
         "golden": golden,
         "residuals": residuals,
         "zip": archive,
+        "signature": signature,
+        "secret-key": secret_key,
     }
 
 
@@ -184,6 +198,7 @@ def image_targets(folder: Path) -> dict[str, Target]:
     from vaekit.images.picture import probe_image, read_image
     from vaekit.images.stream import ImageStream
     from vaekit.output.latents import open_latents
+    from vaekit_cli.image_input import open_stream
 
     def picture(data: bytes) -> None:
         probe_image(io.BytesIO(data))
@@ -212,8 +227,18 @@ def image_targets(folder: Path) -> dict[str, Target]:
     def latents_npz(data: bytes) -> None:
         latents("latents.npz")(npz_with(folder / "latents-seed.npz", data))
 
+    def paths(data: bytes) -> None:
+        """Read what a list names. Its paths stay below an empty folder, so that they name nothing of this machine."""
+        mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
+        lines = data.removeprefix(mark).replace(b"..", b"__").split(b"\n")
+        (folder / "list.txt").write_bytes(mark + b"\n".join(f"{folder}/none/".encode() + line for line in lines))
+        with contextlib.closing(open_stream([], str(folder / "list.txt"), (1, 8, 8), print, no_resize=False)) as images:
+            for _ in images.chunks():
+                pass
+
     import numpy as np
 
+    (folder / "none").mkdir()
     np.savez(folder / "seed.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.zeros(3, np.int64))
     np.savez(folder / "latents-seed.npz", mu=np.zeros((3, 4), np.float32), paths=np.array(["a", "b", "c"]))
     return {
@@ -224,6 +249,7 @@ def image_targets(folder: Path) -> dict[str, Target]:
         "latents-npy": latents("latents.npy"),
         "latents-npz": latents_npz,
         "parquet": latents("latents.parquet"),
+        "paths": paths,
     }
 
 
@@ -271,8 +297,11 @@ def run_targets(folder: Path) -> dict[str, Target]:
 
 
 GROUPS: dict[str, tuple[Callable[[Path], dict[str, Target]], tuple[str, ...]]] = {
-    "bundles": (bundle_targets, ("manifest", "manifest-parts", "onnx", "golden", "residuals", "zip")),
-    "images": (image_targets, ("picture", "idx", "npy", "npz", "latents-npy", "latents-npz", "parquet")),
+    "bundles": (
+        bundle_targets,
+        ("manifest", "manifest-parts", "onnx", "golden", "residuals", "zip", "signature", "secret-key"),
+    ),
+    "images": (image_targets, ("picture", "idx", "npy", "npz", "latents-npy", "latents-npz", "parquet", "paths")),
     "runs": (run_targets, ("config", "config-parts", "model", "checkpoint", "holdout")),
 }
 TARGETS = tuple(name for _, names in GROUPS.values() for name in names)
@@ -341,6 +370,9 @@ SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "manifest": files_of(BUNDLES, "*/manifest.json"),
     "onnx": files_of(BUNDLES, "*/*.onnx"),
     "zip": archives,
+    "signature": files_of(SIGNATURES, "*.minisig"),
+    "secret-key": files_of(SIGNATURES, "unprotected.key"),
+    "paths": lambda: iter((b"a.png\nb/c.png\r\n\n./d.jpg\n*.png\n", b"\xef\xbb\xbfe.png\n")),
     "picture": pictures,
     "idx": lambda: iter((bytes((0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 8, 0, 0, 0, 8)) + bytes(128),)),
     "npy": arrays_of((3, 8, 8)),
