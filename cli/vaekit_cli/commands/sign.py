@@ -84,6 +84,8 @@ def _signed(bundle: Path | None, key: Path | None, comment: str | None) -> Signe
     if key is None:
         raise UsageError("--key names the secret key: `vaekit sign --new-key vaekit.key` makes one")
     found = read_bundle(bundle, require_signature=False)
+    if found.path != bundle:
+        raise UsageError(f"{bundle} comes with vaekit and stays as it is: name a bundle of your own")
     secret = read_secret_key(key, lambda: _password(key, twice=False))
     comment = f"timestamp:{int(time.time())}{TAB}file:manifest.json{TAB}hashed" if comment is None else comment
     sign_bundle(found, secret, comment)

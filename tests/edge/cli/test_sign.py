@@ -75,6 +75,7 @@ def test_mistakes(vaekit: Run, assert_fails: Fails, copied_bundle: Path, key: Pa
     assert_fails(vaekit("sign", copied_bundle, "--key", "own.pub"), 1, "not a secret key")
     assert_fails(vaekit("sign", copied_bundle, "--key", key, "--comment", "a\nb"), 2, "one line")
     assert_fails(vaekit("sign", "absent", "--key", key), 1, "no bundle at absent")
+    assert_fails(vaekit("sign", "demo", "--key", key), 2, "comes with vaekit")
     assert_fails(vaekit("sign", "--new-key", key), 1, "exists")
     assert_fails(vaekit("sign", "--new-key", "own.pub"), 2, "public key")
     assert_fails(vaekit("sign", "--new-key", "k", "--key", key), 2, "--new-key")
