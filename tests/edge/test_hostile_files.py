@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vaekit.bundle.reading import read_bundle, read_golden, read_residuals
 from vaekit.errors import BundleError, SourceError
@@ -140,3 +144,52 @@ def test_a_zip_of_zeros_is_refused_before_it_is_inflated(tiny_bundle: Path, tmp_
     assert packed.stat().st_size < 1 << 20
     with pytest.raises(BundleError, match=r"golden.npz in .*bomb.zip would be 1,0\d\d times as large"):
         read_bundle(packed)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX systems have such files")
+def test_pipes_and_devices_are_not_read(tiny_bundle: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("L", (8, 8)).save(photos / "a.png")
+    os.mkfifo(photos / "b.png")
+    (photos / "c.png").symlink_to("/dev/zero")
+    (photos / "d.png").symlink_to("a.png")
+    with contextlib.closing(ImageStream([str(photos)], (1, 8, 8))) as images:
+        chunks = list(images.chunks())
+    assert [path[-5:] for chunk in chunks for path in chunk.paths] == [b"a.png", b"d.png"]
+    failures = [failure for chunk in chunks for failure in chunk.failures]
+    assert [failure.rpartition(": ")[2] for failure in failures] == ["it is a device or a pipe, not a file"] * 2
+
+    for name in ("golden.npz", "decoder.onnx"):
+        for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+            bundle = Path(shutil.copytree(tiny_bundle, tmp_path / f"{name}-{make.__name__}"))
+            (bundle / name).unlink()
+            make(bundle / name)
+            with pytest.raises(BundleError, match=rf"{name} is a device or a pipe"):
+                read_bundle(bundle)
+
+
+def test_a_file_that_is_too_large_is_not_read(copied_bundle: Path) -> None:
+    with open(copied_bundle / "decoder.onnx", "r+b") as file:
+        file.truncate((1 << 31) + 1)  # takes no room on the disk
+    with pytest.raises(BundleError, match=r"decoder.onnx is larger than two gigabytes"):
+        read_bundle(copied_bundle)
+
+
+def test_of_two_entries_of_one_name_the_last_is_checked_and_used(tiny_bundle: Path, tmp_path: Path) -> None:
+    for first, last, whole in ((b"other", None, True), (None, b"other", False)):
+        with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+            warnings.simplefilter("ignore")  # of the name that is there twice
+            for file in tiny_bundle.iterdir():
+                if first is not None:
+                    archive.writestr(file.name, first)
+                archive.writestr(file.name, file.read_bytes())
+                if last is not None and file.name == "decoder.onnx":
+                    archive.writestr(file.name, last)
+        if whole:
+            assert (
+                read_bundle(tmp_path / "twice.zip").files["decoder.onnx"] == (tiny_bundle / "decoder.onnx").read_bytes()
+            )
+        else:
+            with pytest.raises(BundleError, match=r"decoder.onnx was changed"):
+                read_bundle(tmp_path / "twice.zip")

@@ -196,7 +196,13 @@ def _read_files(path: Path, names: Sequence[str], optional: Sequence[str] = ()) 
 
 
 def _read_file(path: Path) -> bytes:
+    from vaekit.system.files import is_regular
+
     try:
+        if not is_regular(path):
+            raise BundleError(f"{path} is a device or a pipe, not a file")
+        if path.stat().st_size > _LARGEST_FILE:
+            raise BundleError(f"{path} is larger than two gigabytes")
         return path.read_bytes()
     except FileNotFoundError:
         raise BundleError(f"{path} is missing: export the bundle again, or copy all of its files") from None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from vaekit.errors import SourceError
+from vaekit.system.files import is_regular
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """The formats that vaekit opens, by Pillow's names. Pillow's code for other formats never runs."""
@@ -120,6 +121,8 @@ def fit(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _open(path: str | Path | IO[bytes]) -> Image.Image:
+    if isinstance(path, str | Path) and not is_regular(path):
+        raise ValueError("it is a device or a pipe, not a file")
     picture = Image.open(path, formats=FORMATS)
     if isinstance(picture, ImageFile.ImageFile) and picture.format == "TIFF":
         picture.filename = ""  # otherwise Pillow maps the file, and confuses rows and columns if it is rotated

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -58,6 +59,15 @@ def check_new_folder(path: Path) -> None:
     if os.path.lexists(path) and not os.path.isdir(path):
         raise VaekitError(f"cannot write {path}: it is a file; choose another place for the folder")
     check_writable(path)
+
+
+def is_regular(path: str | Path) -> bool:
+    """Return False for a device, pipe or socket, which might be read without end.
+
+    A folder is let be, because reading one fails at once. Raises OSError if there is no such file.
+    """
+    mode = os.stat(path).st_mode  # noqa: PTH116 — the path may be text
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 @contextmanager
