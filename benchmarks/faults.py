@@ -259,8 +259,9 @@ class Trial:
     def complaint(self, fault: Fault, folder: Path, before: Tree, done: subprocess.CompletedProcess[str]) -> str:
         """Return what is wrong right after the disturbance."""
         code, errors = done.returncode, [line for line in done.stderr.splitlines() if line.startswith("error:")]
-        # Before the command's own first line runs, Python itself answers a signal.
-        of_python = -code in (signal.SIGINT, signal.SIGTERM) and fault.moment < 1.0
+        after = tree(folder)
+        # Before the command's own first line runs, and after its last, Python itself answers a signal.
+        of_python = -code in (signal.SIGINT, signal.SIGTERM) and after in (before, self.new)
         if "Traceback" in done.stderr and not of_python:
             return f"a traceback: {done.stderr[-600:]}"
         if code not in (0, 1, 130, 143, -signal.SIGKILL) and not of_python:
@@ -268,14 +269,11 @@ class Trial:
         if code in (1, 130, 143) and len(errors) != 1:
             return f"exit code {code} with {len(errors)} lines `error:`: {done.stderr[-300:]}"
         reads = "read" in fault.kind or "vanish" in fault.kind  # what can be read is done
-        if code == 0 and not reads and fault.kind not in SIGNALS and tree(folder) != self.new:
-            return f"exit code 0, but {differing(tree(folder), self.new)}"
-        after = tree(folder)
         for output in self.job.outputs:
-            if self.job.often and self.job.name == "train":
-                break  # a run in the making is judged by resuming it
             found, old, new = (below(files, output) for files in (after, before, self.new))
-            if found not in (old, new) and not (reads and code == 1):
+            if code == 0 and not reads and fault.kind not in SIGNALS and found != new:
+                return f"exit code 0, but {output} is not whole: {differing(found, new)}"
+            if self.job.name != "train" and found not in (old, new) and not (reads and code == 1):
                 return f"{output} is neither the older nor the new one: {differing(found, new)}"
         return ""
 
@@ -382,12 +380,13 @@ def main() -> None:
             trial = Trial(job, inputs, work, shim)
             moments = options.moments if job.often else -(-options.moments // 7)
             faults = [*trial.moments(moments, random.Random(options.seed)), *trial.failing_calls(options.calls)]
+            wrong = []
             with ThreadPoolExecutor(usable_cpus()) as pool:
-                wrong = [text for text in pool.map(trial.disturb, range(len(faults)), faults) if text]
+                for text in filter(None, pool.map(trial.disturb, range(len(faults)), faults)):
+                    print(text, flush=True)
+                    wrong.append(text)
             found = results[job.name] = Found(Counter(fault.kind for fault in faults), wrong)
             print(f"{job.name:16} {found.faults.total():>5} faults, {len(wrong)} survived badly", flush=True)
-            for text in wrong[:10]:
-                print(f"    {text}", flush=True)
     print(f"{sum(found.faults.total() for found in results.values()):,} faults in all")
     write_json(
         options.json, {name: {"faults": found.faults, "failures": found.failures} for name, found in results.items()}

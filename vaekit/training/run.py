@@ -29,6 +29,7 @@ from vaekit.training.config import CONFIG, Config, load_config
 from vaekit.training.networks import VAENetwork
 
 MODEL, METRICS, HOLDOUT, PREVIEWS = "model.safetensors", "metrics.jsonl", "holdout.npz", "previews"
+_UNFINISHED = ".*.tmp"
 
 PRIOR, PRIOR_CHECKPOINT = "prior.safetensors", "prior-checkpoint.safetensors"
 _NAMED_SHAPES = 2  # in messages
@@ -70,20 +71,24 @@ def check_run_target(path: Path, overwrite: bool) -> None:
             f"{path} already contains a run: resume it with --resume {path}, replace it with --overwrite, or choose "
             "another folder with -o"
         )
-    if path.exists() and not is_run(path) and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not is_run(path) and not _is_empty(path):
         raise RunError(f"{path} exists and is not a run: choose another folder with -o")
     check_writable(path / MODEL)
 
 
+def _is_empty(path: Path) -> bool:
+    """Return whether a folder holds nothing but what a training left that was killed as it began."""
+    return path.is_dir() and all(entry.match(_UNFINISHED) for entry in path.iterdir())
+
+
 def start_folder(path: Path) -> None:
-    """Create a run's folder, removing an older run's files. Raises RunError if that fails."""
+    """Remove an older run's files from a run's folder. Raises RunError if that fails."""
     with _writing(path):
         for name in (PREVIEWS, "tensorboard"):
             shutil.rmtree(path / name, ignore_errors=True)
         # The model goes first: with a model and no checkpoint, an interrupted removal would look like a finished run.
         for name in (MODEL, CHECKPOINT, METRICS, PRIOR, PRIOR_CHECKPOINT):
             (path / name).unlink(missing_ok=True)
-        (path / PREVIEWS).mkdir(parents=True)
         _remove_unfinished(path)
 
 
@@ -96,7 +101,18 @@ def rewind_folder(path: Path, metrics_bytes: int) -> None:
         (path / PREVIEWS).mkdir(exist_ok=True)
         with open(path / METRICS, "ab") as file:
             file.truncate(min(metrics_bytes, file.tell()))
+        _remove_later_previews(path)
         _remove_unfinished(path)
+
+
+def _remove_later_previews(path: Path) -> None:
+    """Remove previews of steps whose validation is not in metrics.jsonl: of where a training was stopped."""
+    lines = map(json.loads, (path / METRICS).read_text(encoding="utf-8").splitlines())
+    validated = {line["step"] for line in lines if line["split"] == "validation"}
+    for picture in (path / PREVIEWS).glob("*-*.png"):
+        step = picture.stem.rpartition("-")[2]
+        if step.isdecimal() and int(step) not in validated:
+            picture.unlink(missing_ok=True)
 
 
 def is_finished(path: Path) -> bool:
@@ -109,7 +125,7 @@ def is_finished(path: Path) -> bool:
 def _remove_unfinished(path: Path) -> None:
     """Remove temporary files of ``replacing_file`` that a killed process left behind."""
     for folder in (path, path / PREVIEWS):
-        for leftover in folder.glob(".*.tmp"):
+        for leftover in folder.glob(_UNFINISHED):
             leftover.unlink(missing_ok=True)
 
 

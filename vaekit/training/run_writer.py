@@ -43,7 +43,8 @@ class RunWriter:
         """Start the folder and remove an older run's files from it. ``held_out`` are the images of the split."""
         if self.active:
             start_folder(self.path)
-            save_config(self.path, config)
+            save_config(self.path, config)  # first, because it makes the folder a run, which --resume continues
+            (self.path / PREVIEWS).mkdir(exist_ok=True)
             (self.path / METRICS).touch()
             save_holdout(self.path, held_out, classes, split.read_whole_pictures(), split.holdout_factors())
 
