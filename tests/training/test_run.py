@@ -29,6 +29,7 @@ from vaekit.training.run import (
     load_holdout,
     load_holdout_labels,
     load_run,
+    rewind_folder,
     save_holdout,
     save_model,
     start_folder,
@@ -228,11 +229,33 @@ def test_what_is_no_run_is_never_replaced(tmp_path: Path, overwrite: bool, refus
 
 def test_a_new_run_starts_without_what_the_old_one_left(run: Path) -> None:
     (run / METRICS).write_text("old\n")
+    (run / PREVIEWS).mkdir(exist_ok=True)
     (run / PREVIEWS / "old.png").write_text("old")
     start_folder(run)
-    assert list((run / PREVIEWS).iterdir()) == []
+    assert not (run / PREVIEWS).exists()
     assert not (run / MODEL).exists()
     assert not (run / METRICS).exists()
+
+
+def test_a_run_that_was_killed_as_it_began_may_begin_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.0bbfd16a-1.tmp").write_text("{")
+    check_run_target(tmp_path / "run", overwrite=False)
+    start_folder(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_previews_of_where_a_training_was_stopped_go_with_its_metrics(tmp_path: Path) -> None:
+    kept = '{"step": 10, "split": "training"}\n{"step": 10, "split": "validation"}\n'
+    (tmp_path / METRICS).write_text(kept + '{"step": 13, "split": "validation"}\n')
+    (tmp_path / PREVIEWS).mkdir()
+    names = ("reconstructions-000010", "samples-000010", "reconstructions-000013", "samples-000013", "samples-final")
+    for name in (*names, "my-own-000013-copy"):
+        (tmp_path / PREVIEWS / f"{name}.png").touch()
+    rewind_folder(tmp_path, len(kept))
+    assert (tmp_path / METRICS).read_text() == kept
+    left = sorted(path.stem for path in (tmp_path / PREVIEWS).iterdir())
+    assert left == ["my-own-000013-copy", "reconstructions-000010", "samples-000010", "samples-final"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, refused: Callable[..., None]) -> None:

@@ -82,8 +82,9 @@ def _is_empty(path: Path) -> bool:
 
 
 def start_folder(path: Path) -> None:
-    """Remove an older run's files from a run's folder. Raises RunError if that fails."""
+    """Create a run's folder, or remove an older run's files from it. Raises RunError if that fails."""
     with _writing(path):
+        path.mkdir(parents=True, exist_ok=True)
         for name in (PREVIEWS, "tensorboard"):
             shutil.rmtree(path / name, ignore_errors=True)
         # The model goes first: with a model and no checkpoint, an interrupted removal would look like a finished run.
