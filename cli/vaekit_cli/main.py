@@ -41,8 +41,10 @@ COMMANDS = (
 """Each command has a module of the same name, with a function of the same name."""
 
 _INTERRUPTED = 128 + signal.SIGINT
+_AGAIN_SECONDS = 0.01
 
 _received: list[int] = []  # signals received so far
+_hook_before = sys.unraisablehook
 
 
 class _Terminated(BaseException):
@@ -53,6 +55,7 @@ def main() -> NoReturn:
     """Run the command and exit with its code. An error is one line on stderr."""
     _received.clear()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about harmless metadata; what matters raises
+    sys.unraisablehook = _unraisable
     signal.signal(signal.SIGTERM, _end)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _end)
@@ -147,6 +150,22 @@ def _drop_stdout() -> None:
 def _help_of(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     return f"{context.command_path if context else 'vaekit'} --help"
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Raise a signal again whose exception was ignored, because it arrived in a callback, such as one of an import."""
+    if not isinstance(unraisable.exc_value, _Terminated | KeyboardInterrupt):
+        _hook_before(unraisable)
+        return
+    import threading
+
+    def again() -> None:
+        if hasattr(signal, "pthread_kill"):  # which also wakes the main thread, if it waits
+            signal.pthread_kill(threading.main_thread().ident or 0, _received[0])
+        else:
+            signal.raise_signal(_received[0])
+
+    threading.Timer(_AGAIN_SECONDS, again).start()  # by then the callback has ended
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,33 @@ try:
 except BaseException as error:
     raise ImportError("numpy._core.multiarray failed to import") from error
 """
+
+
+IN_A_CALLBACK = """
+import os, signal, sys, time, weakref
+from vaekit_cli import main
+
+class Module:
+    pass
+
+def command(standalone_mode):
+    module = Module()
+    reference = weakref.ref(module, lambda gone: (os.kill(os.getpid(), int(sys.argv[1])), time.sleep(0.001)))
+    del module  # Python ignores what its callback raises
+    time.sleep(20)
+    print("survived")
+
+main._app = lambda arguments: command
+main.main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_is_not_lost_in_a_callback(name: str, code: int, word: str) -> None:
+    number = str(int(getattr(signal, name)))
+    done = subprocess.run([sys.executable, "-c", IN_A_CALLBACK, number], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"error: {word}\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
