@@ -175,11 +175,12 @@ class VAE:
         """Do what ``decode`` does, but for the check of what the decoder returns."""
         checked = self._checked_latents(z)
         images = np.empty((len(checked), *self.image_shape), np.float32)
-        _, height, width = self.image_shape
+        channels, height, width = self.image_shape
+        below, beside = self.manifest.image.padding
         for part in self._batches(len(checked)):
-            rows = self._decoded(checked[part])[..., :height, :width]
-            self._require("decoder", rows, images[part].shape)
-            images[part] = rows
+            rows = self._decoded(checked[part])
+            self._require("decoder", rows, (len(checked[part]), channels, height + below, width + beside))
+            images[part] = rows[:, :, :height, :width]
         return images
 
     def reconstruct(self, images: Floats) -> Array:
@@ -727,7 +728,7 @@ def load(
     batch_size: int = DEFAULT_BATCH_SIZE,
     spinning: bool = True,
     tile: int | None = None,
-    signed_by: str | None = None,
+    signed_by: str | Path | None = None,
     untrusted: bool = False,
     memory_limit: float | None = None,
     time_limit: float | None = None,

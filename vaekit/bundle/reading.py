@@ -76,7 +76,7 @@ class Bundle:
         return hashlib.sha256(self.files[MANIFEST]).hexdigest()
 
 
-def read_bundle(path: str | Path, *, signed_by: str | None = None, require_signature: bool = True) -> Bundle:
+def read_bundle(path: str | Path, *, signed_by: str | Path | None = None, require_signature: bool = True) -> Bundle:
     """Read and check a bundle, a folder or a .zip file.
 
     The name ``demo`` is the bundle that comes with vaekit, unless something of that name is in the current folder.
@@ -258,7 +258,7 @@ def _bundle_entries(path: Path, entries: Iterable[zipfile.ZipInfo]) -> dict[str,
 
 
 def _check_signer(
-    path: Path, manifest: bytes, signature: bytes | None, signed_by: str | None, required: bool
+    path: Path, manifest: bytes, signature: bytes | None, signed_by: str | Path | None, required: bool
 ) -> Signature | None:
     """Check who signed a manifest, and return the signature; None if nobody asks for one."""
     trusted = os.environ.get(TRUSTED_KEYS) if required else None

@@ -70,14 +70,14 @@ def key_name(number: bytes) -> str:
     return f"{int.from_bytes(number, 'little'):016X}"
 
 
-def read_public_key(text: str) -> PublicKey:
+def read_public_key(text: str | Path) -> PublicKey:
     """Return a public key from its text or from the file of that name.
 
     Raises UsageError if it is neither.
     """
     path = Path(text)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if os.path.isfile(path) else [text]
+        lines = path.read_text(encoding="utf-8").splitlines() if os.path.isfile(path) else [str(text)]
         decoded = decode(lines[-1])
         if len(decoded) != len(PLAIN) + NUMBER_BYTES + KEY_BYTES or not decoded.startswith(PLAIN):
             raise ValueError("it has another length, or another algorithm")

@@ -43,6 +43,7 @@ def test_a_key_is_given_as_text_or_as_a_file(signed: Path) -> None:
     text = Path(PUBLIC).read_text().splitlines()[-1]
     assert read_public_key(text) == read_public_key(PUBLIC)
     assert read_public_key(text).text == text
+    assert read_bundle(signed, signed_by=Path(PUBLIC)).signed is not None
     assert vaekit.load(signed, signed_by=text).bundle.signed is not None
 
 

@@ -116,6 +116,7 @@ def test_a_graph_that_takes_too_much_memory_is_stopped(with_decoder: Callable[[s
     ("name", "kind", "words"),
     [
         ("wrong", BundleError, r"returned an array of shape \(3, 1, 1, 4\), but the manifest declares \(3, 1, 8, 8\)"),
+        ("flat", BundleError, r"returned an array of shape \(12,\), but the manifest declares \(3, 1, 8, 8\)"),
         ("nan", ProviderError, "the decoder returned NaN or infinity on cpu"),
         ("future", BundleError, "cannot load this graph: .*99"),
     ],

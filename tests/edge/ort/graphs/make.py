@@ -51,6 +51,11 @@ def wrong() -> list[onnx.NodeProto]:
     return [helper.make_node("Reshape", ["z", "small"], ["image"])]
 
 
+def flat() -> list[onnx.NodeProto]:
+    """Return pixels without the axes of an image."""
+    return [helper.make_node("Reshape", ["z", "one_axis"], ["image"])]
+
+
 def nan() -> list[onnx.NodeProto]:
     """Return images of NaN."""
     return [helper.make_node("Mul", ["z", "not_a_number"], ["looped"]), *image_of("looped")]
@@ -82,11 +87,12 @@ def main() -> None:
         constant("one_index", [1, 1], np.int64),
         constant("both_axes", [0, 1], np.int64),
         constant("huge", [1 << 15, 1 << 15], np.int64),
+        constant("one_axis", [-1], np.int64),
         constant("small", [-1, 1, 1, 4], np.int64),
         constant("wide", [1, 1, 8, 4], np.int64),
         constant("scales", [1, 1, 1, 2], np.float32),
     ]
-    for made in (endless, greedy, wrong, nan, future):
+    for made in (endless, greedy, wrong, flat, nan, future):
         nodes = made()
         text = str(nodes)
         graph = helper.make_graph(
