@@ -22,6 +22,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -250,6 +251,7 @@ def image_targets(folder: Path) -> dict[str, Target]:
         "latents-npz": latents_npz,
         "parquet": latents("latents.parquet"),
         "paths": paths,
+        "tar": stream("pictures.tar"),
     }
 
 
@@ -301,7 +303,10 @@ GROUPS: dict[str, tuple[Callable[[Path], dict[str, Target]], tuple[str, ...]]] =
         bundle_targets,
         ("manifest", "manifest-parts", "onnx", "golden", "residuals", "zip", "signature", "secret-key"),
     ),
-    "images": (image_targets, ("picture", "idx", "npy", "npz", "latents-npy", "latents-npz", "parquet", "paths")),
+    "images": (
+        image_targets,
+        ("picture", "idx", "npy", "npz", "latents-npy", "latents-npz", "parquet", "paths", "tar"),
+    ),
     "runs": (run_targets, ("config", "config-parts", "model", "checkpoint", "holdout")),
 }
 TARGETS = tuple(name for _, names in GROUPS.values() for name in names)
@@ -334,6 +339,18 @@ def pictures() -> Iterator[bytes]:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 Image.fromarray(pixels).convert(mode).save(buffer, kind)
                 yield buffer.getvalue()
+
+
+def tars() -> Iterator[bytes]:
+    """Yield an archive of pictures and a class, in every format that Python writes."""
+    for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
+            for name, data in (("a/1.png", next(pictures())), ("a/1.cls", b"7"), ("b" * 150 + "/ä.gif", b"GIF89a")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        yield buffer.getvalue()
 
 
 def arrays_of(shape: tuple[int, ...]) -> Callable[[], Iterator[bytes]]:
@@ -374,6 +391,7 @@ SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "secret-key": files_of(SIGNATURES, "unprotected.key"),
     "paths": lambda: iter((b"a.png\nb/c.png\r\n\n./d.jpg\n*.png\n", b"\xef\xbb\xbfe.png\n")),
     "picture": pictures,
+    "tar": tars,
     "idx": lambda: iter((bytes((0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 8, 0, 0, 0, 8)) + bytes(128),)),
     "npy": arrays_of((3, 8, 8)),
     "latents-npy": arrays_of((3, 4)),

@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 _MIXED_SIZE = (64, 64)  # default for large pictures and pictures of several sizes
 _LARGEST_NATIVE_SIDE = 128
-_FEW = 256  # up to this many files are decoded in this process: to start others would take longer
+FEW = 256
+"""Up to this many pictures are decoded in this process: to start others would take longer."""
 
 
 class PictureFiles:
@@ -52,7 +53,7 @@ class PictureFiles:
 
     def form(self, progress: Progress | None = None) -> Form:
         names = (os.fsdecode(path) for path in self._paths.every(1))
-        return _form_of_pictures(names, len(self), progress)
+        return form_of_pictures(names, len(self), progress)
 
     @functools.cached_property
     def labels(self) -> Labels | None:
@@ -74,7 +75,7 @@ class PictureFiles:
     def chunks(self, shape: Shape, start: int = 0, every: int = 1, *, resize: bool = True) -> Iterator[Chunk]:
         paths, count = self._paths.every(every, start), chunk_images(shape)
         batches = iter(lambda: tuple(itertools.islice(paths, count)), ())
-        processes = 1 if (len(self) - start) // every <= _FEW else None
+        processes = 1 if (len(self) - start) // every <= FEW else None
         read = functools.partial(_read_files, shape=shape, resize=resize)
         return map(self._labelled, ordered_map(read, batches, processes=processes))
 
@@ -116,7 +117,7 @@ class HubImages:
         return f"{self._source}[{number}]"
 
     def form(self, progress: Progress | None = None) -> Form:
-        return _form_of_pictures(map(self._pictures.open, range(len(self))), len(self), progress)
+        return form_of_pictures(map(self._pictures.open, range(len(self))), len(self), progress)
 
     def read(self, numbers: NDArray[np.int64], shape: Shape) -> Pixels:
         pictures = [self._read_one(int(number), shape) for number in numbers]
@@ -128,7 +129,7 @@ class HubImages:
     def chunks(self, shape: Shape, start: int = 0, every: int = 1, *, resize: bool = True) -> Iterator[Chunk]:
         read = functools.partial(self._read_one, shape=shape, resize=resize)
         for numbers in pieces(range(start, len(self), every), shape):
-            pixels, good, failures = _read_each(read, numbers, shape)
+            pixels, good, failures = read_each(read, numbers, shape)
             yield dataclasses.replace(numbered(self, pixels, good), failures=failures)
 
     def _read_one(self, number: int, shape: Shape, resize: bool = True) -> Pixels:
@@ -136,7 +137,7 @@ class HubImages:
         return read_image(picture, shape[0], shape[1:], resize=resize, name=name)
 
 
-def _form_of_pictures(pictures: Iterable[str | IO[bytes]], count: int, progress: Progress | None) -> Form:
+def form_of_pictures(pictures: Iterable[str | IO[bytes]], count: int, progress: Progress | None) -> Form:
     """Return the form of pictures, from all their headers.
 
     They are grey if all of them are. The size is their own if they share one and it is small.
@@ -169,11 +170,11 @@ def _read_files(paths: tuple[bytes, ...], shape: Shape, resize: bool) -> Chunk:
     def one(path: bytes) -> Pixels:
         return read_image(os.fsdecode(path), shape[0], shape[1:], resize=resize)
 
-    pixels, good, failures = _read_each(one, paths, shape)
+    pixels, good, failures = read_each(one, paths, shape)
     return Chunk(pixels, good, failures)
 
 
-def _read_each(
+def read_each(
     read: Callable[[T], Pixels], pictures: Sequence[T], shape: Shape
 ) -> tuple[Pixels, tuple[T, ...], tuple[str, ...]]:
     """Read the pictures that can be read.

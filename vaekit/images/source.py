@@ -5,12 +5,13 @@
 | ``shapes`` | drawn | the shapes' names |
 | ``fashion-mnist``, ``mnist`` | the training part of the IDX files on this machine | the label file beside it |
 | ``hf:NAME[:SPLIT]`` | a data set that Hugging Face's library loads; SPLIT is ``train`` by default | its classes |
-| a folder | pictures at any depth, by suffix; if there are none, the training part of its IDX files | subfolders |
+| a folder | pictures at any depth, by suffix; without one, its ``.tar`` files, or its IDX files | subfolders |
 | a file ``.npy`` | rows of an array | none |
 | a file ``.npz`` | its array ``images``, or its only array | its array ``labels`` |
+| a file ``.tar`` | the pictures in it, by suffix | its ``.cls`` files, or folders |
 | a file of IDX bytes, gzipped or not | rows of an array | the label file beside it |
 | any other file | a picture, whatever its suffix | none |
-| anything else | a glob of pictures, by suffix | none |
+| anything else | a glob of pictures, by suffix, or of ``.tar`` files | none, or those of the ``.tar`` files |
 
 The first row that matches wins. Suffixes may be in upper case. Inside a folder, ``__MACOSX`` and names that begin with
 a dot are skipped: they are other programs' leftovers.
@@ -27,7 +28,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vaekit.errors import SourceError
@@ -62,7 +63,8 @@ CLASS_NAMES = {
 }  # fmt: skip
 """The class names of built-in data sets, by class number. ``mnist`` has none: its numbers are its names."""
 
-_KINDS = "a folder of images, a picture or glob, .npy, .npz, an IDX file, hf:NAME, shapes, fashion-mnist or mnist"
+_KINDS = "a folder of images, a picture or glob, .npy, .npz, .tar, an IDX file, hf:NAME, shapes, fashion-mnist or mnist"
+_TAR = ".tar"
 _DEBIAN_DATASETS = Path("/usr/share/datasets")
 
 
@@ -138,6 +140,8 @@ def _open_folder(source: str, keep_paths: KeepPaths) -> Part:
     paths = keep_paths(pictures_under(root, leftovers))
     if len(paths):
         return PictureFiles(paths, root, leftovers.in_words())
+    if archives := sorted(file for file in folder.glob(f"[!.]*{_TAR}") if file.is_file()):
+        return _open_tars(source, archives)
     if _idx_files(folder):
         return _open_idx(str(folder), idx_images(folder))
     besides = f"; {leftovers.in_words()}" if leftovers.in_words() else ""
@@ -150,15 +154,25 @@ def _open_file(source: str, keep_paths: KeepPaths) -> Part:
         return _open_npz(source, path)
     if path.suffix.lower() == ".npy":
         return ArrayImages(source, RowFile(path), None)
+    if path.suffix.lower() == _TAR:
+        return _open_tars(source, [path])
     if is_idx(path):
         return _open_idx(source, path)
     return PictureFiles(keep_paths((os.fsencode(path),)))
+
+
+def _open_tars(source: str, archives: Sequence[Path]) -> Part:
+    from vaekit.images.tar_parts import TarImages  # here, because few sources need tarfile
+
+    return TarImages(source, archives)
 
 
 def _open_glob(source: str, keep_paths: KeepPaths) -> Part:
     if "\0" in source:  # glob would raise ValueError
         raise no_source(source)
     matches = glob.glob(source, recursive=True)
+    if matches and all(match.lower().endswith(_TAR) for match in matches):
+        return _open_tars(source, sorted(map(Path, matches)))
     pictures = [match for match in matches if is_picture_name(os.fsencode(match)) and os.path.isfile(match)]
     if not pictures and any(map(os.path.isfile, matches)):
         raise SourceError(f"{source} matches no pictures: vaekit reads {', '.join(sorted(SUFFIXES))}")
