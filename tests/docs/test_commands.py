@@ -100,7 +100,7 @@ def run_page(page: Path, folder: Path) -> int:
             (folder / block.title).write_text(block.code, encoding="utf-8")
             continue
         count += 1
-        # A shell would hand its commands what it has not yet read of a script on stdin.
+        # A shell would hand the rest of a script on stdin to its commands.
         of_shell = block.language == "sh"
         result = subprocess.run(
             [*COMMANDS[block.language], *(["-c", block.code] if of_shell else [])],

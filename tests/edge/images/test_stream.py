@@ -839,7 +839,7 @@ def test_chunks_of_large_images_hold_fewer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [0, 5])
 def test_other_processes_read_the_same(mixed: Mixed, monkeypatch: pytest.MonkeyPatch, start: int) -> None:
-    monkeypatch.setattr(picture_parts, "_FEW", 0)
+    monkeypatch.setattr(picture_parts, "FEW", 0)
     monkeypatch.setattr(workers, "usable_cpus", lambda: 2)
     with mixed.open() as images:
         assert_is_the_part(joined(images.chunks(start), GREY), mixed, list(range(start, 27)))
@@ -847,7 +847,7 @@ def test_other_processes_read_the_same(mixed: Mixed, monkeypatch: pytest.MonkeyP
 
 
 def test_a_stream_left_early_leaves_no_process_behind(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_parts, "_FEW", 0)
+    monkeypatch.setattr(picture_parts, "FEW", 0)
     monkeypatch.setattr(workers, "usable_cpus", lambda: 2)
     with mixed.open() as images:
         chunks = images.chunks()
