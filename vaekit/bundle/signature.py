@@ -117,7 +117,9 @@ def check_signature(path: Path, manifest: bytes, signature: bytes | None, keys: 
     """
     names = " or ".join(key.name for key in keys)
     if signature is None:
-        raise BundleError(f"{path} is not signed, but must be by {names}: sign it with `vaekit sign {path} --key KEY`")
+        raise BundleError(
+            f"{path} is not signed, but must be by {names}: take one that is, or sign it with `vaekit sign`"
+        )
     try:
         found = parse_signature(signature)
     except ValueError as error:

@@ -64,7 +64,7 @@ CLASS_NAMES = {
 """The class names of built-in data sets, by class number. ``mnist`` has none: its numbers are its names."""
 
 _KINDS = "a folder of images, a picture or glob, .npy, .npz, .tar, an IDX file, hf:NAME, shapes, fashion-mnist or mnist"
-_TAR = ".tar"
+_TAR, _PACKED_TARS = ".tar", (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _DEBIAN_DATASETS = Path("/usr/share/datasets")
 
 
@@ -156,6 +156,8 @@ def _open_file(source: str, keep_paths: KeepPaths) -> Part:
         return ArrayImages(source, RowFile(path), None)
     if path.suffix.lower() == _TAR:
         return _open_tars(source, [path])
+    if path.name.lower().endswith(_PACKED_TARS):
+        raise SourceError(f"{source} is compressed: pictures are read from a .tar that is not, so decompress it first")
     if is_idx(path):
         return _open_idx(source, path)
     return PictureFiles(keep_paths((os.fsencode(path),)))

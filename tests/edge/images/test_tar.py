@@ -154,7 +154,12 @@ def test_what_is_no_archive_of_pictures_is_named(tmp_path: Path, make: Callable[
         open_part(str(tmp_path / "bad.tar"))
 
 
-def test_encode_and_resume(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_compressed_archive_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"photos.tar.gz is compressed: .* decompress it first"):
+        open_part(str(pack(tmp_path / "photos.tar.gz", {"a.png": png(0)}, "w:gz")))
+
+
+def test_encode(vaekit: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     packed = pack(tmp_path / "photos.tar", {f"{number}.png": png(number) for number in range(9)})
     assert vaekit("encode", packed, "-m", tiny_bundle, "-o", "tar.npz").returncode == 0
     with tarfile.open(packed) as archive:
