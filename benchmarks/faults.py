@@ -6,7 +6,7 @@ Each job is a real command on tiny inputs. First it runs undisturbed. Then it ru
 
 - it is killed, terminated or interrupted at a random moment, or its inputs vanish then (--moments times for train and
   encode, a seventh of it for the others), or
-- one of its calls to write, sync, rename or read fails, with ENOSPC and from then on, or with EIO or ETIMEDOUT, or the
+- one of its calls to write, sync, rename or read fails, with ENOSPC or EROFS from then on, or with EIO or ETIMEDOUT, or the
   process is killed there, or the wall clock jumps by a day (at --calls of the calls, evenly spaced).
 
 faults.c, which is compiled and preloaded, does the latter; so no special rights are needed. Linux only.
@@ -213,6 +213,7 @@ class Trial:
         kinds: dict[str, tuple[str, int, dict[str, str]]] = {
             "killed at a write": ("write", writes, {"FAULT_ERRNO": "0"}),
             "ENOSPC from a write on": ("write", writes, {"FAULT_ERRNO": str(errno.ENOSPC), "FAULT_STICKY": "1"}),
+            "EROFS from a write on": ("write", writes, {"FAULT_ERRNO": str(errno.EROFS), "FAULT_STICKY": "1"}),
             "EIO of a write": ("write", writes, {"FAULT_ERRNO": str(errno.EIO)}),
             "EIO of a read": ("read", reads, {"FAULT_ERRNO": str(errno.EIO)}),
             "ETIMEDOUT of a read": ("read", reads, {"FAULT_ERRNO": str(errno.ETIMEDOUT)}),
