@@ -6,8 +6,8 @@ Each job is a real command on tiny inputs. First it runs undisturbed. Then it ru
 
 - it is killed, terminated or interrupted at a random moment, or its inputs vanish then (--moments times for train and
   encode, a seventh of it for the others), or
-- one of its calls to write, sync, rename or read fails, with ENOSPC or EROFS from then on, or with EIO or ETIMEDOUT, or the
-  process is killed there, or the wall clock jumps by a day (at --calls of the calls, evenly spaced).
+- one of its calls to write, sync, rename or read fails, with ENOSPC or EROFS from then on, or with EIO or ETIMEDOUT, or
+  the process is killed there, or the wall clock jumps by a day (at --calls of the calls, evenly spaced).
 
 faults.c, which is compiled and preloaded, does the latter; so no special rights are needed. Linux only.
 
