@@ -145,13 +145,22 @@ class VAE:
     def _encode(self, images: Floats) -> tuple[Array, Array | None]:
         """Do what ``encode`` does, but for the check of what the encoder returns."""
         checked = self._checked_images(images)
-        names = list(self.manifest.encoder_outputs)
-        outputs = [np.empty((len(checked), *self.latent_shape), np.float32) for _ in names]
-        for part in self._batches(len(checked)):
-            for output, rows in zip(outputs, self._encoded(names, self._padded(checked[part])), strict=True):
-                self._require("encoder", rows, output[part].shape)
-                output[part] = rows
+        batches = self._batches(len(checked))
+        if len(batches) == 1:  # nothing to put together: a few microseconds less, which count for one image
+            outputs = self._encode_batch(checked)
+        else:
+            outputs = [np.empty((len(checked), *self.latent_shape), np.float32) for _ in self.manifest.encoder_outputs]
+            for part in batches:
+                for output, rows in zip(outputs, self._encode_batch(checked[part]), strict=True):
+                    output[part] = rows
         return outputs[0], outputs[1] if len(outputs) > 1 else None
+
+    def _encode_batch(self, images: Array) -> list[Array]:
+        """Return mu and logvar, or mu alone, of a batch."""
+        outputs = self._encoded(list(self.manifest.encoder_outputs), self._padded(images))
+        for rows in outputs:
+            self._require("encoder", rows, (len(images), *self.latent_shape))
+        return outputs
 
     def posterior(self, images: Floats) -> tuple[Array, Array]:
         """Return mu and logvar as ``encode`` does.
@@ -174,14 +183,21 @@ class VAE:
     def _decode(self, z: Floats) -> Array:
         """Do what ``decode`` does, but for the check of what the decoder returns."""
         checked = self._checked_latents(z)
+        batches = self._batches(len(checked))
+        if len(batches) == 1:  # as in _encode
+            return np.ascontiguousarray(self._decode_batch(checked))
         images = np.empty((len(checked), *self.image_shape), np.float32)
+        for part in batches:
+            images[part] = self._decode_batch(checked[part])
+        return images
+
+    def _decode_batch(self, z: Array) -> Array:
+        """Return the images of a batch, without their padding."""
         channels, height, width = self.image_shape
         below, beside = self.manifest.image.padding
-        for part in self._batches(len(checked)):
-            rows = self._decoded(checked[part])
-            self._require("decoder", rows, (len(checked[part]), channels, height + below, width + beside))
-            images[part] = rows[:, :, :height, :width]
-        return images
+        rows = self._decoded(z)
+        self._require("decoder", rows, (len(z), channels, height + below, width + beside))
+        return rows[:, :, :height, :width]
 
     def reconstruct(self, images: Floats) -> Array:
         """Encode images and decode their mu: float32 (N, C, H, W).
