@@ -116,11 +116,11 @@ JOBS = (
     Job("sign", "sign out --key {in}/own.key -q --comment signed", ("out",), begin="tiny"),
     Job(
         "prior",
-        "prior run --kind flow --steps 12 -q",
+        "prior run {in}/pictures --kind flow --steps 12 -q",
         (),
         begin="run",
         checkpoint="run/prior-checkpoint.safetensors",
-        resume="prior run --kind flow --steps 12 -q --resume",
+        resume="prior run {in}/pictures --kind flow --steps 12 -q --resume",
         skips=True,
     ),
     Job("export", "export {in}/run -o out -q", ("out",), older="export {in}/run -o out -q --golden samples"),
