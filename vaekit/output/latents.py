@@ -217,6 +217,8 @@ class Spill:
             write = {".npz": self._write_npz, ".npy": self._write_npy, ".parquet": self._write_parquet}
             write[self.output.suffix.lower()](temporary)
         self.close()
+        with suppress(OSError):  # first, so that what a kill leaves of the folder is not taken for unfinished work
+            (self.folder / _STATE).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:

@@ -622,3 +622,33 @@ def test_a_parquet_file_is_closed_after_each_use(tmp_path: Path) -> None:
     assert not held()
     assert sum(len(chunk) for chunk in rows.chunks(3)) == 4
     assert not held()
+
+
+def test_work_that_is_killed_as_it_cleans_up_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "latents.npz"
+    unlink = os.unlink
+    removed: list[str] = []
+
+    def killed(path: str, *arguments: object, **rest: Any) -> None:
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        removed.append(Path(path).name)
+        unlink(path, **rest)
+
+    with spill(output) as work:
+        add(work)
+        monkeypatch.setattr(os, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            work.finish()
+    monkeypatch.undo()
+    assert len(removed) == 2
+    whole = output.read_bytes()
+    left = list((tmp_path / "latents.npz.partial").iterdir())
+    assert left
+    assert not any(path.name == "state.json" for path in left)
+    with spill(output, resume=True) as work:
+        assert work.rows == 0
+        add(work)
+        work.finish()
+    assert output.read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["latents.npz"]
