@@ -283,7 +283,9 @@ class Trial:
         return ""
 
     def complaint_afterwards(self, folder: Path, *, reads: bool) -> str:
-        """Return what is wrong once the command has run again undisturbed."""
+        """Return what is wrong once the command has run again undisturbed, if there is anything left to do."""
+        if tree(folder) == self.new:
+            return ""
         resumes = self.job.checkpoint and (folder / self.job.checkpoint).exists()
         command = self.job.resume if resumes else self.job.command
         done = run(folder, command)
@@ -373,6 +375,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored, also by the commands
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     results: dict[str, Found] = {}
     with tempfile.TemporaryDirectory() as scratch:
