@@ -124,7 +124,7 @@ JOBS = (
         skips=True,
     ),
     Job("export", "export {in}/run -o out -q", ("out",), older="export {in}/run -o out -q --golden samples"),
-    Job("compress", "compress {in}/exported -o out --fp16 --min-psnr 1 -q", ("out",)),
+    Job("compress", "compress {in}/exported -o out --fp16 --weights-only --min-psnr 1 -q", ("out",)),
 )
 
 

@@ -271,7 +271,7 @@ def test_nothing_on_stdin_is_named_so(assert_fails: Fails, tiny_bundle: Path, tm
 
 
 class Stopped:
-    """Prepare an encode of 303 images, one of them unreadable. The last one is a named pipe that blocks."""
+    """Prepare an encode of 303 images, one of them unreadable. The last one is so large that it takes long."""
 
     arguments = ("encode", "first", "images.npy", "--from-file", "list.txt")
 
@@ -285,7 +285,7 @@ class Stopped:
 
     def start(self) -> None:
         """Run until only the last picture is missing, then kill the process with SIGKILL."""
-        os.mkfifo(self.folder / "last.png")
+        Image.new("L", (9_900, 9_900)).save(self.folder / "last.png", compress_level=1)
         command: list[str | Path] = [SCRIPT, *self.arguments, "-m", self.bundle, "-o", self.output]
         process = subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, text=True)
         wait_for_rows(process, self.folder / f"{self.output}.partial", 301)

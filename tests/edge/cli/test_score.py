@@ -234,7 +234,7 @@ def test_a_signal_in_mid_stream_leaves_the_old_scores(
     np.save(tmp_path / "images.npy", noise(300))
     (tmp_path / "s.csv").write_text("old")
     (tmp_path / "list.txt").write_text("last.png\n")
-    os.mkfifo(tmp_path / "last.png")  # a picture that is never written
+    Image.new("L", (9_900, 9_900)).save(tmp_path / "last.png", compress_level=1)  # a picture that takes long
     arguments = ("score", "images.npy", "--from-file", "list.txt", "-m", tiny_bundle, "-o", "s.csv")
     pipe = subprocess.PIPE
     process = subprocess.Popen([SCRIPT, *arguments], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
