@@ -332,7 +332,7 @@ def test_a_rename_that_fails_brings_the_older_bundle_back(
 def test_an_interrupt_while_writing_keeps_the_older_bundle(
     tiny_run: Run, older_bundle: tuple[Path, Files], ready_graphs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(path: Path) -> None:
+    def interrupt(path: Path, **rest: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(writing, "read_bundle", interrupt)
