@@ -81,10 +81,16 @@ def _is_empty(path: Path) -> bool:
     return path.is_dir() and all(entry.match(_UNFINISHED) for entry in path.iterdir())
 
 
-def start_folder(path: Path) -> None:
-    """Create a run's folder, or remove an older run's files from it. Raises RunError if that fails."""
+def make_folder(path: Path) -> None:
+    """Create a run's folder if it is missing. Raises RunError if that fails."""
     with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def start_folder(path: Path) -> None:
+    """Create a run's folder, or remove an older run's files from it. Raises RunError if that fails."""
+    make_folder(path)
+    with _writing(path):
         for name in (PREVIEWS, "tensorboard"):
             shutil.rmtree(path / name, ignore_errors=True)
         # The model goes first: with a model and no checkpoint, an interrupted removal would look like a finished run.

@@ -20,7 +20,7 @@ from vaekit.training.config import Config, save_config
 from vaekit.training.holdout import Split
 from vaekit.training.networks import VAENetwork
 from vaekit.training.previews import save_previews
-from vaekit.training.run import METRICS, PREVIEWS, rewind_folder, save_holdout, save_model, start_folder
+from vaekit.training.run import METRICS, PREVIEWS, make_folder, rewind_folder, save_holdout, save_model, start_folder
 from vaekit.training.tracking import Track
 
 
@@ -35,7 +35,12 @@ class RunWriter:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other commands from writing to the run within the block. Raises VaekitError if one already does."""
+        """Keep other commands from writing to the run within the block.
+
+        Raises VaekitError if one already does, and RunError if the run's folder cannot be made.
+        """
+        if self.active:
+            make_folder(self.path)
         with only_writer(self.path) if self.active else nullcontext():
             yield
 
