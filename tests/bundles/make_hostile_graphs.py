@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1] / "edge" / "ort" / "graphs"
 
 
 def constant(name: str, value: object, dtype: type) -> onnx.TensorProto:
@@ -77,7 +77,7 @@ def image_of(code: str) -> list[onnx.NodeProto]:
 
 
 def main() -> None:
-    """Write the graphs beside this file."""
+    """Write the graphs."""
     kept = [
         constant("rounds", 1 << 62, np.int64),
         constant("true", True, np.bool_),
