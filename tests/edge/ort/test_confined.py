@@ -1,4 +1,4 @@
-"""Bundles from strangers in processes of their own. tests/bundles/make_hostile_graphs.py made the graphs that misbehave."""
+"""Bundles from strangers in processes of their own. tests/bundles/make_hostile_graphs.py made the graphs."""
 
 from __future__ import annotations
 
