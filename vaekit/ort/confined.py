@@ -105,6 +105,10 @@ class ConfinedSession:
             except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
                 self._process.kill()
                 raise EndedError("its process answered with what is no answer, and was ended") from error
+            except BaseException:  # Ctrl-C, say: the answer that is still to come must not be taken for the next one's
+                self._process.kill()
+                self._process.wait()
+                raise
             finally:
                 timer.cancel()
         if "error" in answer:
@@ -229,9 +233,9 @@ def _limit(memory: int) -> None:
     """Limit this process to ``memory`` more bytes, and to the files that are open."""
     import resource
 
-    import vaekit.ort.providers
+    from vaekit.ort.providers import import_onnxruntime
 
-    vaekit.ort.providers.import_onnxruntime()  # its libraries must be loaded while files can be opened
+    import_onnxruntime()  # its libraries must be loaded while files can be opened
     with open("/proc/self/statm", "rb") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))

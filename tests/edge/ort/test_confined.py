@@ -136,6 +136,24 @@ def test_a_process_that_dies_is_named(tiny_bundle: Path) -> None:
         vae.decode(Z)
 
 
+def test_an_answer_that_came_too_late_is_not_taken_for_the_next(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vaekit.ort import confined
+
+    def interrupted(stream: object) -> None:
+        raise KeyboardInterrupt
+
+    vae = vaekit.load(tiny_bundle, untrusted=True)
+    vae.decode(Z)
+    with monkeypatch.context() as patched:
+        patched.setattr(confined, "_read_head", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            vae.decode(Z)
+    with pytest.raises(ProviderError, match="its process was ended by SIGKILL"):
+        vae.decode(Z + 1)
+
+
 def test_processes_end_with_their_session(tiny_bundle: Path) -> None:
     vae = vaekit.load(tiny_bundle, untrusted=True)
     process = process_of(vae)
