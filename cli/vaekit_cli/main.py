@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -17,28 +18,28 @@ from vaekit.errors import VaekitError
 from vaekit.output.table import printable
 from vaekit_cli.threads import TORCH_COMMANDS, limit_spinning
 
-COMMANDS = (
-    "train",
-    "prior",
-    "evaluate",
-    "export",
-    "compress",
-    "sample",
-    "encode",
-    "decode",
-    "reconstruct",
-    "interpolate",
-    "traverse",
-    "plot",
-    "score",
-    "web",
-    "sign",
-    "verify",
-    "info",
-    "bench",
-    "doctor",
-)
-"""Each command has a module of the same name, with a function of the same name."""
+COMMANDS = {
+    "train": "Train a VAE and write a run.",
+    "prior": "Fit the prior that samples are drawn from.",
+    "evaluate": "Measure a run on new images, or a bundle on defects.",
+    "export": "Export a model to ONNX, and check it against PyTorch.",
+    "compress": "Write a smaller bundle, within limits of quality.",
+    "sample": "Draw images from the prior.",
+    "encode": "Encode any number of images to mu and logvar.",
+    "decode": "Decode latents to images.",
+    "reconstruct": "Show originals above their reconstructions.",
+    "interpolate": "Decode latents between two images or two samples.",
+    "traverse": "Vary each latent dimension in turn.",
+    "plot": "Draw mu of each image, coloured by label.",
+    "score": "Say how unusual images are, and where.",
+    "web": "Write a static site that runs the bundle in a browser.",
+    "sign": "Sign a bundle, so that others can check who made it.",
+    "verify": "Run the bundle's golden vectors, and compare.",
+    "info": "Check a bundle's files and describe them.",
+    "bench": "Time encode and decode by batch size and threads.",
+    "doctor": "Describe this machine and its execution providers.",
+}
+"""What `vaekit --help` says of each command. Each has a module of the same name, with a function of the same name."""
 
 _INTERRUPTED = 128 + signal.SIGINT
 _AGAIN_SECONDS = 0.01
@@ -88,7 +89,7 @@ def _app(arguments: list[str]) -> typer.Typer:
     """Build the command line.
 
     If the arguments begin with a command, only that command is added, because building all commands takes longer than
-    some commands run.
+    some commands run. Otherwise those that are not named at all are added for the help alone.
     """
     app = typer.Typer(
         name="vaekit",
@@ -102,8 +103,19 @@ def _app(arguments: list[str]) -> typer.Typer:
     if asked and asked[0] in TORCH_COMMANDS:
         limit_spinning(os.environ)
     for name in asked or COMMANDS:
-        app.command(name)(getattr(importlib.import_module(f"vaekit_cli.commands.{name}"), name))
+        function = _function(name) if name in arguments else _not_called
+        app.command(name, short_help=COMMANDS[name])(function)
     return app
+
+
+def _function(command: str) -> Callable[..., object]:
+    """Import a command's module, and return its function."""
+    function: Callable[..., object] = getattr(importlib.import_module(f"vaekit_cli.commands.{command}"), command)
+    return function
+
+
+def _not_called() -> None:
+    """Stand for a command that the arguments do not name."""
 
 
 def _top(

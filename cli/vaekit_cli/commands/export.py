@@ -159,10 +159,10 @@ def export(
             say(line)
     if done.report is not None:
         say(f"comparison layer by layer: {done.report}")
-    graphs = done.manifest.graphs
+    encoder = done.manifest.graphs["encoder"]
+    nodes = ", ".join(f"{name} of {count} nodes" for name, count in done.nodes.items())
     say(
-        f"{output}: encoder and decoder at opset {graphs['encoder'].opset}, IR {graphs['encoder'].ir_version}, with "
-        f"{' and '.join(map(str, done.nodes.values()))} nodes; "
+        f"{output}: {nodes}, at opset {encoder.opset} and IR {encoder.ir_version}; "
         + ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in done.files.items())
     )
     say("next: " + command_line("vaekit sample -n 64 -o grid.png", ("-m", output, DEFAULT_MODEL)))

@@ -78,6 +78,7 @@ def test_help_names_the_commands(vaekit: Run) -> None:
     result = vaekit("--help")
     named = re.findall(r"^  ([a-z]+)  ", result.stdout.partition("Commands:")[2], re.MULTILINE)
     assert set(named) == set(COMMANDS)
+    assert "..." not in result.stdout.partition("Commands:")[2]
     assert result.stderr == ""
     assert vaekit().stdout == result.stdout
 
