@@ -85,7 +85,8 @@ def measure(name: str, session: Any, rows: Array, rounds: int, ours: Callable[[A
     )
     latency = ratio(singly, bare_singly)
     show(f"{name}: latency of one image relative to the bare call", latency, "<= 1.05")
-    print(f"    {1e6 * statistics.median(singly) / len(one):,.0f} microseconds")
+    both = (1e6 * statistics.median(times) / len(one) for times in (singly, bare_singly))
+    print("    {:,.0f} and {:,.0f} microseconds".format(*both))
     return {"throughput": throughput, "latency": latency, "batch": batch, "seconds": mine, "bare_seconds": bares}
 
 

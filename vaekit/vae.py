@@ -23,7 +23,7 @@ from vaekit.maths.attributes import Attributes
 from vaekit.maths.elbo import Terms, elbo_terms, posterior_sample
 from vaekit.maths.flow import guided, integrate, one_hot
 from vaekit.maths.latents import channel_shift, interpolate, traversal
-from vaekit.maths.numbers import as_integer, is_number
+from vaekit.maths.numbers import as_integer, in_unit_interval, is_number
 from vaekit.maths.prior import draw_mixture, draw_normal, draw_numbers
 from vaekit.maths.surprise import MAP_KINDS, MapKind, ResidualStatistics, default_kind, surprise
 from vaekit.maths.tiles import Run, Tiling, count_tiles, run_in_tiles
@@ -178,7 +178,8 @@ class VAE:
         Raises UsageError unless z holds finite floats (N, d) or (N, c, h, w), and ProviderError if the decoder fails or
         returns NaN or infinity.
         """
-        return self._finite("decoder", self._decode(z))
+        images = self._decode(z)
+        return images if in_unit_interval(images) else self._finite("decoder", images)
 
     def _decode(self, z: Floats) -> Array:
         """Do what ``decode`` does, but for the check of what the decoder returns."""
@@ -674,7 +675,7 @@ class VAE:
 
     def _finite(self, name: GraphName, found: Array) -> Array:
         """Return what a graph returned. Raises ProviderError if it is not finite."""
-        if found.size and not (math.isfinite(found.min()) and math.isfinite(found.max())):
+        if not np.isfinite(found).all():
             raise ProviderError(
                 f"{self.bundle.path}: the {name} returned NaN or infinity on {self.graph(name).provider}; "
                 "`vaekit verify` says whether it does so on the golden vectors"
@@ -723,7 +724,7 @@ class VAE:
 
     def _checked_images(self, images: Floats) -> Array:
         array = _as_float32(images, "images", "(N, C, H, W) in [0, 1]", self.image_shape)
-        if array.size and not (array.min() >= 0 and array.max() <= 1):  # written so that NaN fails
+        if not in_unit_interval(array):
             raise UsageError("images must be finite and in [0, 1]: divide 8-bit values by 255")
         return array
 
@@ -813,5 +814,7 @@ def _as_float32(array: Floats, what: str, axes: str, item_shape: tuple[int, ...]
     if array.shape[1:] != item_shape or array.ndim != len(item_shape) + 1:
         sizes = ", ".join(map(str, item_shape))
         raise UsageError(f"{what} must have the shape (N, {sizes}), not {array.shape}")
+    if array.dtype == np.float32:
+        return np.ascontiguousarray(array)
     with np.errstate(over="ignore"):  # overflow gives infinity, which the callers reject
         return np.ascontiguousarray(array, dtype=np.float32)

@@ -402,10 +402,10 @@ def test_a_disk_that_is_full_leaves_nothing_and_keeps_the_empty_folder(
     (tmp_path / "out").mkdir()
     save = Image.Image.save
 
-    def full(self: Image.Image, path: str, *options: Any) -> None:
+    def full(self: Image.Image, path: str, *arguments: Any, **options: Any) -> None:
         if path.endswith("000004.png"):
             raise OSError(28, "No space left on device")
-        save(self, path, *options)
+        save(self, path, *arguments, **options)
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(VaekitError, match=r"cannot write .*out: No space left on device"):
