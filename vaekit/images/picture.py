@@ -69,10 +69,10 @@ def read_image(
     try:
         with _open(path) as picture:
             black_and_white = _black_and_white(picture)
-            upright = ImageOps.exif_transpose(picture)
+            ImageOps.exif_transpose(picture, in_place=True)  # otherwise upright pictures are copied
             if size is not None and not resize:
-                check_form((upright.height, upright.width), 1 if _is_grey(upright) else 3, channels, size)
-            return fit(_convert(upright, channels, *black_and_white), size or (upright.height, upright.width))
+                check_form((picture.height, picture.width), 1 if _is_grey(picture) else 3, channels, size)
+            return fit(_convert(picture, channels, *black_and_white), size or (picture.height, picture.width))
     except _READ_ERRORS as error:
         raise SourceError(f"{name or path}: {_reason(error)}") from error
 
@@ -166,7 +166,7 @@ def _convert(picture: Image.Image, channels: int, black: int, white: int) -> Ima
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert(mode)
+    return picture if picture.mode == mode else picture.convert(mode)  # which copies one of that mode
 
 
 def _reason(error: Exception) -> str:

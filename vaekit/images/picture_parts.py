@@ -29,8 +29,9 @@ T = TypeVar("T")
 
 _MIXED_SIZE = (64, 64)  # default for large pictures and pictures of several sizes
 _LARGEST_NATIVE_SIDE = 128
+_BYTES_AT_ONCE, _LEAST_FILES = 1 << 22, 8  # in files that a process decodes at a time, so that all end together
 FEW = 256
-"""Up to this many pictures are decoded in this process: to start others would take longer."""
+"""Up to this many pictures, fewer large ones, are decoded in this process: to start others would take longer."""
 
 
 class PictureFiles:
@@ -73,9 +74,9 @@ class PictureFiles:
         return read_image(self.name(number), channels, None)
 
     def chunks(self, shape: Shape, start: int = 0, every: int = 1, *, resize: bool = True) -> Iterator[Chunk]:
-        paths, count = self._paths.every(every, start), chunk_images(shape)
+        paths, count = self._paths.every(every, start), min(chunk_images(shape), self._files_at_once)
         batches = iter(lambda: tuple(itertools.islice(paths, count)), ())
-        processes = 1 if (len(self) - start) // every <= FEW else None
+        processes = 1 if (len(self) - start) // every <= min(FEW, 2 * self._files_at_once) else None
         read = functools.partial(_read_files, shape=shape, resize=resize)
         return map(self._labelled, ordered_map(read, batches, processes=processes))
 
@@ -83,6 +84,15 @@ class PictureFiles:
         if not self._has_classes:
             return chunk
         return dataclasses.replace(chunk, labels=tuple(_class_name(self._folder(path)) for path in chunk.paths))
+
+    @functools.cached_property
+    def _files_at_once(self) -> int:
+        """Return how many files a process decodes at a time, by the first one's size: few large ones."""
+        try:
+            size = Path(self.name(0)).stat().st_size
+        except OSError:
+            size = 0
+        return max(_LEAST_FILES, _BYTES_AT_ONCE // (size + 1))
 
     @functools.cached_property
     def _has_classes(self) -> bool:

@@ -1,8 +1,8 @@
 """Read and write files of latents.
 
 Writing can be interrupted and resumed. Until the output file is complete, latents are kept in ``OUT.partial/``: ``mu``
-and ``logvar`` as raw float32 rows, ``paths`` as null-terminated strings, and ``state.json``. The state is replaced
-after each batch and says how much of the other files is valid.
+and ``logvar`` as raw float32 rows, ``paths`` as null-terminated strings, and ``state.json``. Each batch adds a line to
+the state; the last whole one says how much of the other files is valid.
 """
 
 from __future__ import annotations
@@ -206,7 +206,8 @@ class Spill:
         self.state["failures"] += failures
         self.state["path_bytes"] += len(joined)
         self.state["longest"] = max(self.state["longest"], *map(len, paths), 1)
-        self._write_state()
+        self._log.write(self._line())
+        self._log.flush()
 
     def finish(self) -> None:
         """Write the output file and remove the partial folder.
@@ -250,13 +251,14 @@ class Spill:
                     raise VaekitError(f"{self.folder / name} is truncated: add --overwrite to start again")
                 file.truncate(size)
                 self._files[name] = file
-            self._write_state()
+            with replacing_file(self.folder / _STATE, durable=False) as temporary:
+                temporary.write_bytes(self._line())
+            self._log = stack.enter_context(open(self.folder / _STATE, "ab"))  # noqa: SIM115 — as above
         except OSError as error:
             raise VaekitError(f"cannot write {self.folder}: {error.strerror or error}") from error
 
-    def _write_state(self) -> None:
-        with replacing_file(self.folder / _STATE, durable=False) as temporary:  # after each batch
-            temporary.write_text(json.dumps(self.state), encoding="utf-8")
+    def _line(self) -> bytes:
+        return json.dumps(self.state).encode() + b"\n"
 
     def _write_npz(self, path: Path) -> None:
         text = np.dtype(f"S{self.state['longest']}")
@@ -345,7 +347,8 @@ def _read_state(folder: Path) -> dict[str, Any] | None:
     if not os.path.isdir(folder):  # unlike Path.is_dir, this is False for a name that is too long
         return None
     try:
-        state = json.loads((folder / _STATE).read_bytes())
+        lines = (folder / _STATE).read_bytes().split(b"\n")
+        state = json.loads(lines[-2] if len(lines) > 1 else lines[0])  # what follows the last line's end is cut off
         counts = {key: int(state[key]) for key in ("rows", "failures", "longest", "path_bytes")}
         return {"identity": str(state["identity"]), **counts}
     except FileNotFoundError:

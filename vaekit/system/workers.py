@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections import deque
@@ -30,19 +31,20 @@ _DEFERRED = (signal.SIGINT, signal.SIGTERM)
 
 
 class SpawnedPool(ProcessPoolExecutor):
-    """A pool of spawned processes that import nothing from the current folder.
+    """A pool of spawned processes that import nothing from the current folder, and not the program itself.
 
     Python starts them, and the process that tracks their semaphores, with ``-c``. This option would search the current
-    folder for modules first.
+    folder for modules first. It would also run the program's main module, which takes time, and begins the program
+    again if it has no ``if __name__ == "__main__"``. So their work cannot be functions of that module.
     """
 
     def __init__(self, processes: int, initializer: Callable[[], object] | None = None) -> None:
-        with _environment("PYTHONSAFEPATH", "1"):
+        with _environment("PYTHONSAFEPATH", "1"), _main_module_without_file():
             super().__init__(processes, mp_context=multiprocessing.get_context("spawn"), initializer=initializer)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submit work; this starts a process if all are busy."""
-        with _environment("PYTHONSAFEPATH", "1"):
+        with _environment("PYTHONSAFEPATH", "1"), _main_module_without_file():
             return super().submit(fn, *args, **kwargs)
 
 
@@ -129,6 +131,18 @@ def _environment(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+@contextmanager
+def _main_module_without_file() -> Iterator[None]:
+    """Hide, for the block, where the main module comes from."""
+    known = vars(sys.modules["__main__"])
+    before = {name: known[name] for name in ("__spec__", "__file__") if known.get(name) is not None}
+    known.update(dict.fromkeys(before))
+    try:
+        yield
+    finally:
+        known.update(before)
 
 
 def _start() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -34,6 +35,10 @@ def latents(count: int = len(PATHS)) -> tuple[Array, Array]:
     """Return mu and logvar."""
     mu, logvar = np.random.default_rng(0).normal(size=(2, count, WIDTH)).astype(np.float32)
     return mu, logvar
+
+
+def last_state(folder: Path) -> Any:
+    return json.loads((folder / "state.json").read_text().splitlines()[-1])
 
 
 def spill(output: Path, *, identity: str = "this work", resume: bool = False, overwrite: bool = False) -> Spill:
@@ -235,13 +240,14 @@ def test_a_disk_that_is_full_midway_is_told_and_keeps_what_counts(
 ) -> None:
     path = tmp_path / "a.npz"
 
-    def full(*renamed: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     def run() -> None:
         with monkeypatch.context() as patch, spill(path) as work:
             add(work, last=4)
-            patch.setattr(os, "replace", full)
+            patch.setattr(work, "_log", Full())
             add(work, first=4)
 
     with pytest.raises(VaekitError, match=r"cannot write .*No space left"):
@@ -249,6 +255,21 @@ def test_a_disk_that_is_full_midway_is_told_and_keeps_what_counts(
     with spill(path, resume=True) as work:
         assert work.rows == 4
         add(work, first=4)
+        work.finish()
+    assert_holds_all(path)
+
+
+def test_a_count_that_was_half_written_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    folder = interrupt(path)
+    whole = (folder / "state.json").read_bytes()
+    with spill(path, resume=True) as work:
+        rows = work.rows
+        add(work, first=rows)
+    (folder / "state.json").write_bytes(whole + b'{"identity": "this wo')
+    with spill(path, resume=True) as work:
+        assert work.rows == rows
+        add(work, first=rows)
         work.finish()
     assert_holds_all(path)
 
@@ -327,7 +348,7 @@ STATES: dict[str, Callable[[dict[str, Any]], bytes]] = {
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_damaged_count_is_refused_with_the_remedy(tmp_path: Path, what: str, resume: bool) -> None:
     folder = interrupt(tmp_path / "a.npz")
-    state = json.loads((folder / "state.json").read_text())
+    state = last_state(folder)
     (folder / "state.json").write_bytes(STATES[what](state))
     with pytest.raises(VaekitError, match=r"state\.json is damaged: remove .*a\.npz\.partial"):
         spill(tmp_path / "a.npz", resume=resume)
@@ -335,7 +356,7 @@ def test_a_damaged_count_is_refused_with_the_remedy(tmp_path: Path, what: str, r
 
 def test_a_negative_count_is_refused(tmp_path: Path) -> None:
     folder = interrupt(tmp_path / "a.npz")
-    state = json.loads((folder / "state.json").read_text())
+    state = last_state(folder)
     (folder / "state.json").write_text(json.dumps({**state, "rows": -4}))
     with pytest.raises(VaekitError, match=r"a\.npz\.partial"):
         spill(tmp_path / "a.npz", resume=True)

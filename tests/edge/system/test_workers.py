@@ -176,6 +176,20 @@ if __name__ == "__main__":
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("as_module", [False, True])
+def test_a_program_without_a_guard_runs_once(tmp_path: Path, as_module: bool) -> None:
+    (tmp_path / "program.py").write_text("""
+import operator
+from vaekit.system.workers import ordered_map
+print(sorted(ordered_map(operator.neg, range(4), processes=2)), flush=True)
+print(__file__.rpartition("program")[2], __spec__ and __spec__.name)
+""")
+    command = [sys.executable, *(["-m", "program"] if as_module else ["program.py"])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == f"[-3, -2, -1, 0]\n.py {'program' if as_module else None}\n", done.stderr
+    assert done.stderr == ""
+
+
 def test_a_handler_that_was_not_installed_from_python_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a one reads as None, which ``signal.signal`` does not take."""
     set_handler, changed = signal.signal, []
