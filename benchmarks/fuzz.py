@@ -250,6 +250,7 @@ def image_targets(folder: Path) -> dict[str, Target]:
         "latents-npy": latents("latents.npy"),
         "latents-npz": latents_npz,
         "parquet": latents("latents.parquet"),
+        "parquet-pictures": stream("pictures.parquet"),
         "paths": paths,
         "tar": stream("pictures.tar"),
     }
@@ -305,7 +306,7 @@ GROUPS: dict[str, tuple[Callable[[Path], dict[str, Target]], tuple[str, ...]]] =
     ),
     "images": (
         image_targets,
-        ("picture", "idx", "npy", "npz", "latents-npy", "latents-npz", "parquet", "paths", "tar"),
+        ("picture", "idx", "npy", "npz", "latents-npy", "latents-npz", "parquet", "parquet-pictures", "paths", "tar"),
     ),
     "runs": (run_targets, ("config", "config-parts", "model", "checkpoint", "holdout")),
 }
@@ -378,6 +379,18 @@ def tables() -> Iterator[bytes]:
     yield buffer.getvalue()
 
 
+def picture_tables() -> Iterator[bytes]:
+    """Yield Parquet files of pictures and classes, in both forms."""
+    import pyarrow
+    from pyarrow import parquet
+
+    images = [next(pictures()), b"GIF89a", None]
+    for column in (images, [{"bytes": image, "path": "a.png"} for image in images]):
+        buffer = io.BytesIO()
+        parquet.write_table(pyarrow.table({"image": column, "label": [1, 0, None]}), buffer, row_group_size=2)
+        yield buffer.getvalue()
+
+
 def choices() -> Iterator[bytes]:
     """Yield bytes that choose parts to replace."""
     return (bytes(range(start, start + 40)) for start in (0, 60, 120))
@@ -396,6 +409,7 @@ SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "npy": arrays_of((3, 8, 8)),
     "latents-npy": arrays_of((3, 4)),
     "parquet": tables,
+    "parquet-pictures": picture_tables,
     "config": files_of(RUNS, "*/config.json"),
     "model": files_of(RUNS, "finished/model.safetensors"),
     "checkpoint": files_of(RUNS, "*/checkpoint.safetensors"),

@@ -18,8 +18,8 @@ ImagesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="IMAGES...",
-        help="Folders at any depth, pictures, quoted globs, .npy, .npz, .tar, IDX, hf:NAME, or shapes, fashion-mnist, "
-        "mnist.",
+        help="Folders at any depth, pictures, quoted globs, .npy, .npz, .tar, .parquet, IDX, hf:NAME, or shapes, "
+        "fashion-mnist, mnist.",
         show_default=False,
     ),
 ]

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="auto takes cuda, then mps, then cpu.")]
 
-SOURCE_HELP = "Images: a folder, a picture or glob, .npy, .npz, .tar, IDX, hf:NAME, or shapes, fashion-mnist, mnist."
+SOURCE_HELP = (
+    "Images: a folder, a picture or glob, .npy, .npz, .tar, .parquet, IDX, hf:NAME, or shapes, fashion-mnist, mnist."
+)
 
 _STANDS_BEFORE = {"epochs": "steps"}
 """Options that are not settings. In the help, each comes right before a setting."""

@@ -127,23 +127,23 @@ def open_source(source: str, *, size: tuple[int, int] | None = None, progress: P
 
 
 def _open_pictures(source: str, part: Part, shape: Shape, form: Form, progress: Progress | None) -> Images:
-    """Open pictures; decode each once to find and skip unreadable ones."""
+    """Open pictures; decode each once, in processes if there are many, to find and skip unreadable ones."""
     in_memory = len(part) * math.prod(shape) < memory_for_images()
     held = np.empty((len(part) if in_memory else 0, *shape), np.uint8)
     good = packed_array("q")
     skipped: list[str] = []
     digest = new_digest()
-    for number in range(len(part)):
-        try:
-            image = part.read(np.array([number]), shape)
-            digest.update(image.data)
-            if in_memory:
-                held[len(good)] = image[0]
-            good.append(number)
-        except SourceError as error:
-            skipped.append(str(error))
+    done = 0
+    for chunk in part.chunks(shape):
+        digest.update(np.ascontiguousarray(chunk.pixels).data)
+        if in_memory:
+            held[len(good) : len(good) + len(chunk.pixels)] = chunk.pixels
+        failed = set(chunk.failed)
+        good.extend(done + place for place in range(chunk.consumed) if place not in failed)
+        skipped += chunk.failures
+        done += chunk.consumed
         if progress:
-            progress(number + 1, len(part))
+            progress(done, len(part))
     if not good:
         raise nothing_readable(source, skipped[0])
     numbers = np.frombuffer(good, np.int64)

@@ -41,6 +41,8 @@ class Chunk:
     """The files that could not be read, each with its reason."""
     labels: tuple[str, ...] | None = None
     """The class names of the n images, empty for an unlabelled one; None if the source has no labels."""
+    failed: tuple[int, ...] = ()
+    """The places of the failures among the images and failures together."""
 
     @property
     def consumed(self) -> int:

@@ -139,8 +139,8 @@ class HubImages:
     def chunks(self, shape: Shape, start: int = 0, every: int = 1, *, resize: bool = True) -> Iterator[Chunk]:
         read = functools.partial(self._read_one, shape=shape, resize=resize)
         for numbers in pieces(range(start, len(self), every), shape):
-            pixels, good, failures = read_each(read, numbers, shape)
-            yield dataclasses.replace(numbered(self, pixels, good), failures=failures)
+            pixels, good, failures, failed = read_each(read, numbers, shape)
+            yield dataclasses.replace(numbered(self, pixels, good), failures=failures, failed=failed)
 
     def _read_one(self, number: int, shape: Shape, resize: bool = True) -> Pixels:
         picture, name = self._pictures.open(number), self.name(number)
@@ -180,27 +180,29 @@ def _read_files(paths: tuple[bytes, ...], shape: Shape, resize: bool) -> Chunk:
     def one(path: bytes) -> Pixels:
         return read_image(os.fsdecode(path), shape[0], shape[1:], resize=resize)
 
-    pixels, good, failures = read_each(one, paths, shape)
-    return Chunk(pixels, good, failures)
+    pixels, good, failures, failed = read_each(one, paths, shape)
+    return Chunk(pixels, good, failures, failed=failed)
 
 
 def read_each(
     read: Callable[[T], Pixels], pictures: Sequence[T], shape: Shape
-) -> tuple[Pixels, tuple[T, ...], tuple[str, ...]]:
+) -> tuple[Pixels, tuple[T, ...], tuple[str, ...], tuple[int, ...]]:
     """Read the pictures that can be read.
 
-    Returns their pixels (n, C, H, W), the pictures themselves, and the errors of the others.
+    Returns their pixels (n, C, H, W), the pictures themselves, and the errors and the places of the others.
     """
     pixels = np.empty((len(pictures), *shape), np.uint8)
     good: list[T] = []
     failures: list[str] = []
-    for picture in pictures:
+    failed: list[int] = []
+    for place, picture in enumerate(pictures):
         try:
             pixels[len(good)] = read(picture)
             good.append(picture)
         except SourceError as error:
             failures.append(str(error))
-    return pixels[: len(good)], tuple(good), tuple(failures)
+            failed.append(place)
+    return pixels[: len(good)], tuple(good), tuple(failures), tuple(failed)
 
 
 @functools.lru_cache

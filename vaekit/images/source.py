@@ -5,13 +5,14 @@
 | ``shapes`` | drawn | the shapes' names |
 | ``fashion-mnist``, ``mnist`` | the training part of the IDX files on this machine | the label file beside it |
 | ``hf:NAME[:SPLIT]`` | a data set that Hugging Face's library loads; SPLIT is ``train`` by default | its classes |
-| a folder | pictures at any depth, by suffix; without one, its ``.tar`` files, or its IDX files | subfolders |
+| a folder | pictures at any depth, by suffix; without one, ``.tar``, ``.parquet`` or IDX files in it | subfolders |
 | a file ``.npy`` | rows of an array | none |
 | a file ``.npz`` | its array ``images``, or its only array | its array ``labels`` |
 | a file ``.tar`` | the pictures in it, by suffix | its ``.cls`` files, or folders |
+| a file ``.parquet`` | its column of encoded pictures | its column ``label`` |
 | a file of IDX bytes, gzipped or not | rows of an array | the label file beside it |
 | any other file | a picture, whatever its suffix | none |
-| anything else | a glob of pictures, by suffix, or of ``.tar`` files | none, or those of the ``.tar`` files |
+| anything else | a glob of pictures, by suffix, or of ``.tar`` or ``.parquet`` files | none, or those of the files |
 
 The first row that matches wins. Suffixes may be in upper case. Inside a folder, ``__MACOSX`` and names that begin with
 a dot are skipped: they are other programs' leftovers.
@@ -63,8 +64,11 @@ CLASS_NAMES = {
 }  # fmt: skip
 """The class names of built-in data sets, by class number. ``mnist`` has none: its numbers are its names."""
 
-_KINDS = "a folder of images, a picture or glob, .npy, .npz, .tar, an IDX file, hf:NAME, shapes, fashion-mnist or mnist"
-_TAR, _PACKED_TARS = ".tar", (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_KINDS = (
+    "a folder of images, a picture or glob, .npy, .npz, .tar, .parquet, an IDX file, hf:NAME, shapes, fashion-mnist or "
+    "mnist"
+)
+_TAR, _PARQUET, _PACKED_TARS = ".tar", ".parquet", (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _DEBIAN_DATASETS = Path("/usr/share/datasets")
 
 
@@ -140,8 +144,9 @@ def _open_folder(source: str, keep_paths: KeepPaths) -> Part:
     paths = keep_paths(pictures_under(root, leftovers))
     if len(paths):
         return PictureFiles(paths, root, leftovers.in_words())
-    if archives := sorted(file for file in folder.glob(f"[!.]*{_TAR}") if file.is_file()):
-        return _open_tars(source, archives)
+    for suffix, open_files in ((_TAR, _open_tars), (_PARQUET, _open_parquet)):
+        if files := sorted(file for file in folder.glob(f"[!.]*{suffix}") if file.is_file()):
+            return open_files(source, files)
     if _idx_files(folder):
         return _open_idx(str(folder), idx_images(folder))
     besides = f"; {leftovers.in_words()}" if leftovers.in_words() else ""
@@ -156,6 +161,8 @@ def _open_file(source: str, keep_paths: KeepPaths) -> Part:
         return ArrayImages(source, RowFile(path), None)
     if path.suffix.lower() == _TAR:
         return _open_tars(source, [path])
+    if path.suffix.lower() == _PARQUET:
+        return _open_parquet(source, [path])
     if path.name.lower().endswith(_PACKED_TARS):
         raise SourceError(f"{source} is compressed: pictures are read from a .tar that is not, so decompress it first")
     if is_idx(path):
@@ -169,12 +176,19 @@ def _open_tars(source: str, archives: Sequence[Path]) -> Part:
     return TarImages(source, archives)
 
 
+def _open_parquet(source: str, files: Sequence[Path]) -> Part:
+    from vaekit.images.parquet_parts import ParquetImages  # here, because few sources need it
+
+    return ParquetImages(source, files)
+
+
 def _open_glob(source: str, keep_paths: KeepPaths) -> Part:
     if "\0" in source:  # glob would raise ValueError
         raise no_source(source)
     matches = glob.glob(source, recursive=True)
-    if matches and all(match.lower().endswith(_TAR) for match in matches):
-        return _open_tars(source, sorted(map(Path, matches)))
+    for suffix, open_files in ((_TAR, _open_tars), (_PARQUET, _open_parquet)):
+        if matches and all(match.lower().endswith(suffix) for match in matches):
+            return open_files(source, sorted(map(Path, matches)))
     pictures = [match for match in matches if is_picture_name(os.fsencode(match)) and os.path.isfile(match)]
     if not pictures and any(map(os.path.isfile, matches)):
         raise SourceError(f"{source} matches no pictures: vaekit reads {', '.join(sorted(SUFFIXES))}")

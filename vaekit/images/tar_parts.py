@@ -171,6 +171,6 @@ def _read_one(member: Member, shape: Shape, resize: bool) -> Pixels:
 
 def _read_members(members: tuple[Member, ...], shape: Shape, resize: bool) -> Chunk:
     """Decode pictures, in a worker process."""
-    pixels, good, failures = read_each(functools.partial(_read_one, shape=shape, resize=resize), members, shape)
+    pixels, good, failures, failed = read_each(functools.partial(_read_one, shape=shape, resize=resize), members, shape)
     labels = None if members[0].label is None else tuple(member.label or "" for member in good)
-    return Chunk(pixels, tuple(os.fsencode(member.path()) for member in good), failures, labels)
+    return Chunk(pixels, tuple(os.fsencode(member.path()) for member in good), failures, labels, failed)
