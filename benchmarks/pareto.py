@@ -1,6 +1,7 @@
 """Which preset and precision gives how much for how little? Presets × precisions, and two other architectures.
 
     python benchmarks/pareto.py [--minutes 2] [--models tiny small …] [--plot FILE.png] [--json FILE]
+    python benchmarks/pareto.py --drawn-from benchmarks/results/pareto.json --plot docs/pareto.png
 
 Every model trains for the same time on Fashion-MNIST with d = 16, is exported, and the presets' bundles are compressed:
 `int8-weights`, which computes in float32, and `int8`, which computes in integers. `dense` has fully connected layers,
@@ -42,6 +43,8 @@ IMAGES = 2000
 _ROUNDS = 5
 _HELD_OUT = 1000  # images of the training part for the statistics of foreign bundles
 _TAESD_RATE = 5e-4  # with higher ones it does not train
+_FAR = 100  # nats behind the best, which is not drawn
+_MARKS = {"": "o", "int8-weights": "s", "int8": "^"}
 PRECISIONS = {"int8-weights": "--weights-only", "int8": "--no-weights-only"}
 
 
@@ -72,11 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=[*PRESETS, *PEERS], default=[*PRESETS, *PEERS])
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--drawn-from", type=Path, help="results of an earlier run")
     parser.add_argument("--peer", choices=list(PEERS), help=argparse.SUPPRESS)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--time", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.drawn_from:
+        plot(json.loads(options.drawn_from.read_text())["bundles"], options.plot)
+        return
     if options.peer:
         export_peer(options.peer, options.minutes, options.folder)
         return
@@ -176,18 +183,28 @@ def table(found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def plot(found: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draw -ELBO against the decoder's time; the area of a mark is the size."""
+    """Draw -ELBO against the decoder's time; the area of a mark grows with the size.
+
+    A bundle that is far behind the others is only named.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure((7, 4.6), layout="constrained")
+    figure = Figure((7.6, 4.4), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="decoder, ms at batch 64", ylabel="−ELBO, nats (lower is better)")
+    best = min(f["minus_elbo"] for f in found.values())
     for name, f in found.items():
-        model = name.partition(",")[0]
-        colour = f"C{[*PRESETS, *PEERS].index(model)}"
-        axes.scatter(f["ms_batch_64"], f["minus_elbo"], f["kb"] / 10 + 10, colour, alpha=0.5)
-        axes.annotate(name, (f["ms_batch_64"], f["minus_elbo"]), (6, 4), textcoords="offset points", fontsize=7)
-    axes.margins(0.18)
+        model, _, precision = name.partition(", ")
+        label = f"{name}, {f['kb']:,.0f} KB"
+        if f["minus_elbo"] > best + _FAR:
+            axes.scatter([], [], label=f"{label}: {f['minus_elbo']:.0f} nats, {f['ms_batch_64']:.0f} ms", color="none")
+            continue
+        colour, mark = f"C{[*PRESETS, *PEERS].index(model)}", _MARKS[precision]
+        axes.scatter(f["ms_batch_64"], f["minus_elbo"], 4 * f["kb"] ** 0.5, colour, marker=mark, alpha=0.6, label=label)
+    axes.set_xticks([1, 2, 5], ["1", "2", "5"])
+    axes.set_xticks([], minor=True)
+    axes.margins(0.15)
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=7, labelspacing=1.2)
     figure.savefig(path, dpi=120)
 
 

@@ -162,6 +162,27 @@ def roofline() -> str:
     return markdown(("layer", "output", "MFLOP", "MB", "µs", "GFLOP/s", "of the bound"), rows)
 
 
+def transposed() -> str:
+    """Return the table of other forms of transposed convolutions."""
+    rows = []
+    for layer, times in result("transposed")["seconds"].items():
+        ins, outs, side = re.findall(r"\d+", layer)
+        cells = []
+        for use, form in (("runtime", "2x2"), ("runtime", "3x3"), ("training", "2x2")):
+            cells.append(f"{times[f'{use}, {form}'] / times[f'{use}, transposed']:.2f}")
+        plain = (f"{1e6 * times[f'{use}, transposed']:,.0f} µs" for use in ("runtime", "training"))
+        rows.append((f"{ins} to {outs} channels, {side}x{side}", *plain, *cells))
+    head = (
+        "layer",
+        "in ONNX Runtime",
+        "a training step",
+        "2x2 in ONNX Runtime",
+        "3x3 in ONNX Runtime",
+        "2x2 in training",
+    )
+    return markdown(head, rows)
+
+
 def pareto() -> str:
     """Return the table of presets and precisions."""
     bundles = sorted(result("pareto")["bundles"].items(), key=lambda item: item[1]["ms_batch_64"])
@@ -188,6 +209,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": training,
     "fixed_costs": fixed_costs,
     "roofline": roofline,
+    "transposed": transposed,
     "pareto": pareto,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -34,6 +35,7 @@ def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
                 main()
         finally:
             signal.signal(signal.SIGTERM, handler)
+            gc.unfreeze()  # what main froze because the process would end
         out, err = capfd.readouterr()
         assert isinstance(ended.value.code, int)
         return subprocess.CompletedProcess(arguments, ended.value.code, out, err)

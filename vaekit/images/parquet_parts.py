@@ -193,7 +193,7 @@ def _groups_of(file: Path) -> list[Group]:
 
 
 def _column_of(file: Path, schema: Any) -> str:
-    """Return the column of the pictures. Raises SourceError if there is none, or several of no usual name."""
+    """Return the column of the pictures. Raises SourceError without one, or with several of other names."""
     import pyarrow as pa
 
     def path(field: Any) -> str | None:
