@@ -162,7 +162,7 @@ def export(
     encoder = done.manifest.graphs["encoder"]
     nodes = ", ".join(f"{name} of {count} nodes" for name, count in done.nodes.items())
     say(
-        f"{output}: {nodes}, at opset {encoder.opset} and IR {encoder.ir_version}; "
+        f"{output}: {nodes}; opset {encoder.opset}, IR {encoder.ir_version}; "
         + ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in done.files.items())
     )
     say("next: " + command_line("vaekit sample -n 64 -o grid.png", ("-m", output, DEFAULT_MODEL)))
