@@ -89,11 +89,11 @@ class ConfinedSession:
         self, question: Mapping[str, Any], parts: Sequence[bytes | memoryview]
     ) -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
         with self._lock:
-            late = threading.Event()
+            late, process = threading.Event(), self._process
 
-            def end() -> None:
+            def end() -> None:  # holds the process and not the session, which may end before the timer's thread does
                 late.set()
-                self._process.kill()
+                process.kill()
 
             timer = threading.Timer(self._limits.seconds, end)
             timer.daemon = True
