@@ -13,7 +13,18 @@ from vaekit.errors import SourceError
 from vaekit.images.arrays import RowFile
 from vaekit.images.factors import Factors
 from vaekit.images.labels import Labels
-from vaekit.images.parts import CHUNK_BYTES, MIN_SIDE, Chunk, Form, Progress, Shape, chunk_images, numbered, pieces
+from vaekit.images.parts import (
+    CHUNK_BYTES,
+    MIN_SIDE,
+    Chunk,
+    Form,
+    Progress,
+    Shape,
+    chunk_images,
+    identity_of_file,
+    numbered,
+    pieces,
+)
 from vaekit.images.pixels import (
     array_to_pixels,
     channel_axis,
@@ -38,8 +49,7 @@ class ArrayImages:
     def __init__(self, source: str, rows: RowFile, labels: Labels | None) -> None:
         """Check the array. Raises SourceError if it is empty or does not hold images of at least MIN_SIDE."""
         self._source, self._rows, self.labels = source, rows, labels
-        stat = rows.path.stat()
-        self._identity = f"\0{rows.path} {stat.st_size} {stat.st_mtime_ns}\0".encode(errors="surrogateescape")
+        self._identity = identity_of_file(rows.path)
         check_pixel_type(source, rows.dtype)
         axis = channel_axis(source, rows.shape)
         self._channels = 1 if axis is None else rows.shape[axis]

@@ -138,8 +138,7 @@ def _open_pictures(source: str, part: Part, shape: Shape, form: Form, progress: 
         digest.update(np.ascontiguousarray(chunk.pixels).data)
         if in_memory:
             held[len(good) : len(good) + len(chunk.pixels)] = chunk.pixels
-        failed = set(chunk.failed)
-        good.extend(done + place for place in range(chunk.consumed) if place not in failed)
+        good.extend(done + place for place in chunk.places)
         skipped += chunk.failures
         done += chunk.consumed
         if progress:

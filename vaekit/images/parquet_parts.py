@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vaekit.errors import MissingExtraError, SourceError
 from vaekit.images.labels import UNLABELLED, Labels, labels_of_array
-from vaekit.images.parts import Chunk, Form, Progress, Shape, chunk_images
+from vaekit.images.parts import Chunk, Form, Progress, Shape, chunk_images, identity_of_file
 from vaekit.images.picture import read_image
 from vaekit.images.picture_parts import FEW, form_of_pictures, read_each
 from vaekit.system.files import is_regular
@@ -88,9 +88,7 @@ class ParquetImages:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def identity(self) -> Iterator[bytes]:
-        for file in self._files:
-            stat = file.stat()
-            yield f"\0{file} {stat.st_size} {stat.st_mtime_ns}\0".encode(errors="surrogateescape")
+        return map(identity_of_file, self._files)
 
     def name(self, number: int) -> str:
         return self._row(number).name()
@@ -126,8 +124,7 @@ class ParquetImages:
         chunks = ordered_map(read, self._pieces(numbers, shape), processes=1 if len(numbers) <= FEW else None)
         done = 0
         for chunk in chunks:
-            of_chunk = enumerate(numbers[done : done + chunk.consumed])
-            good = [number for place, number in of_chunk if place not in chunk.failed]
+            good = [numbers[done + place] for place in chunk.places]
             yield dataclasses.replace(chunk, labels=None if self.labels is None else self.labels.names_of(good))
             done += chunk.consumed
 

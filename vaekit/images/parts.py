@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -48,6 +49,12 @@ class Chunk:
     def consumed(self) -> int:
         """Return the number of images and failures together."""
         return len(self.paths) + len(self.failures)
+
+    @property
+    def places(self) -> list[int]:
+        """Return the places of the n images among the images and failures together."""
+        failed = set(self.failed)
+        return [place for place in range(self.consumed) if place not in failed]
 
     @property
     def images(self) -> Array:
@@ -131,6 +138,12 @@ def numbered(part: Part, pixels: Pixels, numbers: Iterable[int]) -> Chunk:
     numbers = tuple(numbers)
     paths = tuple(os.fsencode(part.name(number)) for number in numbers)
     return Chunk(pixels, paths, (), None if part.labels is None else part.labels.names_of(numbers))
+
+
+def identity_of_file(path: Path) -> bytes:
+    """Return the bytes that ``Part.identity`` yields for a file of many images: its name, size and time."""
+    stat = path.stat()
+    return f"\0{path} {stat.st_size} {stat.st_mtime_ns}\0".encode(errors="surrogateescape")
 
 
 def pieces(numbers: range, shape: Shape) -> Iterator[range]:

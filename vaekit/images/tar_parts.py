@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vaekit.errors import SourceError
 from vaekit.images.labels import UNLABELLED, Labels
-from vaekit.images.parts import Chunk, Form, Progress, Shape, chunk_images
+from vaekit.images.parts import Chunk, Form, Progress, Shape, chunk_images, identity_of_file
 from vaekit.images.paths import MACOSX, Leftovers, is_picture_name
 from vaekit.images.picture import read_image
 from vaekit.images.picture_parts import FEW, form_of_pictures, read_each
@@ -80,9 +80,7 @@ class TarImages:
         return len(self._members)
 
     def identity(self) -> Iterator[bytes]:
-        for archive in self._archives:
-            stat = archive.stat()
-            yield f"\0{archive} {stat.st_size} {stat.st_mtime_ns}\0".encode(errors="surrogateescape")
+        return map(identity_of_file, self._archives)
 
     def name(self, number: int) -> str:
         return self._members[number].path()
